@@ -1,0 +1,1 @@
+//! The API server: the REST front of the cluster and the only component that talks to the store.

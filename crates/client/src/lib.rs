@@ -1,0 +1,1 @@
+//! What client-go is to Go components: informers, listers, work queues, events, leader election.

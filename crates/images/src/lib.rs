@@ -1,0 +1,1 @@
+//! Container images without a registry, and the Docker engine they live in.

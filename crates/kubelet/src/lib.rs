@@ -1,0 +1,1 @@
+//! The kubelet: runs a node's pods through one runtime trait.

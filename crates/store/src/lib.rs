@@ -1,0 +1,361 @@
+//! etcd's model: revisions, transactions, watches, leases.
+//!
+//! The store is one flat, ordered map from keys (`/registry/pods/default/web-0`) to values, and a
+//! single counter: the **revision**. Every transaction that changes anything takes the next revision,
+//! and every revision since the last compaction can be read again. That is all Kubernetes asks of etcd:
+//! `resourceVersion` is the revision, a list is a range at a revision, a watch is the log from a
+//! revision on, and an optimistic update is a transaction that compares a key's `mod_revision`.
+//!
+//! ```text
+//! revision   1          2          3              4
+//!            put a=1    put b=1    put a=2        delete b
+//! range at 2: a=1 (create 1, mod 1, version 1), b=1 (create 2, mod 2, version 1)
+//! range at 4: a=2 (create 1, mod 3, version 2)
+//! watch from 3: put a=2 (previous a=1), delete b (previous b=1)
+//! ```
+//!
+//! Engines stand behind the one [`Store`] trait; one conformance test holds what each of them must do.
+
+use std::fmt;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+
+/// The store's logical time. Starts at 1 in an empty store, grows by one with every changing transaction.
+pub type Revision = i64;
+
+/// Names a lease; 0 is no lease.
+pub type LeaseId = i64;
+
+/// One key as of some revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyValue {
+    /// The key, such as `/registry/pods/default/web-0`.
+    pub key: Bytes,
+    /// The value; for Coracle an object's JSON.
+    pub value: Bytes,
+    /// The revision that created the key (anew, if it had been deleted).
+    pub create_revision: Revision,
+    /// The revision that last changed it.
+    pub mod_revision: Revision,
+    /// How often it was put since its creation, from 1.
+    pub version: i64,
+    /// The lease it dies with, or 0.
+    pub lease: LeaseId,
+}
+
+/// Which keys a range or watch is about: from `start`, up to and excluding `end`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRange {
+    /// The first key.
+    pub start: Bytes,
+    /// The first key beyond the range; `None` means `start` alone, empty means no end.
+    pub end: Option<Bytes>,
+}
+
+impl KeyRange {
+    /// One key.
+    pub fn key(key: impl Into<Bytes>) -> Self {
+        KeyRange { start: key.into(), end: None }
+    }
+
+    /// Every key that begins with `prefix`; every key at all if it is empty.
+    pub fn prefix(prefix: impl Into<Bytes>) -> Self {
+        let start = prefix.into();
+        let mut end = start.to_vec();
+        // The successor of a prefix: drop trailing 0xff, then count the last byte up.
+        while end.pop_if(|byte| *byte == 0xff).is_some() {}
+        if let Some(last) = end.last_mut() {
+            *last += 1;
+        }
+        KeyRange { start, end: Some(end.into()) }
+    }
+
+    /// Whether `key` lies in the range.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        match &self.end {
+            None => key == self.start,
+            Some(end) => key >= &self.start[..] && (end.is_empty() || key < &end[..]),
+        }
+    }
+
+    /// The range as bounds for an ordered map.
+    pub fn bounds(&self) -> (Bound<Bytes>, Bound<Bytes>) {
+        let end = match &self.end {
+            None => Bound::Included(self.start.clone()),
+            Some(end) if end.is_empty() => Bound::Unbounded,
+            Some(end) => Bound::Excluded(end.clone()),
+        };
+        (Bound::Included(self.start.clone()), end)
+    }
+}
+
+/// A read of a range of keys, in key order.
+#[derive(Clone, Debug)]
+pub struct RangeRequest {
+    /// Which keys.
+    pub range: KeyRange,
+    /// As of which revision; `None` is the newest.
+    pub revision: Option<Revision>,
+    /// At most so many; 0 is no limit.
+    pub limit: usize,
+    /// Leave the values empty.
+    pub keys_only: bool,
+    /// Return only the count.
+    pub count_only: bool,
+}
+
+impl RangeRequest {
+    /// All of a range as of the newest revision.
+    pub fn new(range: KeyRange) -> Self {
+        RangeRequest { range, revision: None, limit: 0, keys_only: false, count_only: false }
+    }
+}
+
+/// What a range read found.
+#[derive(Clone, Debug, Default)]
+pub struct RangeResponse {
+    /// The store's revision when it was read (not the one read at).
+    pub revision: Revision,
+    /// The keys, in order, at most the limit.
+    pub kvs: Vec<KeyValue>,
+    /// Whether the limit cut keys off.
+    pub more: bool,
+    /// How many keys the whole range holds, whatever the limit.
+    pub count: usize,
+}
+
+/// A condition on one key at the time of a transaction. A missing key compares as 0 (and as an empty value).
+#[derive(Clone, Debug)]
+pub struct Compare {
+    /// The key that is looked at.
+    pub key: Bytes,
+    /// What of it.
+    pub target: CompareTarget,
+    /// How it must relate to the target's number or bytes.
+    pub operator: CompareOperator,
+}
+
+/// What a [`Compare`] looks at, and what it is held against.
+#[derive(Clone, Debug)]
+pub enum CompareTarget {
+    /// The revision that created it.
+    CreateRevision(Revision),
+    /// The revision that last changed it.
+    ModRevision(Revision),
+    /// How often it was put.
+    Version(i64),
+    /// Its value.
+    Value(Bytes),
+    /// Its lease.
+    Lease(LeaseId),
+}
+
+/// How a key must relate to the target of a [`Compare`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompareOperator {
+    /// Equal.
+    Equal,
+    /// Not equal.
+    NotEqual,
+    /// Greater than the target.
+    Greater,
+    /// Less than the target.
+    Less,
+}
+
+/// One step of a transaction.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// Write a key.
+    Put {
+        /// The key.
+        key: Bytes,
+        /// Its new value.
+        value: Bytes,
+        /// The lease to attach it to, or 0.
+        lease: LeaseId,
+    },
+    /// Delete a range of keys.
+    Delete(KeyRange),
+    /// Read a range of keys, as the transaction leaves them so far.
+    Range(RangeRequest),
+}
+
+/// If every comparison holds do `success`, else `failure`; all at one revision, or not at all.
+#[derive(Clone, Debug, Default)]
+pub struct Txn {
+    /// The conditions.
+    pub compare: Vec<Compare>,
+    /// Done when all hold.
+    pub success: Vec<Op>,
+    /// Done when one does not.
+    pub failure: Vec<Op>,
+}
+
+impl Txn {
+    /// Put `key` if its `mod_revision` is still `expected` (0: does not exist); read it otherwise.
+    pub fn put_if(key: impl Into<Bytes>, expected: Revision, value: impl Into<Bytes>, lease: LeaseId) -> Self {
+        let key = key.into();
+        Txn {
+            compare: vec![Compare::unchanged(key.clone(), expected)],
+            success: vec![Op::Put { key: key.clone(), value: value.into(), lease }],
+            failure: vec![Op::Range(RangeRequest::new(KeyRange::key(key)))],
+        }
+    }
+
+    /// Delete `key` if its `mod_revision` is still `expected`; read it otherwise.
+    pub fn delete_if(key: impl Into<Bytes>, expected: Revision) -> Self {
+        let key = key.into();
+        Txn {
+            compare: vec![Compare::unchanged(key.clone(), expected)],
+            success: vec![Op::Delete(KeyRange::key(key.clone()))],
+            failure: vec![Op::Range(RangeRequest::new(KeyRange::key(key)))],
+        }
+    }
+}
+
+impl Compare {
+    /// `key` was last changed at `expected`, or does not exist if that is 0.
+    pub fn unchanged(key: impl Into<Bytes>, expected: Revision) -> Self {
+        Compare { key: key.into(), target: CompareTarget::ModRevision(expected), operator: CompareOperator::Equal }
+    }
+}
+
+/// What one [`Op`] did.
+#[derive(Clone, Debug)]
+pub enum OpResponse {
+    /// The key's state before the put.
+    Put(Option<KeyValue>),
+    /// The keys that were deleted.
+    Delete(Vec<KeyValue>),
+    /// The keys that were read.
+    Range(RangeResponse),
+}
+
+/// What a transaction did.
+#[derive(Clone, Debug)]
+pub struct TxnResponse {
+    /// Whether every comparison held.
+    pub succeeded: bool,
+    /// The store's revision after it: its own, if it changed anything.
+    pub revision: Revision,
+    /// One answer per operation of the branch that was taken.
+    pub responses: Vec<OpResponse>,
+}
+
+/// A change of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The key after a put; after a delete its key and `mod_revision` (the delete's), all else empty.
+    pub kv: KeyValue,
+    /// The key before, if it existed (and is not yet compacted).
+    pub prev: Option<KeyValue>,
+    /// Whether this is a delete.
+    pub deleted: bool,
+}
+
+/// A watch of a range of keys.
+#[derive(Clone, Debug)]
+pub struct WatchRequest {
+    /// Which keys.
+    pub range: KeyRange,
+    /// The first revision to report; `None` means whatever comes next.
+    pub start: Option<Revision>,
+    /// Send an empty batch when nothing happened for so long, to say how far the watch has come.
+    pub progress: Option<Duration>,
+}
+
+/// All changes of one or more whole revisions, in order. Empty: only progress.
+#[derive(Clone, Debug)]
+pub struct WatchBatch {
+    /// Everything up to and including this revision has now been reported.
+    pub revision: Revision,
+    /// The changes.
+    pub events: Vec<Event>,
+}
+
+/// A stream of changes. Ends after an error; ends without one when the store closes.
+pub type WatchStream = BoxStream<'static, Result<WatchBatch>>;
+
+/// Why the store refused.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The revision has been compacted away.
+    #[error("required revision has been compacted")]
+    Compacted {
+        /// The oldest revision that can still be read is the one after this.
+        compact_revision: Revision,
+    },
+    /// The revision has not happened yet.
+    #[error("required revision is a future revision")]
+    FutureRevision {
+        /// The newest there is.
+        current: Revision,
+    },
+    /// No such lease.
+    #[error("requested lease not found")]
+    LeaseNotFound,
+    /// A lease of that name exists.
+    #[error("lease already exists")]
+    LeaseExists,
+    /// A transaction wrote one key twice.
+    #[error("duplicate key given in txn request")]
+    DuplicateKey,
+    /// A watcher fell too far behind and must start again from the last revision it saw.
+    #[error("the watcher fell behind and was dropped")]
+    WatcherTooSlow,
+    /// The data on disk is damaged; nothing of it is served.
+    #[error("corrupt data: {0}")]
+    Corrupt(String),
+    /// The disk or the engine failed.
+    #[error("{0}")]
+    Engine(String),
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// The result of every store call.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// etcd's model. Cheap to share as `Arc<dyn Store>`.
+#[async_trait]
+pub trait Store: fmt::Debug + Send + Sync + 'static {
+    /// The newest acknowledged revision.
+    fn revision(&self) -> Revision;
+
+    /// Reads a range.
+    async fn range(&self, request: RangeRequest) -> Result<RangeResponse>;
+
+    /// Runs a transaction. When this returns, its changes are on disk and can be read.
+    async fn txn(&self, txn: Txn) -> Result<TxnResponse>;
+
+    /// Watches a range from a revision on, without gap or duplicate.
+    async fn watch(&self, request: WatchRequest) -> Result<WatchStream>;
+
+    /// Forgets what was superseded before or at `revision`.
+    async fn compact(&self, revision: Revision) -> Result<()>;
+
+    /// Creates a lease that lives `ttl` from now; `id` 0 lets the store choose.
+    async fn lease_grant(&self, id: LeaseId, ttl: Duration) -> Result<LeaseId>;
+
+    /// Lets a lease live its full time again.
+    async fn lease_keep_alive(&self, id: LeaseId) -> Result<Duration>;
+
+    /// Ends a lease and deletes its keys.
+    async fn lease_revoke(&self, id: LeaseId) -> Result<()>;
+
+    /// Bytes in use on disk (or in memory, for an engine without a disk).
+    async fn size_bytes(&self) -> Result<u64>;
+
+    /// Finishes what was begun and releases the files. Every later call fails with [`StoreError::Closed`].
+    async fn close(&self) -> Result<()>;
+}
+
+/// A store that is shared between the API server's parts.
+pub type SharedStore = Arc<dyn Store>;
