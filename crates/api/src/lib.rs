@@ -1,1 +1,12 @@
 //! The Kubernetes API as data and pure functions.
+//!
+//! Nothing here performs input or output; everything is a table or a function from values to values,
+//! so that the API server, `kubectl`-like tools and tests can all stand on it.
+
+pub mod field;
+pub mod resource;
+pub mod status;
+
+pub use field::{FieldError, FieldErrorKind, FieldErrors};
+pub use resource::{Column, Resource, Scope, Strategy, Subresource};
+pub use status::{ApiError, ApiResult};
