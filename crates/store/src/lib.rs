@@ -7,14 +7,39 @@
 //! revision on, and an optimistic update is a transaction that compares a key's `mod_revision`.
 //!
 //! ```text
-//! revision   1          2          3              4
-//!            put a=1    put b=1    put a=2        delete b
-//! range at 2: a=1 (create 1, mod 1, version 1), b=1 (create 2, mod 2, version 1)
-//! range at 4: a=2 (create 1, mod 3, version 2)
-//! watch from 3: put a=2 (previous a=1), delete b (previous b=1)
+//! revision   1        2          3          4              5
+//!            empty    put a=1    put b=1    put a=2        delete b
+//! range at 3: a=1 (create 2, mod 2, version 1), b=1 (create 3, mod 3, version 1)
+//! range at 5: a=2 (create 2, mod 4, version 2)
+//! watch from 4: put a=2 (previous a=1), delete b (previous b=1)
 //! ```
 //!
-//! Engines stand behind the one [`Store`] trait; one conformance test holds what each of them must do.
+//! Engines stand behind the one [`Store`] trait; `tests/conformance.rs` holds what each of them must do.
+//! Read on in this order: `mvcc` (keys, history, log), `lease`, `hub` (who watches what), `core` (the
+//! three together: a pure function from command to answer), `engine` (locks, group commit, waiting), and
+//! the two journals, `memory` (none) and `sled` (a write-ahead log before a sled database).
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+//! use coracle_store::{KeyRange, MemoryStore, RangeRequest, Store, Txn};
+//!
+//! let store = MemoryStore::new();
+//! let created = store.txn(Txn::put_if("/registry/pods/default/web-0", 0, "{}", 0)).await?;
+//! assert!(created.succeeded);
+//! let again = store.txn(Txn::put_if("/registry/pods/default/web-0", 0, "{}", 0)).await?;
+//! assert!(!again.succeeded); // it exists: a conflict
+//! let pods = store.range(RangeRequest::new(KeyRange::prefix("/registry/pods/"))).await?;
+//! assert_eq!(pods.kvs[0].mod_revision, created.revision);
+//! # Ok::<_, coracle_store::StoreError>(()) }).unwrap();
+//! ```
+
+mod compactor;
+mod core;
+mod engine;
+mod hub;
+mod lease;
+mod memory;
+mod mvcc;
 
 use std::fmt;
 use std::ops::Bound;
@@ -24,6 +49,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+
+pub use compactor::{Retention, run_compactor};
+pub use engine::Engine;
+pub use memory::{MemoryStore, NoJournal};
+
+/// How much history an engine keeps unless told otherwise: about an hour of a small, quiet cluster.
+pub const DEFAULT_HISTORY_LIMIT_BYTES: usize = 16 << 20;
+
+/// The revision of an empty store, as in etcd; the first change is 2.
+pub(crate) const FIRST_REVISION: Revision = 1;
 
 /// The store's logical time. Starts at 1 in an empty store, grows by one with every changing transaction.
 pub type Revision = i64;
@@ -288,7 +323,7 @@ pub enum StoreError {
     /// The revision has been compacted away.
     #[error("required revision has been compacted")]
     Compacted {
-        /// The oldest revision that can still be read is the one after this.
+        /// A range can still be read at this revision and later, a watch can start after it.
         compact_revision: Revision,
     },
     /// The revision has not happened yet.

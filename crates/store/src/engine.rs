@@ -1,0 +1,345 @@
+//! The shell around the [core](crate::core): locks, queues, waiting, and the task that ends leases.
+//!
+//! **Group commit.** Writers put their commands into a queue; the first to find nobody at work becomes
+//! the leader (on a thread that may block) and takes the whole queue: execute all, one
+//! [`Journal::commit`], publish, answer all. Whoever comes while the disk is busy is in the next batch, so
+//! sixty-four writers wait for the disk about as often as one. An engine without a disk skips the queue.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use tokio::sync::{Notify, oneshot};
+
+use crate::core::{Answer, Command, Core, Moment, Record};
+use crate::hub::{Poll, WatcherId};
+use crate::{
+    LeaseId, RangeRequest, RangeResponse, Result, Revision, Store, StoreError, Txn, TxnResponse, WatchBatch,
+    WatchRequest, WatchStream,
+};
+
+/// Where records go to survive.
+pub trait Journal: fmt::Debug + Send + 'static {
+    /// Whether the calls below may block a thread.
+    const BLOCKING: bool;
+
+    /// Keeps records; when it returns they survive a power cut. After an error nothing is ever committed again.
+    fn commit(&mut self, records: Vec<Record>) -> Result<()>;
+
+    /// Bytes in use; `None` if that is a question for the memory.
+    fn size_bytes(&self) -> Result<Option<u64>>;
+
+    /// Releases the files.
+    fn close(&mut self) -> Result<()>;
+}
+
+/// The state, shared between the engine and its watches.
+#[derive(Debug)]
+struct Shared {
+    core: RwLock<Core>,
+    /// A deadline may have come closer, or the store has closed.
+    leases_changed: Notify,
+}
+
+// A panic while the core is locked leaves it half-changed, and going on would serve that: hence the panics below.
+impl Shared {
+    fn read(&self) -> RwLockReadGuard<'_, Core> {
+        self.core.read().expect("the store's state is whole")
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Core> {
+        self.core.write().expect("the store's state is whole")
+    }
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Vec<(Command, oneshot::Sender<Result<Answer>>)>,
+    led: bool,
+}
+
+#[derive(Debug)]
+struct Committer<J> {
+    shared: Arc<Shared>,
+    queue: Mutex<Queue>,
+    journal: Mutex<J>,
+}
+
+/// A store: the common core over a journal. See [`crate::MemoryStore`] and [`crate::SledStore`].
+pub struct Engine<J: Journal> {
+    committer: Arc<Committer<J>>,
+    /// Whether the task that ends leases runs.
+    lease_task: AtomicBool,
+}
+
+impl<J: Journal> Engine<J> {
+    pub(crate) fn start(core: Core, journal: J) -> Self {
+        let shared = Arc::new(Shared { core: RwLock::new(core), leases_changed: Notify::new() });
+        let committer = Arc::new(Committer { shared, queue: Mutex::default(), journal: Mutex::new(journal) });
+        Engine { committer, lease_task: AtomicBool::new(false) }
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.committer.shared
+    }
+
+    /// Starts the task that ends leases, once there is one: a store without leases needs no timer.
+    pub(crate) fn watch_leases(&self) {
+        self.shared().leases_changed.notify_one();
+        if !self.lease_task.swap(true, Ordering::Relaxed) {
+            tokio::spawn(end_leases(self.shared().clone(), Arc::downgrade(&self.committer)));
+        }
+    }
+}
+
+impl<J: Journal> Committer<J> {
+    async fn submit(self: &Arc<Self>, command: Command) -> Result<Answer> {
+        if !J::BLOCKING {
+            return self.commit_now(command);
+        }
+        let (sender, receiver) = oneshot::channel();
+        let lead = {
+            let mut queue = lock(&self.queue);
+            queue.waiting.push((command, sender));
+            !std::mem::replace(&mut queue.led, true)
+        };
+        if lead {
+            let committer = self.clone();
+            tokio::task::spawn_blocking(move || committer.lead());
+        }
+        // The leader always answers, unless it panicked.
+        receiver.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    fn commit_now(&self, command: Command) -> Result<Answer> {
+        let mut records = Vec::new();
+        let mut core = self.shared.write();
+        let answer = core.execute(command, &mut records)?;
+        lock(&self.journal).commit(records)?;
+        core.publish();
+        Ok(answer)
+    }
+
+    /// Commits batch after batch until nobody waits.
+    fn lead(&self) {
+        let mut journal = lock(&self.journal);
+        loop {
+            let batch = {
+                let mut queue = lock(&self.queue);
+                queue.led = !queue.waiting.is_empty();
+                std::mem::take(&mut queue.waiting)
+            };
+            if batch.is_empty() {
+                return;
+            }
+            let mut records = Vec::new();
+            let mut answers = Vec::with_capacity(batch.len());
+            {
+                let mut core = self.shared.write();
+                for (command, sender) in batch {
+                    answers.push((sender, core.execute(command, &mut records)));
+                }
+            }
+            // The lock is free meanwhile: readers go on at the last acknowledged revision.
+            let committed = if records.is_empty() { Ok(()) } else { journal.commit(records) };
+            let mut core = self.shared.write();
+            match &committed {
+                Ok(()) => core.publish(),
+                Err(why) => core.fail(why),
+            }
+            drop(core);
+            for (sender, answer) in answers {
+                let answer = match &committed {
+                    Ok(()) => answer,
+                    Err(why) => Err(StoreError::Engine(why.to_string())),
+                };
+                // Whoever asked may have gone away; what it asked for happened all the same.
+                _ = sender.send(answer);
+            }
+        }
+    }
+}
+
+/// A lock whose holder panicked: what it guards here (a queue, a journal that refuses after an error) is still sound.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Sleeps until the next lease ends, ends it, and so on until the store is gone.
+async fn end_leases<J: Journal>(shared: Arc<Shared>, committer: std::sync::Weak<Committer<J>>) {
+    loop {
+        let (open, deadline) = {
+            let core = shared.read();
+            (core.check_open().is_ok(), core.next_deadline())
+        };
+        if !open {
+            return;
+        }
+        let expired = match deadline {
+            None => {
+                shared.leases_changed.notified().await;
+                false
+            }
+            Some(deadline) => tokio::select! { biased;
+                () = shared.leases_changed.notified() => false,
+                () = coracle_clock::sleep_until(deadline) => true,
+            },
+        };
+        let Some(committer) = committer.upgrade() else { return };
+        if expired && let Err(error) = committer.submit(Command::Expire(coracle_clock::instant())).await {
+            // Without a journal no lease can end; to try again would only spin.
+            tracing::error!(%error, "leases no longer expire");
+            return;
+        }
+    }
+}
+
+#[async_trait]
+impl<J: Journal> Store for Engine<J> {
+    fn revision(&self) -> Revision {
+        self.shared().read().visible()
+    }
+
+    async fn range(&self, request: RangeRequest) -> Result<RangeResponse> {
+        self.shared().read().range(&request)
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<TxnResponse> {
+        match self.committer.submit(Command::Txn(txn)).await? {
+            Answer::Txn(response) => Ok(response),
+            other => unreachable!("a transaction answered {other:?}"),
+        }
+    }
+
+    async fn watch(&self, request: WatchRequest) -> Result<WatchStream> {
+        let wake = Arc::new(Notify::new());
+        let id = self.shared().write().watch(&request, wake.clone())?;
+        let watch = Watch { shared: self.shared().clone(), id, wake, progress: request.progress, ended: false };
+        Ok(futures::stream::unfold(watch, |mut watch| async move { Some((watch.next().await?, watch)) }).boxed())
+    }
+
+    async fn compact(&self, revision: Revision) -> Result<()> {
+        self.committer.submit(Command::Compact(revision)).await.map(|_| ())
+    }
+
+    async fn lease_grant(&self, id: LeaseId, ttl: Duration) -> Result<LeaseId> {
+        let mut chosen = id;
+        while chosen == 0 {
+            chosen = (coracle_clock::random_u64() >> 1) as LeaseId;
+            if self.shared().read().has_lease(chosen) {
+                chosen = 0;
+            }
+        }
+        self.committer.submit(Command::Grant { id: chosen, ttl, now: Moment::now() }).await?;
+        self.watch_leases();
+        Ok(chosen)
+    }
+
+    async fn lease_keep_alive(&self, id: LeaseId) -> Result<Duration> {
+        match self.committer.submit(Command::KeepAlive { id, now: Moment::now() }).await? {
+            Answer::Ttl(ttl) => Ok(ttl),
+            other => unreachable!("a lease answered {other:?}"),
+        }
+    }
+
+    async fn lease_revoke(&self, id: LeaseId) -> Result<()> {
+        self.committer.submit(Command::Revoke(id)).await.map(|_| ())
+    }
+
+    async fn size_bytes(&self) -> Result<u64> {
+        let in_memory = {
+            let core = self.shared().read();
+            core.check_open()?;
+            core.size_bytes() as u64
+        };
+        if !J::BLOCKING {
+            return Ok(in_memory);
+        }
+        let committer = self.committer.clone();
+        let on_disk = blocking(move || lock(&committer.journal).size_bytes()).await?;
+        Ok(on_disk.unwrap_or(in_memory))
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.shared().write().close()?;
+        self.shared().leases_changed.notify_one();
+        if !J::BLOCKING {
+            return Ok(());
+        }
+        // The journal is free once the leader has answered everybody.
+        let committer = self.committer.clone();
+        blocking(move || lock(&committer.journal).close()).await
+    }
+}
+
+/// Runs what may block on a thread that may.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(StoreError::Engine(error.to_string())))
+}
+
+impl<J: Journal> Drop for Engine<J> {
+    /// Ends the watches and the lease task of a store that nobody closed.
+    fn drop(&mut self) {
+        if let Ok(mut core) = self.shared().core.write() {
+            _ = core.close();
+        }
+        self.shared().leases_changed.notify_one();
+    }
+}
+
+impl<J: Journal> fmt::Debug for Engine<J> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("revision", &self.revision()).finish_non_exhaustive()
+    }
+}
+
+/// One watch: a cursor in the hub, and how it waits.
+#[derive(Debug)]
+struct Watch {
+    shared: Arc<Shared>,
+    id: WatcherId,
+    wake: Arc<Notify>,
+    progress: Option<Duration>,
+    ended: bool,
+}
+
+impl Watch {
+    async fn next(&mut self) -> Option<Result<WatchBatch>> {
+        while !self.ended {
+            let (poll, revision) = {
+                let mut core = self.shared.write();
+                core.check_open().ok()?;
+                (core.poll_watch(self.id), core.visible())
+            };
+            match poll {
+                Poll::Batch(batch) => return Some(Ok(batch)),
+                Poll::Again => continue,
+                Poll::Lagging => {
+                    self.ended = true;
+                    return Some(Err(StoreError::WatcherTooSlow));
+                }
+                Poll::Idle => {}
+            }
+            match self.progress {
+                None => self.wake.notified().await,
+                Some(period) => {
+                    if coracle_clock::timeout(period, self.wake.notified()).await.is_err() {
+                        return Some(Ok(WatchBatch { revision, events: Vec::new() }));
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Ok(mut core) = self.shared.core.write() {
+            core.unwatch(self.id);
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The multi-version map: every key's history since the last compaction, and the log of changes.
+//!
+//! Two views of one thing are kept. `keys` answers "what was the value of *k* at revision *r*" (a range);
+//! `log` answers "what happened from revision *r* on" (a watch). Values are shared between both, so a
+//! change costs its value once. The example of the crate's front page looks like this inside:
+//!
+//! ```text
+//! keys  a -> [2: "1"] [4: "2"]          log  2: put a   3: put b   4: put a   5: delete b
+//!       b -> [3: "1"] [5: deleted]
+//! compact(4):
+//! keys  a -> [4: "2"]                   log  5: delete b
+//!       b -> [3: "1"] [5: deleted]      (b=1 was still true at 4, so it stays)
+//! ```
+//!
+//! The log has no holes: entry `i` is revision `compacted + 1 + i`. Nothing here waits, locks or knows of disks.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{Event, KeyRange, KeyValue, LeaseId, RangeRequest, RangeResponse, Result, Revision, StoreError};
+
+/// What an entry of history costs beyond its key and the value it superseded.
+const EVENT_OVERHEAD_BYTES: usize = 256;
+
+/// All changes of one revision, in the order the transaction made them.
+#[derive(Debug)]
+pub struct Entry {
+    pub(crate) revision: Revision,
+    pub(crate) events: Vec<Event>,
+}
+
+/// Where one version of one key lies in the order of all changes: its revision, and its place within it.
+pub(crate) type RowId = (Revision, u32);
+
+/// One key from one revision on, until the next version.
+#[derive(Debug)]
+struct Version {
+    id: RowId,
+    /// `None`: the key was deleted.
+    live: Option<KeyValue>,
+}
+
+/// The map, its history and its log.
+#[derive(Debug, Default)]
+pub(crate) struct Mvcc {
+    keys: BTreeMap<Bytes, Vec<Version>>,
+    log: VecDeque<Arc<Entry>>,
+    compacted: Revision,
+    live_bytes: usize,
+    history_bytes: usize,
+}
+
+impl Mvcc {
+    /// An empty map whose first change will be revision `revision + 1`.
+    pub(crate) fn starting_at(revision: Revision) -> Self {
+        Mvcc { compacted: revision, ..Mvcc::default() }
+    }
+
+    /// The newest revision, acknowledged or not.
+    pub(crate) fn head(&self) -> Revision {
+        self.compacted + self.log.len() as Revision
+    }
+
+    /// What can be read at all: this revision and later.
+    pub(crate) fn compacted(&self) -> Revision {
+        self.compacted
+    }
+
+    /// Bytes of superseded values and of the log.
+    pub(crate) fn history_bytes(&self) -> usize {
+        self.history_bytes
+    }
+
+    /// Bytes of everything that is kept.
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.live_bytes + self.history_bytes
+    }
+
+    /// The changes of one revision, if it has happened and is not compacted.
+    pub(crate) fn entry(&self, revision: Revision) -> Option<&Arc<Entry>> {
+        self.log.get(usize::try_from(revision - self.compacted - 1).ok()?)
+    }
+
+    /// Whether `revision` can be read when `newest` is the newest that may be seen.
+    pub(crate) fn check_readable(&self, revision: Revision, newest: Revision) -> Result<()> {
+        if revision > newest {
+            return Err(StoreError::FutureRevision { current: newest });
+        }
+        if revision < self.compacted {
+            return Err(StoreError::Compacted { compact_revision: self.compacted });
+        }
+        Ok(())
+    }
+
+    /// One key as of `revision`, which must be readable.
+    pub(crate) fn get(&self, key: &[u8], revision: Revision) -> Option<&KeyValue> {
+        at(self.keys.get(key)?, revision)
+    }
+
+    /// The live keys of a range as of `revision`, in order.
+    pub(crate) fn live(&self, range: &KeyRange, revision: Revision) -> impl Iterator<Item = &KeyValue> {
+        // An ordered map refuses (panics on) bounds in the wrong order; etcd answers such a range with nothing.
+        let backwards = range.end.as_ref().is_some_and(|end| !end.is_empty() && *end <= range.start);
+        (!backwards)
+            .then(|| self.keys.range(range.bounds()))
+            .into_iter()
+            .flatten()
+            .filter_map(move |(_, history)| at(history, revision))
+    }
+
+    /// Answers a range as of `revision`, which must be readable; `newest` goes into the answer.
+    pub(crate) fn range(&self, request: &RangeRequest, revision: Revision, newest: Revision) -> RangeResponse {
+        let limit = if request.limit == 0 { usize::MAX } else { request.limit };
+        let mut response = RangeResponse { revision: newest, ..RangeResponse::default() };
+        for kv in self.live(&request.range, revision) {
+            response.count += 1;
+            if !request.count_only && response.kvs.len() < limit {
+                let value = if request.keys_only { Bytes::new() } else { kv.value.clone() };
+                response.kvs.push(KeyValue { value, key: kv.key.clone(), ..*kv });
+            }
+        }
+        response.more = !request.count_only && response.count > response.kvs.len();
+        response
+    }
+
+    /// Writes a key at revision `id`; tells what changed. The caller appends the event to the log with [`Mvcc::append`].
+    pub(crate) fn put(&mut self, id: RowId, key: Bytes, value: Bytes, lease: LeaseId) -> Event {
+        let prev = self.get(&key, Revision::MAX).cloned();
+        let (create_revision, version) = prev.as_ref().map_or((id.0, 1), |kv| (kv.create_revision, kv.version + 1));
+        // One copy of a key serves all its versions.
+        let key = self.keys.get_key_value(&key).map_or(key, |(known, _)| known.clone());
+        let kv = KeyValue { key, value, create_revision, mod_revision: id.0, version, lease };
+        self.restore(id, kv.clone());
+        self.live_bytes -= prev.as_ref().map_or(0, size);
+        Event { kv, prev, deleted: false }
+    }
+
+    /// Deletes a live key at revision `id`; `None` if it does not live.
+    pub(crate) fn delete(&mut self, id: RowId, key: &[u8]) -> Option<Event> {
+        let prev = self.get(key, Revision::MAX)?.clone();
+        self.live_bytes -= size(&prev);
+        self.keys.get_mut(key)?.push(Version { id, live: None });
+        let kv = KeyValue {
+            key: prev.key.clone(),
+            value: Bytes::new(),
+            create_revision: 0,
+            mod_revision: id.0,
+            version: 0,
+            lease: 0,
+        };
+        Some(Event { kv, prev: Some(prev), deleted: true })
+    }
+
+    /// Adds a version exactly as given: what a put does last, and how a store is filled from disk.
+    pub(crate) fn restore(&mut self, id: RowId, kv: KeyValue) {
+        self.live_bytes += size(&kv);
+        self.keys.entry(kv.key.clone()).or_default().push(Version { id, live: Some(kv) });
+    }
+
+    /// Closes revision `head + 1` with the changes it made.
+    pub(crate) fn append(&mut self, events: Vec<Event>) -> Arc<Entry> {
+        let entry = Arc::new(Entry { revision: self.head() + 1, events });
+        self.history_bytes += cost(&entry);
+        self.log.push_back(entry.clone());
+        entry
+    }
+
+    /// Forgets every version that was superseded at or before `revision` (at most `head`), and tells which those were.
+    pub(crate) fn compact(&mut self, revision: Revision) -> Vec<RowId> {
+        let mut dropped = Vec::new();
+        while self.compacted < revision
+            && let Some(entry) = self.log.pop_front()
+        {
+            self.compacted = entry.revision;
+            self.history_bytes -= cost(&entry);
+            for event in &entry.events {
+                self.forget_before(&event.kv.key, entry.revision, &mut dropped);
+            }
+        }
+        dropped
+    }
+
+    /// How far to compact so that the history shrinks by at least `bytes`, but not past `newest`.
+    pub(crate) fn compaction_target(&self, bytes: usize, newest: Revision) -> Revision {
+        let mut freed = 0;
+        let enough = |entry: &&Arc<Entry>| {
+            freed += cost(entry);
+            freed >= bytes
+        };
+        self.log.iter().find(enough).map_or(newest, |entry| entry.revision.min(newest))
+    }
+
+    fn forget_before(&mut self, key: &Bytes, revision: Revision, dropped: &mut Vec<RowId>) {
+        let Some(history) = self.keys.get_mut(key) else { return };
+        let superseded = history.partition_point(|version| version.id.0 <= revision).saturating_sub(1);
+        dropped.extend(history.drain(..superseded).map(|version| version.id));
+        if history.first().is_some_and(|first| first.live.is_none() && first.id.0 <= revision) {
+            dropped.push(history.remove(0).id);
+        }
+        match history.len() {
+            0 => _ = self.keys.remove(key),
+            _ => history.shrink_to(4),
+        }
+    }
+}
+
+fn at(history: &[Version], revision: Revision) -> Option<&KeyValue> {
+    let newer = history.partition_point(|version| version.id.0 <= revision);
+    history[..newer].last()?.live.as_ref()
+}
+
+fn size(kv: &KeyValue) -> usize {
+    kv.key.len() + kv.value.len()
+}
+
+fn cost(entry: &Entry) -> usize {
+    entry.events.iter().map(|event| EVENT_OVERHEAD_BYTES + event.prev.as_ref().map_or(0, size)).sum()
+}
