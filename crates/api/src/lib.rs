@@ -4,8 +4,11 @@
 //! so that the API server, `kubectl`-like tools and tests can all stand on it.
 
 pub mod field;
+pub mod kinds;
+pub mod registry;
 pub mod resource;
 pub mod status;
+pub mod table;
 
 pub use field::{FieldError, FieldErrorKind, FieldErrors};
 pub use resource::{Column, Resource, Scope, Strategy, Subresource};

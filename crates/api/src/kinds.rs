@@ -1,0 +1,178 @@
+//! What a kind has besides its row in the registry: the code behind [`Strategy`], as a table of functions.
+//!
+//! Most kinds need none: [`GENERIC`] clears `status` when an object is made, keeps it when the object is
+//! updated, and keeps the rest when only `status` is.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::field::FieldErrors;
+use crate::resource::{Column, Strategy};
+
+/// A column of the table: name, OpenAPI type, format, priority.
+pub type ColumnRow = (&'static str, &'static str, &'static str, i32);
+
+/// The functions of one kind.
+#[derive(Debug)]
+pub struct Kind {
+    /// The schema's name.
+    pub definition: &'static str,
+    /// Fills in defaults.
+    pub default: fn(&mut Value),
+    /// Derives what creation derives, after `status` has been cleared.
+    pub prepare_create: fn(&mut Value),
+    /// Carries over what an update may not touch, besides `status` and `spec`.
+    pub prepare_update: fn(&mut Value, &Value, &str),
+    /// Validates an object.
+    pub validate: fn(&Value, &mut FieldErrors),
+    /// Validates an update.
+    pub validate_update: fn(&Value, &Value, &str, &mut FieldErrors),
+    /// Warnings for the client.
+    pub warnings: fn(&Value) -> Vec<String>,
+    /// The Table's columns between Name and Age, or all of them if the kind has its own order.
+    pub columns: &'static [ColumnRow],
+    /// The cells of a row.
+    pub cells: fn(&Value) -> Vec<Value>,
+}
+
+/// A kind without code of its own.
+pub const GENERIC: Kind = Kind {
+    definition: "",
+    default: |_| {},
+    prepare_create: |_| {},
+    prepare_update: |_, _, _| {},
+    validate: |_, _| {},
+    validate_update: |_, _, _, _| {},
+    warnings: |_| Vec::new(),
+    columns: &[("Name", "string", "name", 0), ("Age", "string", "", 0)],
+    cells: |object| vec![crate::table::name(object), crate::table::age(object)],
+};
+
+static KINDS: &[Kind] = &[];
+
+impl Kind {
+    /// The functions of the kind with that schema.
+    pub fn of(definition: &str) -> &'static Kind {
+        static NONE: Kind = GENERIC;
+        KINDS.iter().find(|kind| kind.definition == definition).unwrap_or(&NONE)
+    }
+
+    /// The Table's columns.
+    pub fn columns(&self) -> Vec<Column> {
+        self.columns
+            .iter()
+            .map(|&(name, kind, format, priority)| Column {
+                name: name.to_owned(),
+                kind: kind.to_owned(),
+                format: format.to_owned(),
+                description: String::new(),
+                priority,
+            })
+            .collect()
+    }
+}
+
+/// A [`Strategy`] made of a kind's functions and the rules that all built-in kinds share.
+#[derive(Debug)]
+pub struct KindStrategy {
+    /// The kind's functions.
+    pub kind: &'static Kind,
+}
+
+impl Strategy for KindStrategy {
+    fn default(&self, object: &mut Value) {
+        (self.kind.default)(object);
+    }
+
+    fn prepare_for_create(&self, object: &mut Value) {
+        clear_status(object);
+        (self.kind.prepare_create)(object);
+    }
+
+    fn prepare_for_update(&self, new: &mut Value, old: &Value, subresource: &str) {
+        match subresource {
+            "" => carry_over(new, old, &["status"]),
+            "status" => keep_all_but_status(new, old),
+            _ => {}
+        }
+        (self.kind.prepare_update)(new, old, subresource);
+    }
+
+    fn validate(&self, object: &Value, errors: &mut FieldErrors) {
+        (self.kind.validate)(object, errors);
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, subresource: &str, errors: &mut FieldErrors) {
+        (self.kind.validate_update)(new, old, subresource, errors);
+    }
+
+    fn warnings(&self, object: &Value) -> Vec<String> {
+        (self.kind.warnings)(object)
+    }
+
+    fn cells(&self, object: &Value) -> Vec<Value> {
+        (self.kind.cells)(object)
+    }
+}
+
+/// The strategy of a kind without code, as custom resources use it.
+pub fn generic_strategy() -> Arc<dyn Strategy> {
+    static NONE: Kind = GENERIC;
+    Arc::new(KindStrategy { kind: &NONE })
+}
+
+/// A creator has no say about `status`. Reviews and other unstored kinds never come here.
+fn clear_status(object: &mut Value) {
+    if let Some(status) = object.get_mut("status") {
+        *status = json!({});
+    }
+}
+
+/// Puts `old`'s fields into `new`; a field that `old` lacks is removed.
+pub(crate) fn carry_over(new: &mut Value, old: &Value, fields: &[&str]) {
+    let Some(new) = new.as_object_mut() else { return };
+    for &field in fields {
+        match old.get(field) {
+            Some(value) => new.insert(field.to_owned(), value.clone()),
+            None => new.remove(field),
+        };
+    }
+}
+
+/// A status update changes `status` and, in the metadata, only what controllers may: annotations, labels,
+/// finalizers and owners are taken from the new object by upstream too, so metadata is left alone.
+fn keep_all_but_status(new: &mut Value, old: &Value) {
+    let Some(map) = new.as_object_mut() else { return };
+    map.retain(|key, _| matches!(key.as_str(), "status" | "metadata" | "apiVersion" | "kind"));
+    for (key, value) in old.as_object().into_iter().flatten() {
+        if !matches!(key.as_str(), "status" | "metadata") {
+            map.insert(key.clone(), value.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_creator_cannot_set_the_status() {
+        let mut object = json!({"spec": {"a": 1}, "status": {"phase": "Running"}});
+        generic_strategy().prepare_for_create(&mut object);
+        assert_eq!(object, json!({"spec": {"a": 1}, "status": {}}));
+    }
+
+    #[test]
+    fn an_update_keeps_the_status_and_a_status_update_keeps_the_rest() {
+        let old = json!({"spec": {"a": 1}, "status": {"b": 1}});
+        let new = json!({"spec": {"a": 2}, "status": {"b": 2}});
+        let strategy = generic_strategy();
+        let mut object = new.clone();
+        strategy.prepare_for_update(&mut object, &old, "");
+        assert_eq!(object, json!({"spec": {"a": 2}, "status": {"b": 1}}));
+        let mut object = new.clone();
+        strategy.prepare_for_update(&mut object, &old, "status");
+        assert_eq!(object, json!({"spec": {"a": 1}, "status": {"b": 2}}));
+    }
+}
