@@ -1,1 +1,26 @@
-//! What client-go is to Go components: informers, listers, work queues, events, leader election.
+//! What client-go is to Go components.
+//!
+//! Every component of Kubernetes but the API server is the same machine: it *watches* some kinds,
+//! keeps a cache of them, turns each change into a *key* on a *work queue*, and for each key looks at
+//! the cache and makes the world a little more like the spec. These are the parts of that machine:
+//!
+//! - [`Informers`] and [`Informer`]: one watch and one cache per kind, shared by all who ask;
+//! - [`WorkQueue`] and [`run_workers`]: each key at most once in the queue and never twice at work,
+//!   with delays and per-key back-off;
+//! - [`EventRecorder`]: the Events that `kubectl describe` shows;
+//! - [`LeaderElector`]: one active instance among several.
+//!
+//! Order is deterministic throughout (ordered maps, first in first out, one task per informer), so
+//! that a cluster in virtual time repeats itself exactly.
+
+mod events;
+mod informer;
+mod leader;
+mod object;
+mod queue;
+
+pub use events::{EventRecorder, EventType};
+pub use informer::{Change, Informer, Informers};
+pub use leader::{LeaderElectionConfig, LeaderElector};
+pub use object::{ObjectKey, controlled_by, controller_of, controller_reference, object_reference};
+pub use queue::{Requeue, WorkQueue, run_workers};

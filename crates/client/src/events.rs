@@ -1,0 +1,147 @@
+//! Events: what components tell people about objects.
+//!
+//! A repetition (same object, type, reason and message within ten minutes) raises the count of the event that is
+//! there instead of adding one, which is how `kubectl` comes to print `3s (x4 over 2m)`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+/// `Normal` or `Warning`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventType {
+    /// Things go as they should.
+    Normal,
+    /// Somebody may want to look.
+    Warning,
+}
+
+impl EventType {
+    fn as_str(self) -> &'static str {
+        match self {
+            EventType::Normal => "Normal",
+            EventType::Warning => "Warning",
+        }
+    }
+}
+
+/// How long a repetition is counted on the old event.
+const REPETITION_WINDOW: Duration = Duration::from_secs(600);
+/// Old repetitions are forgotten when so many are remembered.
+const REMEMBERED_MAX: usize = 4096;
+
+struct Occurrence {
+    object: ObjectReference,
+    kind: EventType,
+    reason: String,
+    message: String,
+    at: jiff::Timestamp,
+}
+
+/// Records events in the name of one component. Never blocks and never fails: events are best effort.
+#[derive(Clone, Debug)]
+pub struct EventRecorder {
+    sender: mpsc::Sender<Occurrence>,
+}
+
+impl EventRecorder {
+    /// A recorder for `component` (the `From` column of `kubectl describe`), on `host` for node components.
+    /// Its events are written by a task that ends when the last clone is dropped.
+    pub fn new(client: Client, component: &str, host: Option<&str>) -> Self {
+        let (sender, receiver) = mpsc::channel(1000);
+        let source = EventSource { component: Some(component.into()), host: host.map(Into::into) };
+        tokio::spawn(write_events(client, source, receiver));
+        EventRecorder { sender }
+    }
+
+    /// Records that `reason` happened to `object`. A full queue drops the event, as upstream does.
+    pub fn event(&self, object: &ObjectReference, kind: EventType, reason: &str, message: impl Into<String>) {
+        let occurrence = Occurrence {
+            object: object.clone(),
+            kind,
+            reason: reason.into(),
+            message: message.into(),
+            at: coracle_clock::now(),
+        };
+        if self.sender.try_send(occurrence).is_err() {
+            tracing::debug!(reason, "event dropped");
+        }
+    }
+}
+
+struct Written {
+    name: String,
+    count: i32,
+    last: jiff::Timestamp,
+}
+
+async fn write_events(client: Client, source: EventSource, mut receiver: mpsc::Receiver<Occurrence>) {
+    let mut written: BTreeMap<String, Written> = BTreeMap::new();
+    while let Some(occurrence) = receiver.recv().await {
+        let object = &occurrence.object;
+        let key = format!(
+            "{:?}/{:?}/{:?}/{:?}/{:?}/{}/{}/{}",
+            object.kind,
+            object.namespace,
+            object.name,
+            object.uid,
+            object.field_path,
+            occurrence.kind.as_str(),
+            occurrence.reason,
+            occurrence.message
+        );
+        if written.len() >= REMEMBERED_MAX {
+            written.retain(|_, w| occurrence.at.duration_since(w.last).unsigned_abs() < REPETITION_WINDOW);
+        }
+        // Events about cluster-scoped objects live in the default namespace.
+        let namespace = object.namespace.clone().filter(|ns| !ns.is_empty()).unwrap_or_else(|| "default".into());
+        let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
+        let repeated =
+            written.get_mut(&key).filter(|w| occurrence.at.duration_since(w.last).unsigned_abs() < REPETITION_WINDOW);
+        if let Some(old) = repeated {
+            old.count += 1;
+            old.last = occurrence.at;
+            let patch = json!({ "count": old.count, "lastTimestamp": Time(occurrence.at) });
+            match api.patch(&old.name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+                Ok(_) => continue,
+                Err(error) => tracing::debug!(%error, "event not updated; writing a new one"),
+            }
+        }
+        let event = new_event(&occurrence, &source, namespace);
+        let name = event.metadata.name.clone().unwrap_or_default();
+        match api.create(&PostParams::default(), &event).await {
+            Ok(_) => drop(written.insert(key, Written { name, count: 1, last: occurrence.at })),
+            Err(error) => tracing::debug!(reason = occurrence.reason, %error, "event not written"),
+        }
+    }
+}
+
+fn new_event(occurrence: &Occurrence, source: &EventSource, namespace: String) -> Event {
+    // Upstream names an event after its object and the time in nanoseconds.
+    let name = format!(
+        "{}.{:x}{}",
+        occurrence.object.name.as_deref().unwrap_or_default(),
+        occurrence.at.as_nanosecond(),
+        coracle_clock::name_suffix(2)
+    );
+    Event {
+        metadata: ObjectMeta { name: Some(name), namespace: Some(namespace), ..Default::default() },
+        involved_object: occurrence.object.clone(),
+        type_: Some(occurrence.kind.as_str().into()),
+        reason: Some(occurrence.reason.clone()),
+        message: Some(occurrence.message.clone()),
+        count: Some(1),
+        first_timestamp: Some(Time(occurrence.at)),
+        last_timestamp: Some(Time(occurrence.at)),
+        reporting_component: source.component.clone(),
+        reporting_instance: Some(source.host.clone().unwrap_or_default()),
+        source: Some(source.clone()),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,299 @@
+//! Informers: one watch and one cache per kind.
+//!
+//! ```text
+//! list ──► cache ◄── watch events        each change, in order:  handler(Change { old, new })
+//! ```
+//!
+//! The watch itself is kube's [`watcher`]: it lists, watches from there, and lists again when told
+//! that its version is too old. Here its events become changes of an ordered cache. A re-list is
+//! turned into the difference, so handlers never miss a deletion.
+
+use std::any::{Any, TypeId};
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::runtime::watcher::{self, watcher};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::ObjectKey;
+
+/// The kinds an informer can hold: what kube can watch, without per-object type data.
+pub trait Informable: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static {}
+impl<K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static> Informable for K {}
+
+/// One change of one object: `old` is none for an addition, `new` for a deletion.
+#[derive(Debug)]
+pub struct Change<'a, K> {
+    /// What the cache held before.
+    pub old: Option<&'a Arc<K>>,
+    /// What it holds now.
+    pub new: Option<&'a Arc<K>>,
+}
+
+impl<K: Informable> Change<'_, K> {
+    /// The newer of the two states; a change has at least one.
+    pub fn object(&self) -> &Arc<K> {
+        self.new.or(self.old).expect("a change without an old state has a new one")
+    }
+
+    /// The object's key.
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey::of(self.object().as_ref())
+    }
+}
+
+type Handler<K> = Box<dyn FnMut(Change<'_, K>) + Send>;
+type IndexFn<K> = Box<dyn Fn(&K) -> Vec<String> + Send + Sync>;
+
+struct Index<K> {
+    function: IndexFn<K>,
+    /// Index value and object key, ordered, so that one value's objects are one range.
+    entries: BTreeMap<(String, ObjectKey), Arc<K>>,
+}
+
+struct Cache<K> {
+    objects: BTreeMap<ObjectKey, Arc<K>>,
+    indices: BTreeMap<&'static str, Index<K>>,
+}
+
+impl<K> Cache<K> {
+    fn replace(&mut self, key: &ObjectKey, new: Option<Arc<K>>) -> Option<Arc<K>> {
+        let old = match &new {
+            Some(object) => self.objects.insert(key.clone(), object.clone()),
+            None => self.objects.remove(key),
+        };
+        for index in self.indices.values_mut() {
+            for value in old.iter().flat_map(|object| (index.function)(object)) {
+                index.entries.remove(&(value, key.clone()));
+            }
+            if let Some(object) = &new {
+                for value in (index.function)(object) {
+                    index.entries.insert((value, key.clone()), object.clone());
+                }
+            }
+        }
+        old
+    }
+}
+
+struct Shared<K> {
+    api: Api<K>,
+    config: watcher::Config,
+    cache: RwLock<Cache<K>>,
+    handlers: Mutex<Vec<Handler<K>>>,
+    synced: watch::Sender<bool>,
+}
+
+/// A shared, indexed, ordered cache of one kind, kept current by a watch. Cloning shares it.
+pub struct Informer<K>(Arc<Shared<K>>);
+
+impl<K> Clone for Informer<K> {
+    fn clone(&self) -> Self {
+        Informer(self.0.clone())
+    }
+}
+
+impl<K> Debug for Informer<K> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Informer<{}>", std::any::type_name::<K>())
+    }
+}
+
+const LOCK: &str = "no code panics while it holds an informer's lock";
+
+impl<K: Informable> Informer<K> {
+    /// An informer of what `api` and `config` select. It does nothing until [`Informer::run`].
+    pub fn new(api: Api<K>, config: watcher::Config) -> Self {
+        Informer(Arc::new(Shared {
+            api,
+            config,
+            cache: RwLock::new(Cache { objects: BTreeMap::new(), indices: BTreeMap::new() }),
+            handlers: Mutex::new(Vec::new()),
+            synced: watch::Sender::new(false),
+        }))
+    }
+
+    /// Calls `handler` for every change from now on, in order, after telling it of all objects already cached.
+    /// Handlers run on the informer's task: they look, add a key to a queue, and return.
+    pub fn on_change(&self, mut handler: impl FnMut(Change<'_, K>) + Send + 'static) {
+        let mut handlers = self.0.handlers.lock().expect(LOCK);
+        for object in self.list() {
+            handler(Change { old: None, new: Some(&object) });
+        }
+        handlers.push(Box::new(handler));
+    }
+
+    /// Adds an index: `function` gives the values under which an object is found by [`Informer::by_index`].
+    /// Adding an index of the same name again changes nothing.
+    pub fn add_index(&self, name: &'static str, function: impl Fn(&K) -> Vec<String> + Send + Sync + 'static) {
+        let mut cache = self.0.cache.write().expect(LOCK);
+        if cache.indices.contains_key(name) {
+            return;
+        }
+        let mut entries = BTreeMap::new();
+        for (key, object) in &cache.objects {
+            for value in function(object) {
+                entries.insert((value, key.clone()), object.clone());
+            }
+        }
+        cache.indices.insert(name, Index { function: Box::new(function), entries });
+    }
+
+    /// The objects that an index holds under `value`, in key order; none if there is no such index.
+    pub fn by_index(&self, index: &'static str, value: &str) -> Vec<Arc<K>> {
+        let cache = self.0.cache.read().expect(LOCK);
+        let Some(index) = cache.indices.get(index) else { return Vec::new() };
+        let first = (value.to_owned(), ObjectKey::default());
+        index.entries.range(first..).take_while(|((v, _), _)| v == value).map(|(_, object)| object.clone()).collect()
+    }
+
+    /// The object, as last seen.
+    pub fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
+        self.0.cache.read().expect(LOCK).objects.get(key).cloned()
+    }
+
+    /// All objects, in key order.
+    pub fn list(&self) -> Vec<Arc<K>> {
+        self.0.cache.read().expect(LOCK).objects.values().cloned().collect()
+    }
+
+    /// A namespace's objects, in name order.
+    pub fn list_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
+        let cache = self.0.cache.read().expect(LOCK);
+        let first = Bound::Included(ObjectKey::new(namespace, ""));
+        cache
+            .objects
+            .range((first, Bound::Unbounded))
+            .take_while(|(key, _)| key.namespace == namespace)
+            .map(|(_, object)| object.clone())
+            .collect()
+    }
+
+    /// Whether the first list is in the cache.
+    pub fn has_synced(&self) -> bool {
+        *self.0.synced.borrow()
+    }
+
+    /// Waits until the first list is in the cache.
+    pub async fn wait_for_sync(&self) {
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self.0.synced.subscribe().wait_for(|synced| *synced).await;
+    }
+
+    /// Keeps the cache current until `shutdown`.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        let stream = watcher(self.0.api.clone(), self.0.config.clone());
+        let mut stream = std::pin::pin!(stream);
+        let mut listed = BTreeMap::new();
+        let mut failures = 0;
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                event = stream.next() => event,
+            };
+            match event {
+                Some(Ok(event)) => {
+                    failures = 0;
+                    self.handle(event, &mut listed);
+                }
+                Some(Err(error)) => {
+                    // client-go's reflector: from 0.8 s, doubled, to 30 s.
+                    let delay = Duration::from_millis(800) * 2u32.pow(failures);
+                    failures = (failures + 1).min(6);
+                    tracing::debug!(kind = %K::kind(&()), %error, "watch failed; trying again");
+                    tokio::select! {
+                        biased;
+                        () = shutdown.cancelled() => return,
+                        () = coracle_clock::sleep(coracle_clock::jitter(delay.min(Duration::from_secs(30)), 0.5)) => {}
+                    }
+                }
+                None => return,
+            }
+        }
+    }
+
+    fn handle(&self, event: watcher::Event<K>, listed: &mut BTreeMap<ObjectKey, K>) {
+        match event {
+            watcher::Event::Init => listed.clear(),
+            watcher::Event::InitApply(object) => {
+                listed.insert(ObjectKey::of(&object), object);
+            }
+            watcher::Event::InitDone => {
+                let gone: Vec<_> = {
+                    let cache = self.0.cache.read().expect(LOCK);
+                    cache.objects.keys().filter(|key| !listed.contains_key(key)).cloned().collect()
+                };
+                for key in gone {
+                    self.change(key, None);
+                }
+                for (key, object) in std::mem::take(listed) {
+                    self.change(key, Some(object));
+                }
+                self.0.synced.send_replace(true);
+            }
+            watcher::Event::Apply(object) => self.change(ObjectKey::of(&object), Some(object)),
+            watcher::Event::Delete(object) => self.change(ObjectKey::of(&object), None),
+        }
+    }
+
+    /// Changes the cache, then tells the handlers. The handlers' lock is held over both, so that one who
+    /// registers meanwhile sees each object once.
+    fn change(&self, key: ObjectKey, new: Option<K>) {
+        let mut handlers = self.0.handlers.lock().expect(LOCK);
+        let new = new.map(Arc::new);
+        let old = self.0.cache.write().expect(LOCK).replace(&key, new.clone());
+        let same = |a: &Arc<K>, b: &Arc<K>| a.meta().resource_version == b.meta().resource_version;
+        if old.is_none() && new.is_none() || old.as_ref().zip(new.as_ref()).is_some_and(|(a, b)| same(a, b)) {
+            return;
+        }
+        for handler in handlers.iter_mut() {
+            handler(Change { old: old.as_ref(), new: new.as_ref() });
+        }
+    }
+}
+
+/// One informer per kind for all who share a client: client-go's SharedInformerFactory.
+#[derive(Clone)]
+pub struct Informers {
+    client: Client,
+    shutdown: CancellationToken,
+    started: Arc<Mutex<BTreeMap<TypeId, Box<dyn Any + Send>>>>,
+}
+
+impl Debug for Informers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Informers")
+    }
+}
+
+impl Informers {
+    /// Informers over `client` that live until `shutdown`.
+    pub fn new(client: Client, shutdown: CancellationToken) -> Self {
+        Informers { client, shutdown, started: Arc::default() }
+    }
+
+    /// The client below.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// The cluster-wide informer of a kind; created, and started on a task of its own, by the first who asks.
+    pub fn get<K: Informable>(&self) -> Informer<K> {
+        let mut started = self.started.lock().expect(LOCK);
+        let entry = started.entry(TypeId::of::<K>()).or_insert_with(|| {
+            let informer: Informer<K> = Informer::new(Api::all(self.client.clone()), watcher::Config::default());
+            let (running, shutdown) = (informer.clone(), self.shutdown.clone());
+            tokio::spawn(async move { running.run(shutdown).await });
+            Box::new(informer)
+        });
+        entry.downcast_ref::<Informer<K>>().expect("the map's key is the informer's type").clone()
+    }
+}
