@@ -1,0 +1,2 @@
+//! Authentication: who sends this request.
+pub mod jwt;
