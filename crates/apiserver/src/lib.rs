@@ -1,3 +1,23 @@
 //! The API server: the REST front of the cluster and the only component that talks to the store.
+//!
+//! It is a [`tower::Service`] of HTTP requests ([`ApiServer::service`]); a listener with TLS or an
+//! in-process [`kube::Client`] ([`ApiServer::client_as`]) sits right on it. The way of a request, one
+//! module a step: [`request_info`] → authentication ([`auth`]) → authorisation → negotiation → handler
+//! (decode, admission, default, validate) → [`storage`] → watch. Policy plugs in through [`hooks`].
+
 pub mod auth;
+pub mod body;
+pub mod hooks;
 pub mod pki;
+pub mod request_info;
+pub mod server;
+pub mod storage;
+
+pub use body::{Body, RequestBody};
+pub use hooks::{
+    AdmissionContext, AdmissionPlugin, AdmissionRequest, Attributes, Authenticator, Authorizer, Connector, Decision,
+    Operation, UserInfo, VirtualResource,
+};
+pub use request_info::RequestInfo;
+pub use server::{ApiServer, Config};
+pub use storage::Storage;

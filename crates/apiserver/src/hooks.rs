@@ -1,0 +1,212 @@
+//! The places where policy plugs into the way of a request: who is it, may they, and what must be
+//! changed or refused before an object is stored.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use coracle_api::{ApiError, ApiResult, Resource};
+use http::request::Parts;
+use serde_json::Value;
+
+use crate::body::{Body, RequestBody};
+use crate::request_info::RequestInfo;
+use crate::storage::Storage;
+
+/// Who sends a request (`authentication.k8s.io` UserInfo).
+///
+/// A request that carries one in its extensions is already authenticated: this is how in-process
+/// clients say who they are, and no bytes from a wire can.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserInfo {
+    /// The name, such as `system:kube-scheduler`.
+    pub name: String,
+    /// Identifies the user over time where names may be reused; may be empty.
+    pub uid: String,
+    /// The groups, such as `system:masters`.
+    pub groups: Vec<String>,
+    /// Whatever else the authenticator knows.
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+impl UserInfo {
+    /// A user in `groups` and in `system:authenticated`.
+    pub fn new(name: impl Into<String>, groups: &[&str]) -> Self {
+        let mut groups: Vec<String> = groups.iter().map(|group| (*group).to_owned()).collect();
+        if !groups.iter().any(|group| group == "system:authenticated") {
+            groups.push("system:authenticated".into());
+        }
+        UserInfo { name: name.into(), groups, ..UserInfo::default() }
+    }
+
+    /// The user of requests without credentials.
+    pub fn anonymous() -> Self {
+        UserInfo {
+            name: "system:anonymous".into(),
+            groups: vec!["system:unauthenticated".into()],
+            ..UserInfo::default()
+        }
+    }
+
+    /// Whether the user is in `group`.
+    pub fn in_group(&self, group: &str) -> bool {
+        self.groups.iter().any(|g| g == group)
+    }
+}
+
+/// Finds out who sends a request.
+#[async_trait]
+pub trait Authenticator: fmt::Debug + Send + Sync {
+    /// `None` when the request carries no credentials of this sort (the next authenticator is asked);
+    /// an error when it carries them and they are wrong.
+    async fn authenticate(&self, parts: &Parts) -> Option<Result<UserInfo, ApiError>>;
+}
+
+/// What somebody wants to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// The verb: `get`, `list`, `watch`, `create`, …; for paths that are no resource the HTTP method in lower case.
+    pub verb: String,
+    /// Whether a resource (else a path) is meant.
+    pub is_resource: bool,
+    /// The API group; empty for core.
+    pub group: String,
+    /// The version.
+    pub version: String,
+    /// The plural resource name.
+    pub resource: String,
+    /// The subresource, or empty.
+    pub subresource: String,
+    /// The namespace, or empty.
+    pub namespace: String,
+    /// The object's name, or empty.
+    pub name: String,
+    /// The path of the URL.
+    pub path: String,
+}
+
+impl From<&RequestInfo> for Attributes {
+    fn from(info: &RequestInfo) -> Self {
+        Attributes {
+            verb: info.verb.clone(),
+            is_resource: info.is_resource,
+            group: info.group.clone(),
+            version: info.version.clone(),
+            resource: info.resource.clone(),
+            subresource: info.subresource.clone(),
+            namespace: info.namespace.clone(),
+            name: info.name.clone(),
+            path: info.path.clone(),
+        }
+    }
+}
+
+/// An authorizer's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// They may.
+    Allow,
+    /// They may not, whatever other authorizers say. The text goes into the refusal.
+    Deny(String),
+    /// This authorizer does not know; without anybody's permission the answer is no.
+    NoOpinion,
+}
+
+/// Decides who may do what.
+#[async_trait]
+pub trait Authorizer: fmt::Debug + Send + Sync {
+    /// May `user` do this?
+    async fn authorize(&self, user: &UserInfo, attributes: &Attributes) -> Decision;
+}
+
+/// What is done to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// It comes to be.
+    Create,
+    /// It (or a subresource of it) is replaced.
+    Update,
+    /// It goes.
+    Delete,
+    /// A connection to what it stands for is opened (`exec`, `attach`, `portforward`, `proxy`, `log`).
+    Connect,
+}
+
+/// What an admission plugin sees, and may change.
+#[derive(Clone, Debug)]
+pub struct AdmissionRequest {
+    /// What is done.
+    pub operation: Operation,
+    /// To which resource.
+    pub resource: Arc<Resource>,
+    /// To which subresource; empty for the object itself.
+    pub subresource: String,
+    /// The namespace; empty for cluster-wide objects.
+    pub namespace: String,
+    /// The name; empty while it is still to be generated, and for deletions of collections.
+    pub name: String,
+    /// The new object, null for a deletion. `admit` may change it, `validate` may not.
+    pub object: Value,
+    /// The object as it is stored, null for a creation.
+    pub old_object: Value,
+    /// Who asks.
+    pub user: UserInfo,
+    /// Whether nothing will be stored in the end.
+    pub dry_run: bool,
+    /// The request's options (`DeleteOptions` for deletions), or null.
+    pub options: Value,
+    /// Texts for the response's `Warning` headers.
+    pub warnings: Vec<String>,
+}
+
+/// What an admission plugin may look at.
+#[derive(Clone, Debug)]
+pub struct AdmissionContext {
+    /// The stored objects.
+    pub storage: Arc<Storage>,
+}
+
+/// Changes or refuses objects on their way to the store.
+///
+/// On a write all plugins' `admit` run first, in order; then the object is defaulted and validated;
+/// then all plugins' `validate` run.
+#[async_trait]
+pub trait AdmissionPlugin: fmt::Debug + Send + Sync {
+    /// The name, as `--enable-admission-plugins` knows it.
+    fn name(&self) -> &'static str;
+
+    /// Whether it cares about this operation.
+    fn handles(&self, operation: Operation) -> bool;
+
+    /// Changes the object, or refuses it.
+    async fn admit(&self, _request: &mut AdmissionRequest, _context: &AdmissionContext) -> ApiResult<()> {
+        Ok(())
+    }
+
+    /// Refuses the final object, or does not.
+    async fn validate(&self, _request: &AdmissionRequest, _context: &AdmissionContext) -> ApiResult<()> {
+        Ok(())
+    }
+}
+
+/// A resource or subresource that is answered by code and never stored: token requests, reviews.
+#[async_trait]
+pub trait VirtualResource: fmt::Debug + Send + Sync {
+    /// Answers a creation. `object` is the decoded body (`status` still as the client sent it);
+    /// what is returned goes back with code 201.
+    async fn create(&self, info: &RequestInfo, user: &UserInfo, object: Value) -> ApiResult<Value>;
+}
+
+/// A subresource that is a connection, not an object: `exec`, `attach`, `portforward`, `log`, `proxy`.
+#[async_trait]
+pub trait Connector: fmt::Debug + Send + Sync {
+    /// Answers the request, which is already authenticated, authorised and admitted. An upgrade is in
+    /// the request's extensions as hyper put it there.
+    async fn connect(
+        &self,
+        info: &RequestInfo,
+        user: &UserInfo,
+        request: http::Request<RequestBody>,
+    ) -> ApiResult<http::Response<Body>>;
+}

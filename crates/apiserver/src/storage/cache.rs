@@ -1,0 +1,277 @@
+//! The watch cache of one resource: its objects as bytes, and the changes that led to them.
+//!
+//! Every object is there once, as the JSON that reads and watches answer with. The log of changes is
+//! what watches read; they hold a position in it, not a queue of their own, so a watcher costs nothing
+//! while nothing happens and cannot slow anybody else. Changes older than [`RETAIN`] are forgotten
+//! (but the last [`KEEP_CHANGES`] always stay); a watcher that needs them gets 410 and lists again.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use coracle_api::Resource;
+use coracle_clock::Instant;
+use coracle_store::Revision;
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::codec;
+
+/// For how long a change can be watched again, at least.
+pub const RETAIN: Duration = Duration::from_secs(75);
+/// How many changes stay, however old.
+pub const KEEP_CHANGES: usize = 100;
+/// How many changes stay at most, however young.
+pub const MAX_CHANGES: usize = 100_000;
+
+/// An object at one revision.
+#[derive(Debug)]
+pub struct Entry {
+    /// The revision that made it so: its `resourceVersion`.
+    pub revision: Revision,
+    /// The JSON, with `resourceVersion`.
+    pub json: Bytes,
+    /// What selectors look at; read from the JSON when a selector first asks.
+    selectable: OnceLock<Selectable>,
+}
+
+/// What selectors look at.
+#[derive(Debug, Default)]
+pub struct Selectable {
+    /// The labels.
+    pub labels: BTreeMap<String, String>,
+    /// The selectable fields' values; missing ones are empty.
+    pub fields: BTreeMap<String, String>,
+}
+
+impl Entry {
+    /// An object of the store: `stored` are the bytes without `resourceVersion`.
+    pub fn new(stored: &[u8], revision: Revision) -> Self {
+        Entry { revision, json: codec::stamp(stored, revision), selectable: OnceLock::new() }
+    }
+
+    /// The object, parsed. Null if somebody stored what is no JSON.
+    pub fn parse(&self) -> Value {
+        serde_json::from_slice(&self.json).unwrap_or_default()
+    }
+
+    /// The same object with another version, as the event of its deletion shows it.
+    fn restamped(&self, revision: Revision) -> Self {
+        Entry { revision, json: codec::stamp(&self.json, revision), selectable: OnceLock::new() }
+    }
+
+    /// Labels and selectable fields.
+    pub fn selectable(&self, fields: &[String]) -> &Selectable {
+        self.selectable.get_or_init(|| Selectable::of(&self.parse(), fields))
+    }
+}
+
+impl Selectable {
+    /// Reads them from an object.
+    pub fn of(object: &Value, fields: &[String]) -> Self {
+        let labels = object["metadata"]["labels"].as_object();
+        let text = |value: &Value| match value {
+            Value::String(s) => s.clone(),
+            Value::Null => String::new(),
+            other => other.to_string(),
+        };
+        let at = |path: &str| path.split('.').fold(object, |value, key| &value[key]);
+        Selectable {
+            labels: labels.into_iter().flatten().map(|(key, value)| (key.clone(), text(value))).collect(),
+            fields: ["metadata.name", "metadata.namespace"]
+                .into_iter()
+                .chain(fields.iter().map(String::as_str))
+                .map(|path| (path.to_owned(), text(at(path))))
+                .collect(),
+        }
+    }
+}
+
+/// One change of one object.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// When, in the store's time.
+    pub revision: Revision,
+    /// The key below the resource's prefix, such as `default/web-0`.
+    pub key: Arc<str>,
+    /// The object before; `None`: it did not exist.
+    pub before: Option<Arc<Entry>>,
+    /// The object after; for a deletion its last state with the deletion's version.
+    pub after: Arc<Entry>,
+    /// Whether it was deleted.
+    pub deleted: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    objects: BTreeMap<Arc<str>, Arc<Entry>>,
+    log: VecDeque<(Instant, Change)>,
+    /// Every change after this revision is in the log.
+    complete_after: Revision,
+    last_change: Revision,
+}
+
+/// The watch cache of one resource (of all its versions).
+#[derive(Debug)]
+pub struct ResourceCache {
+    prefix: String,
+    fields: Vec<String>,
+    state: RwLock<State>,
+    wake: watch::Sender<()>,
+}
+
+/// The revision asked for is no longer in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// The oldest revision a watch can start from.
+    pub oldest: Revision,
+}
+
+impl ResourceCache {
+    /// An empty cache.
+    pub fn new(resource: &Resource) -> Self {
+        ResourceCache {
+            prefix: resource.key_prefix(),
+            fields: resource.selectable_fields.clone(),
+            state: RwLock::default(),
+            wake: watch::Sender::new(()),
+        }
+    }
+
+    /// The prefix of its keys in the store.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The fields that selectors may ask for, besides name and namespace.
+    pub fn fields(&self) -> &[String] {
+        &self.fields
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One object.
+    pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
+        self.read().objects.get(key).cloned()
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.read().objects.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The objects (of `namespace`, unless that is empty), in key order, and the revision they are as of;
+    /// `applied` is the revision up to which all caches are known to be complete.
+    pub fn list(&self, namespace: &str, applied: Revision) -> (Vec<Arc<Entry>>, Revision) {
+        let state = self.read();
+        let revision = applied.max(state.last_change);
+        if namespace.is_empty() {
+            return (state.objects.values().cloned().collect(), revision);
+        }
+        let start = format!("{namespace}/");
+        let range = state.objects.range::<str, _>((Bound::Included(start.as_str()), Bound::Unbounded));
+        let entries = range.take_while(|(key, _)| key.starts_with(&start)).map(|(_, entry)| entry.clone()).collect();
+        (entries, revision)
+    }
+
+    /// The revision of the last change, 0 for none yet.
+    pub fn last_change(&self) -> Revision {
+        self.read().last_change
+    }
+
+    /// The changes after `cursor`, at most `max`, and the revision up to which they are complete.
+    pub fn changes(&self, cursor: Revision, max: usize, applied: Revision) -> Result<(Vec<Change>, Revision), Gone> {
+        let state = self.read();
+        if cursor < state.complete_after {
+            return Err(Gone { oldest: state.complete_after });
+        }
+        let from = state.log.partition_point(|(_, change)| change.revision <= cursor);
+        let mut to = (from + max).min(state.log.len());
+        // Never split a revision: a cursor stands between revisions.
+        while to > from && to < state.log.len() && state.log[to].1.revision == state.log[to - 1].1.revision {
+            to += 1;
+        }
+        let changes: Vec<Change> = state.log.range(from..to).map(|(_, change)| change.clone()).collect();
+        let complete = match changes.last() {
+            Some(last) if to < state.log.len() => last.revision,
+            _ => applied.max(state.last_change).max(cursor),
+        };
+        Ok((changes, complete))
+    }
+
+    /// Wakes when there may be new changes.
+    pub fn subscribe(&self) -> watch::Receiver<()> {
+        self.wake.subscribe()
+    }
+
+    /// Forgets everything and starts from a snapshot; earlier revisions can no longer be watched.
+    pub(super) fn reset(&self, objects: impl IntoIterator<Item = (String, Entry)>, revision: Revision) {
+        let mut state = self.write();
+        state.objects = objects.into_iter().map(|(key, entry)| (key.into(), Arc::new(entry))).collect();
+        state.log.clear();
+        state.complete_after = revision;
+        state.last_change = state.objects.values().map(|entry| entry.revision).max().unwrap_or(0);
+        drop(state);
+        self.wake.send_replace(());
+    }
+
+    /// Applies changes in order: key below the prefix, revision, stored bytes (`None`: deleted).
+    pub(super) fn apply<'a>(&self, changes: impl IntoIterator<Item = (&'a str, Revision, Option<&'a [u8]>)>) {
+        let mut state = self.write();
+        let now = coracle_clock::instant();
+        for (key, revision, value) in changes {
+            let before = state.objects.get(key).cloned();
+            let key: Arc<str> = key.into();
+            let after = match (value, &before) {
+                (Some(stored), _) => {
+                    let entry = Arc::new(Entry::new(stored, revision));
+                    state.objects.insert(key.clone(), entry.clone());
+                    entry
+                }
+                (None, Some(last)) => {
+                    state.objects.remove(&key);
+                    Arc::new(last.restamped(revision))
+                }
+                (None, None) => continue,
+            };
+            state.last_change = revision;
+            state.log.push_back((now, Change { revision, key, before, after, deleted: value.is_none() }));
+        }
+        Self::trim(&mut state, now);
+        drop(state);
+        self.wake.send_replace(());
+    }
+
+    /// Forgets changes that are old enough.
+    pub(super) fn forget(&self) {
+        Self::trim(&mut self.write(), coracle_clock::instant());
+    }
+
+    fn trim(state: &mut State, now: Instant) {
+        while let Some((at, change)) = state.log.front() {
+            let len = state.log.len();
+            if len <= KEEP_CHANGES || (len <= MAX_CHANGES && now.duration_since(*at) < RETAIN) {
+                break;
+            }
+            state.complete_after = change.revision;
+            state.log.pop_front();
+        }
+        // After a burst: give the memory back.
+        if state.log.capacity() > 4 * state.log.len().max(KEEP_CHANGES) {
+            state.log.shrink_to(2 * state.log.len());
+        }
+    }
+}

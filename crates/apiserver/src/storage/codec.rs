@@ -1,0 +1,124 @@
+//! How objects lie in the store: JSON whose first fields are `kind`, `apiVersion` and `metadata`, and
+//! without `resourceVersion`, which is the key's revision and so not known before the write.
+//!
+//! Since the head is always the same, the version is put in by copying bytes ([`stamp`]), not by parsing.
+
+use bytes::Bytes;
+use coracle_store::Revision;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+const METADATA: &[u8] = br#""metadata":{"#;
+const VERSION: &[u8] = br#""resourceVersion":""#;
+/// `kind` and `apiVersion` fit in here, so `metadata` begins before it.
+const HEAD_BYTES: usize = 512;
+
+fn field(out: &mut Vec<u8>, key: &str, value: &impl Serialize) {
+    if out.len() > 1 {
+        out.push(b',');
+    }
+    write_json(out, &key);
+    out.push(b':');
+    write_json(out, value);
+}
+
+fn write_json(out: &mut Vec<u8>, value: &impl Serialize) {
+    // Writing to memory cannot fail, and JSON values have string keys only.
+    serde_json::to_writer(out, value).expect("a JSON value serialises into memory");
+}
+
+/// An object as the store holds it.
+pub fn encode(object: &Value) -> Vec<u8> {
+    let empty = Map::new();
+    let fields = object.as_object().unwrap_or(&empty);
+    let mut out = Vec::with_capacity(1024);
+    out.push(b'{');
+    for key in ["kind", "apiVersion"] {
+        if let Some(value) = fields.get(key) {
+            field(&mut out, key, value);
+        }
+    }
+    if out.len() > 1 {
+        out.push(b',');
+    }
+    out.extend_from_slice(METADATA);
+    let mut first = true;
+    for (key, value) in fields.get("metadata").and_then(Value::as_object).unwrap_or(&empty) {
+        if key != "resourceVersion" {
+            if !std::mem::take(&mut first) {
+                out.push(b',');
+            }
+            write_json(&mut out, key);
+            out.push(b':');
+            write_json(&mut out, value);
+        }
+    }
+    out.push(b'}');
+    for (key, value) in fields {
+        if !matches!(key.as_str(), "kind" | "apiVersion" | "metadata") {
+            field(&mut out, key, value);
+        }
+    }
+    out.push(b'}');
+    out
+}
+
+/// The stored bytes of an object with its version put in (or replaced).
+pub fn stamp(stored: &[u8], revision: Revision) -> Bytes {
+    let head = &stored[..stored.len().min(HEAD_BYTES)];
+    let Some(at) = head.windows(METADATA.len()).position(|window| window == METADATA) else {
+        // Somebody else wrote this key: bring it into our form.
+        let Ok(mut value) = serde_json::from_slice::<Value>(stored) else { return Bytes::copy_from_slice(stored) };
+        if !value["metadata"].is_object() {
+            value["metadata"] = Value::Object(Map::new());
+        }
+        return stamp(&encode(&value), revision);
+    };
+    let at = at + METADATA.len();
+    let mut rest = &stored[at..];
+    if let Some(after) = rest.strip_prefix(VERSION) {
+        let end = after.iter().position(|b| *b == b'"').map_or(after.len(), |i| i + 1);
+        rest = &after[end..];
+        rest = rest.strip_prefix(b",").unwrap_or(rest);
+    }
+    let digits = revision.to_string();
+    let mut out = Vec::with_capacity(stored.len() + VERSION.len() + digits.len() + 2);
+    out.extend_from_slice(&stored[..at]);
+    out.extend_from_slice(VERSION);
+    out.extend_from_slice(digits.as_bytes());
+    out.push(b'"');
+    if rest.first() != Some(&b'}') {
+        out.push(b',');
+    }
+    out.extend_from_slice(rest);
+    out.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_version_is_put_in_without_parsing_and_replaced_without_a_trace() {
+        for object in [
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "resourceVersion": "3"}, "spec": {}}),
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {}}),
+            json!({"metadata": {"annotations": {"x": "\"metadata\":{"}}, "a": 1}),
+        ] {
+            let first = stamp(&encode(&object), 7);
+            let second = stamp(&first, 123);
+            let mut expected = object.clone();
+            expected["metadata"]["resourceVersion"] = "123".into();
+            assert_eq!(serde_json::from_slice::<Value>(&second).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn objects_of_another_writer_are_brought_into_form() {
+        let bytes = br#"{ "metadata" : {"name":"a"}, "kind":"Pod" }"#;
+        let value: Value = serde_json::from_slice(&stamp(bytes, 5)).unwrap();
+        assert_eq!(value, json!({"kind": "Pod", "metadata": {"name": "a", "resourceVersion": "5"}}));
+    }
+}

@@ -1,0 +1,130 @@
+//! Objects in the store: keys, encoding, the watch cache, and compare-and-swap writes.
+//!
+//! One watch of all of `/registry/` fills one [`cache::ResourceCache`] per resource. Reads are answered
+//! from the caches, after waiting until they have seen everything the store has acknowledged; writes
+//! are transactions on the store.
+
+pub mod cache;
+pub mod codec;
+mod pump;
+pub mod table;
+mod write;
+
+use std::fmt;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use coracle_api::{ApiError, ApiResult, Resource};
+use coracle_store::{LeaseId, Revision, SharedStore, StoreError};
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub use cache::{Entry, ResourceCache};
+pub use table::{ResourceTable, Row};
+pub use write::{Stored, WriteError};
+
+/// How long a read waits for the caches to catch up with the store before it gives up.
+const CATCH_UP: Duration = Duration::from_secs(3);
+
+/// The stored objects of a cluster.
+pub struct Storage {
+    store: SharedStore,
+    table: RwLock<Arc<ResourceTable>>,
+    /// The revision up to which all caches are complete.
+    applied: watch::Sender<Revision>,
+    /// The lease that current events share, and the revision-independent time until which it takes new ones.
+    event_lease: tokio::sync::Mutex<Option<(LeaseId, coracle_clock::Instant)>>,
+    _stop: DropGuard,
+}
+
+impl fmt::Debug for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Storage").field("applied", &*self.applied.borrow()).finish_non_exhaustive()
+    }
+}
+
+impl Storage {
+    /// Loads what the store holds of `resources` and follows it from there.
+    pub async fn start(store: SharedStore, resources: Vec<Resource>) -> Result<Arc<Storage>, StoreError> {
+        let stop = CancellationToken::new();
+        let storage = Arc::new(Storage {
+            store,
+            table: RwLock::new(Arc::new(ResourceTable::new(resources))),
+            applied: watch::Sender::new(0),
+            event_lease: tokio::sync::Mutex::new(None),
+            _stop: stop.clone().drop_guard(),
+        });
+        pump::start(&storage, stop).await?;
+        Ok(storage)
+    }
+
+    /// The store below.
+    pub fn store(&self) -> &SharedStore {
+        &self.store
+    }
+
+    /// The served resources, as of now.
+    pub fn table(&self) -> Arc<ResourceTable> {
+        self.table.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// The revision up to which all caches are complete.
+    pub fn applied(&self) -> Revision {
+        *self.applied.borrow()
+    }
+
+    /// Waits until the caches hold everything up to `revision`.
+    pub async fn wait_for(&self, revision: Revision) -> ApiResult<()> {
+        if self.applied() >= revision {
+            return Ok(());
+        }
+        let mut applied = self.applied.subscribe();
+        match coracle_clock::timeout(CATCH_UP, applied.wait_for(|&now| now >= revision)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(ApiError::timeout(
+                format!("Too large resource version: {revision}, current: {}", self.applied()),
+                1,
+            )),
+        }
+    }
+
+    /// Waits until the caches hold every write acknowledged so far.
+    pub async fn fresh(&self) -> ApiResult<()> {
+        self.wait_for(self.store.revision()).await
+    }
+
+    /// One object as of now, whatever its version in the table; `None` if there is none. For in-process policy.
+    pub async fn get(&self, group: &str, plural: &str, namespace: &str, name: &str) -> ApiResult<Option<Value>> {
+        let table = self.table();
+        let Some(row) = table.find_any(group, plural) else { return Ok(None) };
+        self.fresh().await?;
+        Ok(row.cache.get(&table::suffix(namespace, name)).map(|entry| entry.parse()))
+    }
+
+    /// All objects of a resource (in `namespace`, unless that is empty) as of now, in key order. For in-process policy.
+    pub async fn list(&self, group: &str, plural: &str, namespace: &str) -> ApiResult<Vec<Value>> {
+        let table = self.table();
+        let Some(row) = table.find_any(group, plural) else { return Ok(Vec::new()) };
+        self.fresh().await?;
+        Ok(row.cache.list(namespace, self.applied()).0.iter().map(|entry| entry.parse()).collect())
+    }
+
+    /// The revision of the last change to a resource, 0 for none yet: tells whether something derived
+    /// from its objects is still good.
+    pub fn last_change(&self, group: &str, plural: &str) -> Revision {
+        self.table().find_any(group, plural).map_or(0, |row| row.cache.last_change())
+    }
+}
+
+/// What a failing store means to a client.
+pub fn refusal(error: StoreError) -> ApiError {
+    match error {
+        StoreError::Compacted { .. } => ApiError::expired(
+            "The provided continue parameter is too old to display a consistent list result. You can start a new \
+             list without the continue parameter.",
+        ),
+        StoreError::Closed => ApiError::unavailable("the store is closed"),
+        other => ApiError::internal(other),
+    }
+}

@@ -1,0 +1,144 @@
+//! Fills the caches: one watch of the whole registry, from a snapshot on.
+//!
+//! The snapshot is taken a little in the past, if the store still knows it, and the changes since then
+//! are replayed into the logs: so watches that were open before a restart can go on where they stood.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use coracle_store::{
+    Event, KeyRange, RangeRequest, RangeResponse, Revision, SharedStore, StoreError, WatchRequest, WatchStream,
+};
+use futures::StreamExt;
+use tokio_util::sync::CancellationToken;
+
+use super::{Entry, Storage};
+
+const REGISTRY: &str = "/registry/";
+/// How many revisions before the newest the snapshot at start is taken.
+const REPLAY: Revision = 200;
+/// How often old changes are forgotten when nothing happens.
+const TIDY: Duration = Duration::from_secs(30);
+/// How often the store is compacted, to what was the newest revision one interval before (as upstream does).
+const COMPACT: Duration = Duration::from_secs(5 * 60);
+
+/// Loads the caches and starts the task that keeps them up to date until `stop` or the storage's end.
+pub(super) async fn start(storage: &Arc<Storage>, stop: CancellationToken) -> Result<(), StoreError> {
+    let newest = storage.store.revision();
+    let mut stream = load(storage, (newest - REPLAY).max(1)).await?;
+    while storage.applied() < newest {
+        match stream.next().await {
+            Some(Ok(batch)) => apply(storage, &batch.events, batch.revision),
+            Some(Err(error)) => return Err(error),
+            None => return Err(StoreError::Closed),
+        }
+    }
+    tokio::spawn(run(Arc::downgrade(storage), stream, stop.clone()));
+    tokio::spawn(compact(storage.store.clone(), stop));
+    Ok(())
+}
+
+/// Resets all caches to a snapshot at `revision` (or the newest, if that is compacted) and watches from there.
+async fn load(storage: &Storage, revision: Revision) -> Result<WatchStream, StoreError> {
+    let mut request = RangeRequest { revision: Some(revision), ..RangeRequest::new(KeyRange::prefix(REGISTRY)) };
+    let (snapshot, at) = match storage.store.range(request.clone()).await {
+        Ok(snapshot) => (snapshot, revision),
+        Err(StoreError::Compacted { .. } | StoreError::FutureRevision { .. }) => {
+            request.revision = None;
+            let snapshot = storage.store.range(request).await?;
+            let at = snapshot.revision;
+            (snapshot, at)
+        }
+        Err(error) => return Err(error),
+    };
+    reset(storage, &snapshot, at);
+    storage.applied.send_replace(at);
+    let range = KeyRange::prefix(REGISTRY);
+    storage.store.watch(WatchRequest { range, start: Some(at + 1), progress: Some(TIDY) }).await
+}
+
+fn reset(storage: &Storage, snapshot: &RangeResponse, at: Revision) {
+    let table = storage.table();
+    let mut objects: BTreeMap<&str, Vec<(String, Entry)>> = BTreeMap::new();
+    for kv in &snapshot.kvs {
+        let Ok(key) = std::str::from_utf8(&kv.key) else { continue };
+        if let Some(cache) = table.cache_of(key) {
+            let suffix = key[cache.prefix().len()..].to_owned();
+            objects.entry(cache.prefix()).or_default().push((suffix, Entry::new(&kv.value, kv.mod_revision)));
+        }
+    }
+    for cache in table.caches() {
+        cache.reset(objects.remove(cache.prefix()).unwrap_or_default(), at);
+    }
+}
+
+fn apply(storage: &Storage, events: &[Event], revision: Revision) {
+    let table = storage.table();
+    let mut rest = events;
+    while let Some(first) = rest.first() {
+        let Some(cache) = std::str::from_utf8(&first.kv.key).ok().and_then(|key| table.cache_of(key)) else {
+            rest = &rest[1..];
+            continue;
+        };
+        let prefix = cache.prefix();
+        let same = |event: &Event| event.kv.key.starts_with(prefix.as_bytes());
+        let run = rest.iter().position(|event| !same(event)).unwrap_or(rest.len());
+        cache.apply(rest[..run].iter().filter_map(|event| {
+            let suffix = std::str::from_utf8(&event.kv.key[prefix.len()..]).ok()?;
+            Some((suffix, event.kv.mod_revision, (!event.deleted).then_some(&event.kv.value[..])))
+        }));
+        rest = &rest[run..];
+    }
+    storage.applied.send_if_modified(|applied| {
+        let forward = revision > *applied;
+        *applied = revision.max(*applied);
+        forward
+    });
+}
+
+async fn run(storage: Weak<Storage>, mut stream: WatchStream, stop: CancellationToken) {
+    loop {
+        let item = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            item = stream.next() => item,
+        };
+        let Some(storage) = storage.upgrade() else { return };
+        match item {
+            Some(Ok(batch)) if batch.events.is_empty() => {
+                storage.table().caches().for_each(|cache| cache.forget());
+                apply(&storage, &[], batch.revision);
+            }
+            Some(Ok(batch)) => apply(&storage, &batch.events, batch.revision),
+            None | Some(Err(StoreError::Closed)) => return,
+            Some(Err(error)) => {
+                tracing::warn!(%error, "the store's watch broke off; loading everything anew");
+                match load(&storage, storage.store.revision()).await {
+                    Ok(anew) => stream = anew,
+                    Err(error) => {
+                        tracing::error!(%error, "cannot load the registry");
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn compact(store: SharedStore, stop: CancellationToken) {
+    let mut before = store.revision();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = coracle_clock::sleep(COMPACT) => {}
+        }
+        match store.compact(before).await {
+            Ok(()) | Err(StoreError::Compacted { .. }) => {}
+            Err(StoreError::Closed) => return,
+            Err(error) => tracing::warn!(%error, "compaction failed"),
+        }
+        before = store.revision();
+    }
+}

@@ -1,0 +1,76 @@
+//! The table of served resources, each with its cache.
+
+use std::sync::Arc;
+
+use coracle_api::Resource;
+
+use super::cache::ResourceCache;
+
+/// A served resource and its objects.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The kind's row of the registry.
+    pub resource: Arc<Resource>,
+    /// Its objects. Versions of one resource share one cache.
+    pub cache: Arc<ResourceCache>,
+}
+
+/// All served resources. Immutable: a change of the set makes a new table.
+#[derive(Debug)]
+pub struct ResourceTable {
+    /// In the order in which discovery lists them.
+    rows: Vec<Row>,
+    caches: Vec<Arc<ResourceCache>>,
+}
+
+/// An object's key below its resource's prefix: `default/web-0`, or `node-1` without namespace.
+pub fn suffix(namespace: &str, name: &str) -> String {
+    if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") }
+}
+
+impl ResourceTable {
+    /// A table with empty caches.
+    pub fn new(resources: Vec<Resource>) -> Self {
+        let mut table = ResourceTable { rows: Vec::with_capacity(resources.len()), caches: Vec::new() };
+        for resource in resources {
+            let prefix = resource.key_prefix();
+            let shared = table.caches.iter().find(|cache| resource.stored && cache.prefix() == prefix);
+            let cache = shared.cloned().unwrap_or_else(|| {
+                let cache = Arc::new(ResourceCache::new(&resource));
+                if resource.stored {
+                    table.caches.push(cache.clone());
+                }
+                cache
+            });
+            table.rows.push(Row { resource: Arc::new(resource), cache });
+        }
+        table
+    }
+
+    /// All rows, in discovery's order.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// The row of a group, version and plural name.
+    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Row> {
+        self.rows
+            .iter()
+            .find(|row| row.resource.plural == plural && row.resource.version == version && row.resource.group == group)
+    }
+
+    /// The row of a group and plural name, whatever its version.
+    pub fn find_any(&self, group: &str, plural: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.resource.plural == plural && row.resource.group == group)
+    }
+
+    /// Every cache of stored objects, once.
+    pub fn caches(&self) -> impl Iterator<Item = &Arc<ResourceCache>> {
+        self.caches.iter()
+    }
+
+    /// The cache whose prefix `key` begins with.
+    pub fn cache_of(&self, key: &str) -> Option<&Arc<ResourceCache>> {
+        self.caches.iter().find(|cache| key.starts_with(cache.prefix()))
+    }
+}

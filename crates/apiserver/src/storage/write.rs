@@ -1,0 +1,60 @@
+//! Compare-and-swap writes.
+
+use bytes::Bytes;
+use coracle_api::ApiResult;
+use coracle_store::{KeyValue, LeaseId, OpResponse, Revision, Txn};
+use serde_json::Value;
+
+use super::{Storage, codec, refusal};
+
+/// What a write left behind: the object's JSON with its new version.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// The revision of the write.
+    pub revision: Revision,
+    /// The JSON, with `resourceVersion`.
+    pub json: Bytes,
+}
+
+/// Why a write did not happen: somebody else was there first. Holds what is there now.
+#[derive(Clone, Debug)]
+pub struct WriteError {
+    /// The object that is there now, with its version and lease; `None` if there is none.
+    pub current: Option<Box<KeyValue>>,
+}
+
+impl Storage {
+    /// Puts an object if its key is unchanged since `expected` (0: does not exist).
+    pub async fn put(
+        &self,
+        key: &str,
+        expected: Revision,
+        object: &Value,
+        lease: LeaseId,
+    ) -> ApiResult<Result<Stored, WriteError>> {
+        let bytes = Bytes::from(codec::encode(object));
+        let txn = Txn::put_if(key.to_owned(), expected, bytes.clone(), lease);
+        let response = self.store().txn(txn).await.map_err(refusal)?;
+        if response.succeeded {
+            let revision = response.revision;
+            return Ok(Ok(Stored { revision, json: codec::stamp(&bytes, revision) }));
+        }
+        Ok(Err(WriteError { current: found(response.responses) }))
+    }
+
+    /// Deletes an object if its key is unchanged since `expected`; answers with the revision of the deletion.
+    pub async fn remove(&self, key: &str, expected: Revision) -> ApiResult<Result<Revision, WriteError>> {
+        let response = self.store().txn(Txn::delete_if(key.to_owned(), expected)).await.map_err(refusal)?;
+        if response.succeeded {
+            return Ok(Ok(response.revision));
+        }
+        Ok(Err(WriteError { current: found(response.responses) }))
+    }
+}
+
+fn found(responses: Vec<OpResponse>) -> Option<Box<KeyValue>> {
+    match responses.into_iter().next() {
+        Some(OpResponse::Range(range)) => range.kvs.into_iter().next().map(Box::new),
+        _ => None,
+    }
+}
