@@ -46,7 +46,7 @@ impl fmt::Debug for Storage {
 
 impl Storage {
     /// Loads what the store holds of `resources` and follows it from there.
-    pub async fn start(store: SharedStore, resources: Vec<Resource>) -> Result<Arc<Storage>, StoreError> {
+    pub async fn start(store: SharedStore, resources: Vec<Arc<Resource>>) -> Result<Arc<Storage>, StoreError> {
         let stop = CancellationToken::new();
         let storage = Arc::new(Storage {
             store,

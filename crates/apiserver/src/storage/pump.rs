@@ -8,7 +8,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use coracle_store::{
-    Event, KeyRange, RangeRequest, RangeResponse, Revision, SharedStore, StoreError, WatchRequest, WatchStream,
+    Event, KeyRange, RangeRequest, RangeResponse, Retention, Revision, StoreError, WatchRequest, WatchStream,
+    run_compactor,
 };
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
@@ -20,8 +21,9 @@ const REGISTRY: &str = "/registry/";
 const REPLAY: Revision = 200;
 /// How often old changes are forgotten when nothing happens.
 const TIDY: Duration = Duration::from_secs(30);
-/// How often the store is compacted, to what was the newest revision one interval before (as upstream does).
-const COMPACT: Duration = Duration::from_secs(5 * 60);
+/// What of the history stays readable in the store: as with upstream, five to ten minutes.
+const RETENTION: Retention =
+    Retention { age: Duration::from_secs(300), revisions: 100_000, interval: Duration::from_secs(300) };
 
 /// Loads the caches and starts the task that keeps them up to date until `stop` or the storage's end.
 pub(super) async fn start(storage: &Arc<Storage>, stop: CancellationToken) -> Result<(), StoreError> {
@@ -35,7 +37,7 @@ pub(super) async fn start(storage: &Arc<Storage>, stop: CancellationToken) -> Re
         }
     }
     tokio::spawn(run(Arc::downgrade(storage), stream, stop.clone()));
-    tokio::spawn(compact(storage.store.clone(), stop));
+    tokio::spawn(run_compactor(storage.store.clone(), RETENTION, stop.cancelled_owned()));
     Ok(())
 }
 
@@ -123,22 +125,5 @@ async fn run(storage: Weak<Storage>, mut stream: WatchStream, stop: Cancellation
                 }
             }
         }
-    }
-}
-
-async fn compact(store: SharedStore, stop: CancellationToken) {
-    let mut before = store.revision();
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            () = coracle_clock::sleep(COMPACT) => {}
-        }
-        match store.compact(before).await {
-            Ok(()) | Err(StoreError::Compacted { .. }) => {}
-            Err(StoreError::Closed) => return,
-            Err(error) => tracing::warn!(%error, "compaction failed"),
-        }
-        before = store.revision();
     }
 }

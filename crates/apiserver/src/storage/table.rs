@@ -30,7 +30,7 @@ pub fn suffix(namespace: &str, name: &str) -> String {
 
 impl ResourceTable {
     /// A table with empty caches.
-    pub fn new(resources: Vec<Resource>) -> Self {
+    pub fn new(resources: Vec<Arc<Resource>>) -> Self {
         let mut table = ResourceTable { rows: Vec::with_capacity(resources.len()), caches: Vec::new() };
         for resource in resources {
             let prefix = resource.key_prefix();
@@ -42,7 +42,7 @@ impl ResourceTable {
                 }
                 cache
             });
-            table.rows.push(Row { resource: Arc::new(resource), cache });
+            table.rows.push(Row { resource, cache });
         }
         table
     }
