@@ -1,3 +1,10 @@
 //! The kubelet: runs a node's pods through one runtime trait.
 
+pub mod backoff;
+pub mod observed;
+pub mod plan;
 pub mod runtime;
+#[cfg(test)]
+mod testing;
+pub mod text;
+pub mod verdicts;
