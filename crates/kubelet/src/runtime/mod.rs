@@ -25,6 +25,7 @@ mod container;
 pub mod docker;
 mod error;
 mod image;
+mod reference;
 mod sandbox;
 mod session;
 
@@ -39,6 +40,7 @@ pub use container::{
 };
 pub use error::RuntimeError;
 pub use image::{ImageInfo, ImageUser, RegistryAuth};
+pub use reference::ImageReference;
 pub use sandbox::{
     DnsConfig, PodRef, PortMapping, SandboxConfig, SandboxFilter, SandboxState, SandboxStatus, TransportProtocol,
 };
