@@ -5,8 +5,12 @@
 
 pub mod field;
 pub mod kinds;
+pub mod meta;
+pub mod names;
+pub mod quantity;
 pub mod registry;
 pub mod resource;
+pub mod selector;
 pub mod status;
 pub mod table;
 

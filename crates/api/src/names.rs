@@ -1,0 +1,239 @@
+//! The grammars of names: DNS labels, label keys and values, port names, environment variables.
+//!
+//! Every `check_*` returns what is wrong, in upstream's words; nothing when all is well.
+
+/// What is wrong with a text.
+pub type Problems = Vec<String>;
+
+const DNS_LABEL: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
+const DNS1035_LABEL: &str = "[a-z]([-a-z0-9]*[a-z0-9])?";
+const QUALIFIED: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
+const QUALIFIED_WORDS: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
+                               alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for \
+                               validation is ";
+
+fn too_long(max: usize) -> String {
+    format!("must be no more than {max} bytes")
+}
+
+fn check(valid: bool, text: &str, max: usize, message: impl FnOnce() -> String) -> Problems {
+    let length = (text.len() > max).then(|| too_long(max));
+    length.into_iter().chain((!valid).then(message)).collect()
+}
+
+fn is_lower_alphanumeric(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit()
+}
+
+/// Whether `text` starts and ends with characters that `edge` allows, with only those or `inner` between.
+fn framed(text: &str, edge: impl Fn(char) -> bool, inner: &str) -> bool {
+    text.starts_with(&edge) && text.ends_with(&edge) && text.chars().all(|c| edge(c) || inner.contains(c))
+}
+
+/// A lowercase RFC 1123 label, such as a namespace's or container's name.
+pub fn check_dns_label(text: &str) -> Problems {
+    check(framed(text, is_lower_alphanumeric, "-"), text, 63, || {
+        format!(
+            "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start \
+             and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
+             '{DNS_LABEL}')"
+        )
+    })
+}
+
+/// A lowercase RFC 1123 subdomain, such as most objects' names.
+pub fn check_dns_subdomain(text: &str) -> Problems {
+    let valid = text.split('.').all(|label| framed(label, is_lower_alphanumeric, "-"));
+    check(valid, text, 253, || {
+        format!(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must \
+             start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
+             '{DNS_LABEL}(\\.{DNS_LABEL})*')"
+        )
+    })
+}
+
+/// An RFC 1035 label, such as a Service's name: it starts with a letter.
+pub fn check_dns1035_label(text: &str) -> Problems {
+    let valid = framed(text, is_lower_alphanumeric, "-") && text.starts_with(|c: char| c.is_ascii_lowercase());
+    check(valid, text, 63, || {
+        format!(
+            "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic \
+             character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for \
+             validation is '{DNS1035_LABEL}')"
+        )
+    })
+}
+
+/// A wildcard subdomain, `*.example.com`, as an Ingress host may be.
+pub fn check_wildcard_subdomain(text: &str) -> Problems {
+    let valid = text.strip_prefix("*.").is_some_and(|rest| check_dns_subdomain(rest).is_empty());
+    check(valid, text, 253, || {
+        format!(
+            "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist \
+             of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. \
+             '*.example.com', regex used for validation is '\\*\\.{DNS_LABEL}(\\.{DNS_LABEL})*')"
+        )
+    })
+}
+
+/// A name that can be one segment of a path, such as a Role's.
+pub fn check_path_segment(text: &str) -> Problems {
+    if matches!(text, "." | "..") {
+        return vec![format!("may not be '{text}'")];
+    }
+    ["/", "%"].iter().filter(|c| text.contains(**c)).map(|c| format!("may not contain '{c}'")).collect()
+}
+
+/// A label's or annotation's key, a taint's key, a finalizer: `[prefix/]name`.
+pub fn check_qualified_name(text: &str) -> Problems {
+    let (prefix, name) = match text.split('/').collect::<Vec<_>>()[..] {
+        [name] => (None, name),
+        [prefix, name] => (Some(prefix), name),
+        _ => {
+            return vec![format!(
+                "a qualified name {QUALIFIED_WORDS}'{QUALIFIED}') with an optional DNS subdomain prefix and '/' (e.g. \
+                 'example.com/MyName')"
+            )];
+        }
+    };
+    let mut problems = match prefix {
+        Some("") => vec!["prefix part must be non-empty".to_owned()],
+        Some(prefix) => check_dns_subdomain(prefix).iter().map(|problem| format!("prefix part {problem}")).collect(),
+        None => Vec::new(),
+    };
+    if name.is_empty() {
+        problems.push("name part must be non-empty".to_owned());
+    } else if name.len() > 63 {
+        problems.push(format!("name part {}", too_long(63)));
+    }
+    if !framed(name, |c| c.is_ascii_alphanumeric(), "-_.") {
+        problems.push(format!("name part {QUALIFIED_WORDS}'{QUALIFIED}')"));
+    }
+    problems
+}
+
+/// A label's value.
+pub fn check_label_value(text: &str) -> Problems {
+    let valid = text.is_empty() || framed(text, |c| c.is_ascii_alphanumeric(), "-_.");
+    check(valid, text, 63, || {
+        format!(
+            "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must \
+             start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used \
+             for validation is '({QUALIFIED})?')"
+        )
+    })
+}
+
+/// A key of a ConfigMap or Secret.
+pub fn check_config_key(text: &str) -> Problems {
+    let valid = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+    let mut problems = check(valid, text, 253, || {
+        "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or \
+         'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
+            .to_owned()
+    });
+    match text {
+        "." => problems.push("must not be '.'".to_owned()),
+        ".." => problems.push("must not be '..'".to_owned()),
+        _ if text.starts_with("..") => problems.push("must not start with '..'".to_owned()),
+        _ => {}
+    }
+    problems
+}
+
+/// An environment variable's name.
+pub fn check_env_name(text: &str) -> Problems {
+    if text.is_empty() {
+        return vec!["environment variable name must be non-empty".to_owned()];
+    }
+    let valid = text.chars().all(|c| (' '..='~').contains(&c) && c != '=');
+    let message =
+        "a valid environment variable name must consist only of printable ASCII characters other than '='".to_owned();
+    if valid { Vec::new() } else { vec![message] }
+}
+
+/// A named port: an IANA service name.
+pub fn check_port_name(text: &str) -> Problems {
+    let rules = [
+        (text.len() > 15, "must be no more than 15 bytes"),
+        (
+            !text.chars().all(|c| is_lower_alphanumeric(c) || c == '-'),
+            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",
+        ),
+        (!text.chars().any(|c| c.is_ascii_lowercase()), "must contain at least one letter (a-z)"),
+        (text.contains("--"), "must not contain consecutive hyphens"),
+        (text.starts_with('-') || text.ends_with('-'), "must not begin or end with a hyphen"),
+    ];
+    rules.iter().filter(|(broken, _)| *broken).map(|(_, message)| (*message).to_owned()).collect()
+}
+
+/// A port's number.
+pub fn check_port_number(port: i64) -> Problems {
+    if (1..=65_535).contains(&port) { Vec::new() } else { vec!["must be between 1 and 65535, inclusive".to_owned()] }
+}
+
+/// A CIDR such as `10.0.0.0/8`, or an IP address.
+pub fn check_ip(text: &str) -> Problems {
+    let message = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned();
+    if text.parse::<std::net::IpAddr>().is_ok() { Vec::new() } else { vec![message] }
+}
+
+/// A CIDR, such as `10.9.8.0/24`.
+pub fn check_cidr(text: &str) -> Problems {
+    let valid = text.split_once('/').is_some_and(|(ip, bits)| {
+        let max = match ip.parse::<std::net::IpAddr>() {
+            Ok(ip) if ip.is_ipv4() => 32,
+            Ok(_) => 128,
+            Err(_) => return false,
+        };
+        bits.parse::<u8>().is_ok_and(|bits| bits <= max)
+    });
+    let message = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".to_owned();
+    if valid { Vec::new() } else { vec![message] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_judged_as_upstream() {
+        type Check = fn(&str) -> Problems;
+        let long = "a".repeat(64);
+        for (check, good, bad) in [
+            (check_dns_label as Check, "a-1", "A"),
+            (check_dns_label, "1", "-a"),
+            (check_dns_label, "a", ""),
+            (check_dns_label, "a", long.as_str()),
+            (check_dns_subdomain, "a.b-c.1", "a..b"),
+            (check_dns_subdomain, "a", "a_b"),
+            (check_dns1035_label, "a1", "1a"),
+            (check_qualified_name, "example.com/My.Name_1", "a/b/c"),
+            (check_qualified_name, "a", "/a"),
+            (check_label_value, "", "a "),
+            (check_config_key, "my.key_1-X", "a/b"),
+            (check_config_key, "...a".trim_start_matches('.'), ".."),
+            (check_env_name, "A.b-c 1", "A=B"),
+            (check_port_name, "http-1", "123"),
+            (check_path_segment, "system:node", "a/b"),
+            (check_cidr, "10.0.0.0/8", "10.0.0.0"),
+            (check_ip, "::1", "1.2.3"),
+        ] {
+            assert_eq!(check(good), Problems::new(), "{good}");
+            assert!(!check(bad).is_empty(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_words_are_upstreams() {
+        assert_eq!(
+            check_dns_subdomain("Bad_Name"),
+            [
+                "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must \
+              start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
+              '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+            ]
+        );
+    }
+}
