@@ -9,9 +9,13 @@ pub mod auth;
 pub mod body;
 pub mod hooks;
 pub mod pki;
+pub mod rbac;
 pub mod request_info;
+pub mod serve;
 pub mod server;
 pub mod storage;
+#[cfg(test)]
+mod testing;
 
 pub use body::{Body, RequestBody};
 pub use hooks::{

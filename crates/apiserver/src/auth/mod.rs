@@ -1,2 +1,23 @@
 //! Authentication: who sends this request.
+//!
+//! Asked in this order: the client certificate ([`x509`]), the tokens of a file ([`static_token`]),
+//! ServiceAccount tokens ([`token`]); [`impersonate`] then lets those who may speak for somebody else.
+//! A request with no credentials at all is `system:anonymous`. [`reviews`] answers other programs'
+//! questions of the same sort: whose token is this, may they do that.
+
+pub mod impersonate;
 pub mod jwt;
+pub mod reviews;
+pub mod static_token;
+pub mod token;
+pub mod x509;
+
+use http::request::Parts;
+
+/// The token of an `Authorization: Bearer` header.
+pub(crate) fn bearer_token(parts: &Parts) -> Option<&str> {
+    let header = parts.headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = header.trim().split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}

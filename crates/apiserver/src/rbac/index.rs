@@ -1,0 +1,152 @@
+//! Who holds which rules where: all bindings and roles, turned around so that a decision looks up the
+//! user and their groups and reads nothing else.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::rule::Rule;
+use crate::hooks::{Attributes, UserInfo};
+
+/// A role's rules, shared by everything that is bound to it.
+type Rules = Arc<[Rule]>;
+
+/// Somebody a binding names: `u:<user>` or `g:<group>`.
+type Subject = String;
+
+/// The bindings of one namespace, or those of the cluster.
+type Grants = BTreeMap<Subject, Vec<Rules>>;
+
+/// All roles and bindings.
+#[derive(Debug, Default)]
+pub struct Index {
+    cluster: Grants,
+    namespaces: BTreeMap<String, Grants>,
+    /// By namespace (empty for ClusterRoles) and name.
+    roles: BTreeMap<(String, String), Rules>,
+}
+
+/// The objects an index is made of.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// The Roles.
+    pub roles: Vec<Value>,
+    /// The ClusterRoles.
+    pub cluster_roles: Vec<Value>,
+    /// The RoleBindings.
+    pub role_bindings: Vec<Value>,
+    /// The ClusterRoleBindings.
+    pub cluster_role_bindings: Vec<Value>,
+}
+
+fn text<'a>(value: &'a Value, path: &str) -> &'a str {
+    value.pointer(path).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The rules of a Role or ClusterRole; none if they make no sense.
+pub fn rules_of(role: &Value) -> Vec<Rule> {
+    serde_json::from_value(role["rules"].clone()).unwrap_or_default()
+}
+
+fn matches_labels(selector: &Value, role: &Value) -> bool {
+    let Some(wanted) = selector["matchLabels"].as_object() else { return false };
+    !wanted.is_empty() && wanted.iter().all(|(key, value)| role["metadata"]["labels"].get(key) == Some(value))
+}
+
+/// The rules of a ClusterRole with those of the roles it aggregates.
+fn effective_rules(role: &Value, all: &[Value]) -> Rules {
+    let mut rules = rules_of(role);
+    for selector in role["aggregationRule"]["clusterRoleSelectors"].as_array().into_iter().flatten() {
+        for part in all.iter().filter(|other| matches_labels(selector, other)) {
+            for rule in rules_of(part) {
+                if !rules.contains(&rule) {
+                    rules.push(rule);
+                }
+            }
+        }
+    }
+    rules.into()
+}
+
+/// The subjects of a binding; a ServiceAccount is the user of its tokens.
+fn subjects(binding: &Value) -> impl Iterator<Item = Subject> {
+    binding["subjects"].as_array().into_iter().flatten().filter_map(|subject| {
+        let name = text(subject, "/name");
+        match text(subject, "/kind") {
+            "User" => Some(format!("u:{name}")),
+            "Group" => Some(format!("g:{name}")),
+            "ServiceAccount" => {
+                // In a RoleBinding the namespace may be left out: the binding's own.
+                let namespace = match text(subject, "/namespace") {
+                    "" => text(binding, "/metadata/namespace"),
+                    namespace => namespace,
+                };
+                Some(format!("u:system:serviceaccount:{namespace}:{name}"))
+            }
+            _ => None,
+        }
+    })
+}
+
+impl Index {
+    /// Turns policy around.
+    pub fn build(policy: &Policy) -> Self {
+        let mut index = Index::default();
+        for role in &policy.cluster_roles {
+            let key = (String::new(), text(role, "/metadata/name").to_owned());
+            index.roles.insert(key, effective_rules(role, &policy.cluster_roles));
+        }
+        for role in &policy.roles {
+            let key = (text(role, "/metadata/namespace").to_owned(), text(role, "/metadata/name").to_owned());
+            index.roles.insert(key, rules_of(role).into());
+        }
+        for binding in &policy.cluster_role_bindings {
+            if let Some(rules) = index.referenced(binding, "") {
+                for subject in subjects(binding) {
+                    index.cluster.entry(subject).or_default().push(rules.clone());
+                }
+            }
+        }
+        for binding in &policy.role_bindings {
+            let namespace = text(binding, "/metadata/namespace");
+            if let Some(rules) = index.referenced(binding, namespace) {
+                let grants = index.namespaces.entry(namespace.to_owned()).or_default();
+                for subject in subjects(binding) {
+                    grants.entry(subject).or_default().push(rules.clone());
+                }
+            }
+        }
+        index
+    }
+
+    /// The rules a binding's `roleRef` names; `None` if there is no such role.
+    pub fn referenced(&self, binding: &Value, namespace: &str) -> Option<Rules> {
+        let name = text(binding, "/roleRef/name").to_owned();
+        let namespace = if text(binding, "/roleRef/kind") == "Role" { namespace } else { "" };
+        self.roles.get(&(namespace.to_owned(), name)).cloned()
+    }
+
+    /// Every rule `user` holds in `namespace` (empty: in the whole cluster only).
+    pub fn rules<'a>(&'a self, user: &'a UserInfo, namespace: &str) -> impl Iterator<Item = &'a Rule> {
+        let local = self.namespaces.get(namespace);
+        let subjects = std::iter::once(format!("u:{}", user.name)).chain(user.groups.iter().map(|g| format!("g:{g}")));
+        subjects.flat_map(move |subject| {
+            let here = local.and_then(|grants| grants.get(&subject));
+            self.cluster.get(&subject).into_iter().chain(here).flatten().flat_map(|rules| rules.iter())
+        })
+    }
+
+    /// Whether any rule permits this.
+    pub fn allows(&self, user: &UserInfo, wanted: &Attributes) -> bool {
+        let namespace = if wanted.is_resource { wanted.namespace.as_str() } else { "" };
+        self.rules(user, namespace).any(|rule| rule.allows(wanted))
+    }
+
+    /// The pieces of `rules` that `user` does not hold in `namespace`: what they may not give to others.
+    pub fn missing(&self, user: &UserInfo, namespace: &str, rules: &[Rule]) -> Vec<Rule> {
+        let held: Vec<&Rule> = self.rules(user, namespace).collect();
+        let pieces = rules.iter().flat_map(Rule::pieces);
+        pieces.filter(|piece| !held.iter().any(|rule| rule.covers(piece))).collect()
+    }
+}

@@ -1,0 +1,173 @@
+//! The way in from the network: TLS listeners in front of the service.
+//!
+//! ```text
+//! TCP accept → TLS (client certificate asked for, checked against the cluster's authority if shown)
+//!            → HTTP/1.1 or HTTP/2, as ALPN settled → the service
+//! ```
+//!
+//! Who the client certificate says the peer is goes with every request of the connection, as a
+//! [`PeerCertificate`] in its extensions; a peer without one is asked for a token by authentication.
+
+mod holder;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::Service;
+
+use crate::auth::x509::PeerCertificate;
+use crate::body::Body;
+use crate::pki::{CertKey, PkiError};
+
+pub use holder::Holder;
+
+/// How long a client may take over the TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a client may take over a request's headers.
+const HEADERS: Duration = Duration::from_secs(32);
+/// How long open connections may go on after shutdown began: watches never end by themselves.
+const GRACE: Duration = Duration::from_secs(1);
+/// Streams of one HTTP/2 connection. A client-go process puts all its watches on one.
+const STREAMS: u32 = 1000;
+/// HTTP/2 windows: large lists flow without waiting for the reader.
+const WINDOW_BYTES: u32 = 1 << 20;
+
+/// Why there is no listener.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Somebody else listens there.
+    #[error("{address} is taken by {holder}; stop it, or choose another port with --port")]
+    Taken {
+        /// The address.
+        address: SocketAddr,
+        /// Who holds it.
+        holder: Holder,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The certificates are no good.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// TLS cannot be set up with them.
+    #[error("TLS: {0}")]
+    Tls(String),
+}
+
+/// Listens on an address; port 0 lets the system choose.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+        std::io::ErrorKind::AddrInUse => ServeError::Taken { address, holder: holder::of_port(address.port()) },
+        _ => ServeError::Bind { address, source },
+    })
+}
+
+/// TLS as the API server and kubelets speak it: shows `server`, asks for a client certificate, takes
+/// only those that the authorities in `client_ca_pem` signed, and goes on without one.
+pub fn tls(server: &CertKey, client_ca_pem: &str) -> Result<Arc<ServerConfig>, ServeError> {
+    let fail = |e: &dyn std::fmt::Display| ServeError::Tls(e.to_string());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    for cert in (CertKey { cert_pem: client_ca_pem.to_owned(), key_pem: String::new() }).certs()? {
+        roots.add(cert).map_err(|e| fail(&e))?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|e| fail(&e))?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| fail(&e))?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(server.certs()?, server.key()?)
+        .map_err(|e| fail(&e))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Serves connections until `shutdown`, then lets requests that are under way finish for a moment.
+pub async fn serve<S>(listener: TcpListener, tls: Arc<ServerConfig>, service: S, shutdown: CancellationToken)
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    let acceptor = TlsAcceptor::from(tls);
+    let connections = TaskTracker::new();
+    loop {
+        let stream = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file descriptors, most likely: others will close theirs.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    coracle_clock::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+        };
+        connections.spawn(connection(stream, acceptor.clone(), service.clone(), shutdown.clone()));
+    }
+    connections.close();
+    connections.wait().await;
+}
+
+async fn connection<S>(stream: TcpStream, acceptor: TlsAcceptor, service: S, shutdown: CancellationToken)
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    // Small writes (watch events, terminal keystrokes) must not wait for one another.
+    let _ = stream.set_nodelay(true);
+    let Ok(Ok(stream)) = coracle_clock::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
+    let peer =
+        stream.get_ref().1.peer_certificates().and_then(<[_]>::first).and_then(|der| PeerCertificate::parse(der));
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        if let Some(peer) = &peer {
+            request.extensions_mut().insert(peer.clone());
+        }
+        service.clone().call(request)
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(4 * WINDOW_BYTES)
+        .keep_alive_interval(Duration::from_secs(30));
+    let mut connection = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let result = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            coracle_clock::timeout(GRACE, connection).await.unwrap_or(Ok(()))
+        }
+        result = connection.as_mut() => result,
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests;

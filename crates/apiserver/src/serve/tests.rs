@@ -1,0 +1,108 @@
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+
+use super::*;
+use crate::pki::Pki;
+
+const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// A service that answers with the user's name.
+fn whoami() -> impl Service<
+    Request<Incoming>,
+    Response = Response<Body>,
+    Error = Infallible,
+    Future = impl Future<Output = Result<Response<Body>, Infallible>> + Send,
+> + Clone
++ Send
++ Sync {
+    tower::service_fn(|request: Request<Incoming>| async move {
+        let user = request.extensions().get::<PeerCertificate>().map(|peer| peer.user().name.clone());
+        Ok(Response::new(Body::full(user.unwrap_or_else(|| "nobody".into()))))
+    })
+}
+
+fn client_config(pki: &Pki, client: Option<&CertKey>, protocol: &str) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    let ca = CertKey { cert_pem: pki.ca_pem().to_owned(), key_pem: String::new() };
+    roots.add(ca.certs().unwrap().remove(0)).unwrap();
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    let mut config = match client {
+        Some(pair) => builder.with_client_auth_cert(pair.certs().unwrap(), pair.key().unwrap()).unwrap(),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+    config
+}
+
+/// Asks over TLS who we are.
+async fn ask(address: SocketAddr, config: ClientConfig) -> std::io::Result<String> {
+    let http2 = config.alpn_protocols[0] == b"h2";
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::try_from("localhost").unwrap();
+    let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    let io = TokioIo::new(stream);
+    let request = Request::get("https://localhost/").body(Empty::<Bytes>::new()).unwrap();
+    let response = if http2 {
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.map_err(std::io::Error::other)?;
+        tokio::spawn(connection);
+        sender.send_request(request).await
+    } else {
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(io).await.map_err(std::io::Error::other)?;
+        tokio::spawn(connection);
+        sender.send_request(request).await
+    };
+    let body = response.map_err(std::io::Error::other)?.into_body().collect().await.map_err(std::io::Error::other)?;
+    Ok(String::from_utf8(body.to_bytes().to_vec()).unwrap())
+}
+
+async fn start(dir: &Path) -> (Pki, SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
+    let pki = Pki::ensure(dir, &[], &[]).unwrap();
+    let listener = bind(LOCAL).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let shutdown = CancellationToken::new();
+    let config = tls(pki.server(), pki.ca_pem()).unwrap();
+    let task = tokio::spawn(serve(listener, config, whoami(), shutdown.clone()));
+    (pki, address, shutdown, task)
+}
+
+#[tokio::test]
+async fn a_client_certificate_says_who_its_bearer_is_over_both_http_versions() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pki, address, shutdown, task) = start(dir.path()).await;
+    for protocol in ["h2", "http/1.1"] {
+        let admin = client_config(&pki, Some(pki.admin()), protocol);
+        assert_eq!(ask(address, admin).await.unwrap(), "kubernetes-admin");
+        assert_eq!(ask(address, client_config(&pki, None, protocol)).await.unwrap(), "nobody");
+    }
+    shutdown.cancel();
+    task.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_does_not_get_in() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (pki, address, ..) = start(dir.path()).await;
+    let stranger = Pki::ensure(other.path(), &[], &[]).unwrap();
+    assert!(ask(address, client_config(&pki, Some(stranger.admin()), "http/1.1")).await.is_err());
+}
+
+#[tokio::test]
+async fn a_taken_port_is_an_error_that_names_its_holder() {
+    let listener = bind(LOCAL).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let message = bind(address).await.unwrap_err().to_string();
+    assert!(message.starts_with(&format!("{address} is taken by ")), "{message}");
+    if cfg!(target_os = "linux") {
+        assert!(message.contains(&format!("process {} (", std::process::id())), "{message}");
+    }
+}
