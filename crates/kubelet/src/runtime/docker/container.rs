@@ -257,6 +257,8 @@ fn status(container: ContainerInspectResponse) -> ContainerStatus {
         status.state = ContainerState::Running;
     } else if status.finished_at.is_some() && status.started_at.is_some() {
         status.state = ContainerState::Exited;
+        // Docker notes the start a moment late: a short life would seem to end before it begins.
+        status.started_at = status.started_at.min(status.finished_at);
         status.reason = match (state.oom_killed, status.exit_code) {
             (Some(true), _) => "OOMKilled",
             (_, 0) => "Completed",
