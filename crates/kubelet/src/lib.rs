@@ -3,7 +3,10 @@
 pub mod backoff;
 pub mod observed;
 pub mod plan;
+pub mod quantity;
+pub mod resources;
 pub mod runtime;
+pub mod status;
 #[cfg(test)]
 mod testing;
 pub mod text;
