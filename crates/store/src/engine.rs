@@ -32,8 +32,11 @@ pub trait Journal: fmt::Debug + Send + 'static {
     /// Bytes in use; `None` if that is a question for the memory.
     fn size_bytes(&self) -> Result<Option<u64>>;
 
-    /// Releases the files.
+    /// Tidies up and releases the files.
     fn close(&mut self) -> Result<()>;
+
+    /// Releases the files as they are, if they are not released yet.
+    fn abandon(&mut self);
 }
 
 /// The state, shared between the engine and its watches.
@@ -281,12 +284,14 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
 }
 
 impl<J: Journal> Drop for Engine<J> {
-    /// Ends the watches and the lease task of a store that nobody closed.
+    /// Ends the watches and the lease task of a store that nobody closed, and waits for the leader (whoever
+    /// opens the same files next must find them free).
     fn drop(&mut self) {
         if let Ok(mut core) = self.shared().core.write() {
             _ = core.close();
         }
         self.shared().leases_changed.notify_one();
+        lock(&self.committer.journal).abandon();
     }
 }
 

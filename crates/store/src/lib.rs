@@ -33,6 +33,8 @@
 //! # Ok::<_, coracle_store::StoreError>(()) }).unwrap();
 //! ```
 
+mod checkpoint;
+mod codec;
 mod compactor;
 mod core;
 mod engine;
@@ -40,9 +42,12 @@ mod hub;
 mod lease;
 mod memory;
 mod mvcc;
+mod sled;
+mod wal;
 
 use std::fmt;
 use std::ops::Bound;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +55,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+pub use self::sled::{DiskJournal, SledConfig, SledStore};
 pub use compactor::{Retention, run_compactor};
 pub use engine::Engine;
 pub use memory::{MemoryStore, NoJournal};
@@ -347,6 +353,14 @@ pub enum StoreError {
     /// The data on disk is damaged; nothing of it is served.
     #[error("corrupt data: {0}")]
     Corrupt(String),
+    /// Another process has the data directory open.
+    #[error("the data directory {} is in use by process {pid}", dir.display())]
+    InUse {
+        /// The directory.
+        dir: PathBuf,
+        /// The process' id, as it wrote it down.
+        pid: String,
+    },
     /// The disk or the engine failed.
     #[error("{0}")]
     Engine(String),

@@ -32,6 +32,8 @@ impl Journal for NoJournal {
     fn close(&mut self) -> Result<()> {
         Ok(())
     }
+
+    fn abandon(&mut self) {}
 }
 
 impl MemoryStore {

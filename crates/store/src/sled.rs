@@ -1,0 +1,301 @@
+//! The embedded engine: what was answered is on disk.
+//!
+//! ```text
+//! <dir>/lock            the process that has the store open (its id; held with flock)
+//! <dir>/wal-<sequence>  the newest frames, one per group commit
+//! <dir>/sled/           everything else
+//! ```
+//!
+//! A commit appends one frame to a [write-ahead log](crate::wal) and `fdatasync`s it. When the log has grown
+//! enough a new one is begun, and a thread brings the [sled database](crate::checkpoint) up to date with the
+//! old one meanwhile. sled alone would do, were its `flush` power-safe; followed by an `fdatasync` of its
+//! file it is, but then a lone writer gets half as far as with an append to a log (two trips to the disk per
+//! commit instead of one), and sled's rewriting of pages would be on everybody's way. So sled does
+//! what it is good at, keeping a large, changing set of rows in little space, off the path of the answer.
+//!
+//! The state itself lives in memory (see [`crate::mvcc`]): reads never touch the disk. Opening reads it all.
+
+use std::fs::{File, TryLockError};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::checkpoint::{Checkpoint, Frame, Restored};
+use crate::codec::{Change, LeaseTerms, Reader, Stored, put_record};
+use crate::core::{Core, Moment, Record};
+use crate::engine::{Engine, Journal, blocking};
+use crate::lease::{Leases, Terms};
+use crate::mvcc::{Mvcc, RowId};
+use crate::wal::{self, Wal};
+use crate::{DEFAULT_HISTORY_LIMIT_BYTES, Event, KeyRange, Result, StoreError};
+
+/// A store on disk.
+pub type SledStore = Engine<DiskJournal>;
+
+/// Where and how a [`SledStore`] keeps its data.
+#[derive(Clone, Debug)]
+pub struct SledConfig {
+    /// The directory; made if it does not exist.
+    pub dir: PathBuf,
+    /// sled's page cache.
+    pub cache_bytes: u64,
+    /// A log longer than this goes into the database.
+    pub checkpoint_bytes: u64,
+    /// The store compacts by itself when its history passes so many bytes.
+    pub history_limit_bytes: usize,
+}
+
+impl SledConfig {
+    /// The defaults: 8 MiB of cache, a checkpoint every 2 MiB, [`DEFAULT_HISTORY_LIMIT_BYTES`] of history.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        SledConfig {
+            dir: dir.into(),
+            cache_bytes: 8 << 20,
+            checkpoint_bytes: 2 << 20,
+            history_limit_bytes: DEFAULT_HISTORY_LIMIT_BYTES,
+        }
+    }
+}
+
+impl SledStore {
+    /// Opens a store, or makes an empty one; it is as it was when its last answer was given.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] if another process (or this one) has it open, [`StoreError::Corrupt`] if what
+    /// is on disk is not what was written.
+    pub async fn open(config: SledConfig) -> Result<Arc<SledStore>> {
+        let now = Moment::now();
+        let (core, journal) = blocking(move || DiskJournal::open(config, now)).await?;
+        let leased = core.next_deadline().is_some();
+        let engine = Engine::start(core, journal);
+        if leased {
+            engine.watch_leases();
+        }
+        Ok(Arc::new(engine))
+    }
+}
+
+/// A write-ahead log before a sled database.
+#[derive(Debug)]
+pub struct DiskJournal {
+    config: SledConfig,
+    wal: Wal,
+    sequence: u64,
+    /// What the logs hold and the database does not.
+    pending: Vec<Frame>,
+    /// The files `pending` lies in, but for the one that is being written.
+    finished_logs: Vec<PathBuf>,
+    database: Database,
+    /// Dropping it lets the next process in.
+    lock: File,
+}
+
+#[derive(Debug)]
+enum Database {
+    Idle(Checkpoint),
+    /// A thread is bringing it up to date.
+    Busy(JoinHandle<Result<Checkpoint>>),
+    /// Closed, or a checkpoint failed.
+    Gone,
+}
+
+impl DiskJournal {
+    fn open(config: SledConfig, now: Moment) -> Result<(Core, DiskJournal)> {
+        std::fs::create_dir_all(&config.dir).map_err(disk(&config.dir))?;
+        let lock = lock(&config.dir)?;
+        let database = Checkpoint::open(&config)?;
+        let mut restored = database.restore()?;
+        let mut sequence = database.meta.sequence;
+        let mut pending = Vec::new();
+        let mut logs = wal::list(&config.dir)?;
+        let mut good_bytes = 0;
+        for (index, log) in logs.iter().enumerate() {
+            good_bytes = wal::replay(log, index + 1 == logs.len(), |found, payload| {
+                if found <= sequence {
+                    return Ok(());
+                }
+                if found != sequence + 1 {
+                    return Err(StoreError::Corrupt(format!("{} lacks frame {}", log.display(), sequence + 1)));
+                }
+                sequence = found;
+                pending.push((found, restored.replay(payload)?));
+                Ok(())
+            })?;
+        }
+        let wal = match logs.pop() {
+            Some(log) => Wal::resume(&log, good_bytes)?,
+            None => Wal::create(&config.dir, sequence + 1)?,
+        };
+        let leases = leases(&restored, now);
+        let core = Core::new(restored.mvcc, leases, config.history_limit_bytes);
+        let database = Database::Idle(database);
+        Ok((core, DiskJournal { config, wal, sequence, pending, finished_logs: logs, database, lock }))
+    }
+
+    /// Hands a log that is long enough to a thread, unless the last one is still at it.
+    fn checkpoint_if_due(&mut self) -> Result<()> {
+        let busy = matches!(&self.database, Database::Busy(thread) if !thread.is_finished());
+        if busy || self.wal.bytes < self.config.checkpoint_bytes {
+            return Ok(());
+        }
+        let mut database = self.take_database()?;
+        let new = Wal::create(&self.config.dir, self.sequence + 1)?;
+        let old = std::mem::replace(&mut self.wal, new);
+        self.finished_logs.push(old.path);
+        let (frames, logs) = (std::mem::take(&mut self.pending), std::mem::take(&mut self.finished_logs));
+        let work = move || database.apply(frames, logs).map(|()| database);
+        let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(work);
+        self.database = Database::Busy(thread.map_err(disk(&self.config.dir))?);
+        Ok(())
+    }
+
+    /// Waits for the database. What could not be applied stays in the logs for the next to open them.
+    fn take_database(&mut self) -> Result<Checkpoint> {
+        match std::mem::replace(&mut self.database, Database::Gone) {
+            Database::Idle(database) => Ok(database),
+            Database::Busy(thread) => {
+                thread.join().unwrap_or_else(|_| Err(StoreError::Engine("the checkpoint thread panicked".into())))
+            }
+            Database::Gone => Err(StoreError::Closed),
+        }
+    }
+}
+
+impl Journal for DiskJournal {
+    const BLOCKING: bool = true;
+
+    fn commit(&mut self, records: Vec<Record>) -> Result<()> {
+        self.wal.append(self.sequence + 1, |payload| records.iter().for_each(|record| put_record(payload, record)))?;
+        self.sequence += 1;
+        self.pending.push((self.sequence, records));
+        self.checkpoint_if_due()
+    }
+
+    fn size_bytes(&self) -> Result<Option<u64>> {
+        size_of_tree(&self.config.dir).map(Some)
+    }
+
+    fn close(&mut self) -> Result<()> {
+        let mut database = self.take_database()?;
+        let mut logs = std::mem::take(&mut self.finished_logs);
+        if !self.pending.is_empty() {
+            logs.push(self.wal.path.clone());
+            database.apply(std::mem::take(&mut self.pending), logs)?;
+        }
+        drop(database);
+        self.lock.unlock().map_err(disk(&self.config.dir))
+    }
+
+    fn abandon(&mut self) {
+        // The directory is not given up while a thread still writes in it.
+        match self.take_database() {
+            Ok(_) | Err(StoreError::Closed) => {}
+            Err(error) => tracing::error!(%error, "the last checkpoint failed; its frames stay in the log"),
+        }
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, "the data directory stays locked until this process ends");
+        }
+    }
+}
+
+impl Restored {
+    /// Applies a frame of the log; returns its records as they were when it was written.
+    fn replay(&mut self, mut payload: Reader<'_>) -> Result<Vec<Record>> {
+        let mut records = Vec::new();
+        while !payload.is_empty() {
+            records.push(match payload.record()? {
+                Stored::Changes { revision, changes } => {
+                    if revision != self.mvcc.head() + 1 {
+                        return Err(StoreError::Corrupt(format!("revision {revision} after {}", self.mvcc.head())));
+                    }
+                    let replay = |(place, change)| self.mvcc.replay((revision, place), change);
+                    let events = (0..).zip(changes).map(replay).collect::<Result<_>>()?;
+                    Record::Changes(self.mvcc.append(events))
+                }
+                Stored::Compact(revision) => Record::Compact { revision, dropped: self.mvcc.compact(revision) },
+                Stored::Lease(id, terms) => {
+                    self.leases.insert(id, terms);
+                    Record::Lease { id, ttl: terms.ttl, expires_ms: terms.expires_ms }
+                }
+                Stored::LeaseEnd(id) => {
+                    self.leases.remove(&id);
+                    Record::LeaseEnd(id)
+                }
+            });
+        }
+        Ok(records)
+    }
+}
+
+impl Mvcc {
+    /// Makes a change again, and checks that it comes out as it was written.
+    pub(crate) fn replay(&mut self, id: RowId, change: Change) -> Result<Event> {
+        let Change { kv, deleted } = change;
+        let event = match deleted {
+            true => self.delete(id, &kv.key),
+            false => Some(self.put(id, kv.key.clone(), kv.value.clone(), kv.lease)),
+        };
+        event
+            .filter(|event| event.kv == kv)
+            .ok_or_else(|| StoreError::Corrupt(format!("the change {id:?} does not follow from what was before")))
+    }
+}
+
+/// The leases with their keys and the time they have left; never more than a whole term, should the wall
+/// clock have been set back.
+fn leases(restored: &Restored, now: Moment) -> Leases {
+    let mut leases = Leases::default();
+    for (id, LeaseTerms { ttl, expires_ms }) in &restored.leases {
+        let left = Duration::from_millis(u64::try_from(expires_ms.saturating_sub(now.wall_ms)).unwrap_or(0));
+        leases.set(*id, Terms { ttl: *ttl, deadline: now.instant + left.min(*ttl) });
+    }
+    for kv in restored.mvcc.live(&KeyRange::prefix(""), restored.mvcc.head()) {
+        leases.reattach(&kv.key, 0, kv.lease);
+    }
+    leases
+}
+
+/// Takes the directory for this process.
+fn lock(dir: &Path) -> Result<File> {
+    let path = dir.join("lock");
+    let mut file =
+        File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(disk(&path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            file.read_to_string(&mut pid).map_err(disk(&path))?;
+            return Err(StoreError::InUse { dir: dir.into(), pid: pid.trim().into() });
+        }
+        Err(TryLockError::Error(error)) => return Err(disk(&path)(error)),
+    }
+    file.set_len(0).map_err(disk(&path))?;
+    file.write_all(format!("{}\n", std::process::id()).as_bytes()).map_err(disk(&path))?;
+    Ok(file)
+}
+
+/// Makes an I/O error one of the store's, with the path it happened to.
+pub(crate) fn disk(path: &Path) -> impl Fn(std::io::Error) -> StoreError {
+    move |error| StoreError::Engine(format!("{}: {error}", path.display()))
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(disk(dir))
+}
+
+fn size_of_tree(dir: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(dir).map_err(disk(dir))? {
+        let entry = entry.map_err(disk(dir))?;
+        // A checkpoint may remove files meanwhile; they count for nothing.
+        bytes += match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => size_of_tree(&entry.path())?,
+            Ok(metadata) => metadata.len(),
+            Err(_) => 0,
+        };
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,115 @@
+//! The write-ahead log: what makes an answer true after a power cut.
+//!
+//! A log is a file `wal-<sequence>` of frames, one per group commit, each written with one write and made
+//! durable with one `fdatasync` before anybody is answered:
+//!
+//! ```text
+//! magic u32 | payload length u32 | sequence u64 | crc32 (of length, sequence, payload) u32 | payload
+//! ```
+//!
+//! A frame is begun only when the one before is on disk. So a crash can damage the last frame alone, which
+//! nobody was told of, and it is cut off; damage *before* an intact frame is damage to acknowledged data,
+//! and the log refuses to be read.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use crate::codec::{Reader, checksum, put_u32};
+use crate::sled::{disk, sync_dir};
+use crate::{Result, StoreError};
+
+const MAGIC: [u8; 4] = *b"CWL1";
+const HEADER_BYTES: usize = 20;
+/// A buffer that one large commit has grown is given back.
+const KEPT_BUFFER_BYTES: usize = 256 << 10;
+
+/// A log that is being written.
+#[derive(Debug)]
+pub(crate) struct Wal {
+    file: File,
+    buffer: Vec<u8>,
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: u64,
+}
+
+impl Wal {
+    /// Begins a log whose first frame will be number `sequence`.
+    pub(crate) fn create(dir: &Path, sequence: u64) -> Result<Wal> {
+        let path = dir.join(format!("wal-{sequence:020}"));
+        let file = File::create(&path).map_err(disk(&path))?;
+        sync_dir(dir)?;
+        Ok(Wal { file, buffer: Vec::new(), path, bytes: 0 })
+    }
+
+    /// Goes on with a log of which the first `bytes` are good.
+    pub(crate) fn resume(path: &Path, bytes: u64) -> Result<Wal> {
+        let mut file = OpenOptions::new().write(true).open(path).map_err(disk(path))?;
+        file.set_len(bytes).map_err(disk(path))?;
+        file.seek(SeekFrom::End(0)).map_err(disk(path))?;
+        Ok(Wal { file, buffer: Vec::new(), path: path.into(), bytes })
+    }
+
+    /// Appends a frame with the payload that `fill` writes, and waits until it is on disk.
+    pub(crate) fn append(&mut self, sequence: u64, fill: impl FnOnce(&mut Vec<u8>)) -> Result<()> {
+        let frame = &mut self.buffer;
+        frame.clear();
+        frame.resize(HEADER_BYTES, 0);
+        fill(frame);
+        let mut header = MAGIC.to_vec();
+        put_u32(&mut header, frame.len() - HEADER_BYTES);
+        header.extend_from_slice(&sequence.to_le_bytes());
+        let crc = checksum(&[&header[4..], &frame[HEADER_BYTES..]]);
+        header.extend_from_slice(&crc.to_le_bytes());
+        frame[..HEADER_BYTES].copy_from_slice(&header);
+
+        self.file.write_all(frame).map_err(disk(&self.path))?;
+        self.file.sync_data().map_err(disk(&self.path))?;
+        self.bytes += frame.len() as u64;
+        frame.shrink_to(KEPT_BUFFER_BYTES);
+        Ok(())
+    }
+}
+
+/// The logs of a directory, oldest first.
+pub(crate) fn list(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut logs = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(disk(dir))? {
+        let entry = entry.map_err(disk(dir))?;
+        if entry.file_name().to_string_lossy().starts_with("wal-") {
+            logs.push(entry.path());
+        }
+    }
+    logs.sort();
+    Ok(logs)
+}
+
+/// Reads the frames of a log in order; returns how many bytes of it are good.
+/// Only in the `last` log may there be a torn frame at the end.
+pub(crate) fn replay(path: &Path, last: bool, mut frame: impl FnMut(u64, Reader<'_>) -> Result<()>) -> Result<u64> {
+    let log = std::fs::read(path).map_err(disk(path))?;
+    let mut good = 0;
+    while let Some((sequence, payload)) = parse(&log[good..]) {
+        frame(sequence, Reader(payload))?;
+        good += HEADER_BYTES + payload.len();
+    }
+    let rest = &log[good..];
+    let intact_frame_beyond =
+        || (1..rest.len()).any(|at| rest[at..].starts_with(&MAGIC) && parse(&rest[at..]).is_some());
+    if !rest.is_empty() && (!last || intact_frame_beyond()) {
+        return Err(StoreError::Corrupt(format!("{} is damaged at byte {good}", path.display())));
+    }
+    Ok(good as u64)
+}
+
+/// The frame at the beginning of `log`, if it is whole.
+fn parse(log: &[u8]) -> Option<(u64, &[u8])> {
+    let (header, rest) = log.split_first_chunk::<HEADER_BYTES>()?;
+    let (magic, fields) = header.split_first_chunk::<4>()?;
+    let mut reader = Reader(fields);
+    let length = reader.u32().ok()? as usize;
+    let sequence = reader.i64().ok()? as u64;
+    let crc = reader.u32().ok()?;
+    let payload = rest.get(..length)?;
+    (*magic == MAGIC && crc == checksum(&[&fields[..12], payload])).then_some((sequence, payload))
+}
