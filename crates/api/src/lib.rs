@@ -3,13 +3,16 @@
 //! Nothing here performs input or output; everything is a table or a function from values to values,
 //! so that the API server, `kubectl`-like tools and tests can all stand on it.
 
+pub mod decode;
 pub mod field;
 pub mod kinds;
 pub mod meta;
 pub mod names;
+pub mod patch;
 pub mod quantity;
 pub mod registry;
 pub mod resource;
+pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod table;
