@@ -1,0 +1,142 @@
+//! The loop: watch, wait a moment for more, write once.
+
+use std::time::Duration;
+
+use coracle_client::Informers;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Client;
+use std::sync::Arc;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::host;
+use crate::model::{Entry, build};
+use crate::nft::{Parameters, script};
+use crate::userspace::Listeners;
+
+/// How Services are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// By the kernel, if that is allowed; else from user space, and a warning says what that cannot do.
+    Auto,
+    /// By the kernel or not at all.
+    Nftables,
+    /// NodePorts and load balancers only, from user space.
+    Userspace,
+}
+
+/// What the proxy can be told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How Services are served.
+    pub mode: Mode,
+    /// The nodes that this proxy serves; `externalTrafficPolicy: Local` means pods on these.
+    pub nodes: Vec<String>,
+    /// The pods' network.
+    pub pod_cidr: String,
+    /// The ranges of Service addresses: ClusterIPs, load balancers.
+    pub service_ranges: Vec<String>,
+    /// The pods' bridge.
+    pub bridge: String,
+    /// The nftables table; one per cluster on a host.
+    pub table: String,
+}
+
+/// Changes that come within this time are written together.
+const BATCH: Duration = Duration::from_millis(20);
+/// After a failure it is tried again after this time.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Serves Services until `shutdown`, then leaves the rules as they are, so that traffic flows on while the control
+/// plane is away; [`remove`] takes them away.
+///
+/// # Errors
+/// If [`Mode::Nftables`] was asked for and cannot be had.
+pub async fn run(client: Client, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let informers = Informers::new(client, shutdown.clone());
+    let (services, slices) = (informers.get::<Service>(), informers.get::<EndpointSlice>());
+    let changed = Arc::new(Notify::new());
+    let notify = changed.clone();
+    services.on_change(move |_| notify.notify_one());
+    let notify = changed.clone();
+    slices.on_change(move |_| notify.notify_one());
+    services.wait_for_sync().await;
+    slices.wait_for_sync().await;
+
+    let mut backend = Backend::choose(&config).await?;
+    loop {
+        let local = |node: &str| config.nodes.is_empty() || config.nodes.iter().any(|ours| ours == node);
+        let entries = build(&services.list(), &slices.list(), local);
+        let written = backend.write(&entries, &config).await;
+        if let Err(error) = &written {
+            tracing::warn!(%error, "Services not written; trying again");
+        }
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return Ok(()),
+            () = changed.notified() => coracle_clock::sleep(BATCH).await,
+            () = coracle_clock::sleep(RETRY), if written.is_err() => {}
+        }
+    }
+}
+
+/// Takes the rules away.
+///
+/// # Errors
+/// If nftables refuses.
+pub async fn remove(table: &str) -> Result<(), host::HostError> {
+    host::nft(&format!("add table ip {table}\ndelete table ip {table}\n")).await
+}
+
+enum Backend {
+    Nftables { last: Option<String> },
+    Userspace(Listeners),
+}
+
+impl Backend {
+    async fn choose(config: &Config) -> anyhow::Result<Self> {
+        if config.mode == Mode::Userspace {
+            return Ok(Backend::Userspace(Listeners::default()));
+        }
+        match host::nft_usable().await {
+            Ok(()) => Ok(Backend::Nftables { last: None }),
+            Err(error) if config.mode == Mode::Nftables => Err(error.into()),
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "nftables cannot be used: NodePorts and load balancers are served from user space, ClusterIPs are not served"
+                );
+                Ok(Backend::Userspace(Listeners::default()))
+            }
+        }
+    }
+
+    async fn write(&mut self, entries: &[Entry], config: &Config) -> Result<(), host::HostError> {
+        match self {
+            Backend::Userspace(listeners) => {
+                listeners.set(entries).await;
+                Ok(())
+            }
+            Backend::Nftables { last } => {
+                let parameters = Parameters {
+                    table: config.table.clone(),
+                    pod_cidr: config.pod_cidr.clone(),
+                    masquerade_all: !host::bridge_passes_netfilter(),
+                };
+                let script = script(entries, &parameters);
+                if last.is_none() {
+                    let ranges: Vec<_> = config.service_ranges.iter().map(String::as_str).collect();
+                    host::route(&ranges, &config.bridge).await?;
+                    host::pass_docker(&config.bridge).await;
+                }
+                host::allow_hairpin(&config.bridge);
+                if last.as_ref() != Some(&script) {
+                    host::nft(&script).await?;
+                    *last = Some(script);
+                }
+                Ok(())
+            }
+        }
+    }
+}
