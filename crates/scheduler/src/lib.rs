@@ -1,1 +1,32 @@
 //! The scheduler: which node a pod runs on, and why.
+//!
+//! It is an ordinary client of the API server. It watches pods and nodes, takes one pending pod at a
+//! time, and answers one question: on which node? The answer is written as a Binding; the kubelet of
+//! that node does the rest.
+//!
+//! ```text
+//!            ┌───────── queue ─────────┐      ┌──────────── cycle (pure) ────────────┐
+//!  new pod ─►│ active ◄─ back-off      │─pod─►│ filter every node ─► score ─► winner │─► assume ─► bind
+//!            │    ▲                    │      │        └─ none fits ─► preempt?      │
+//!            │    └── unschedulable ◄──┼──────┤           FailedScheduling           │
+//!            └─────────────────────────┘      └──────────────────────────────────────┘
+//! ```
+//!
+//! Read in this order: [`framework`] (what a plugin is), any file of [`plugins`], [`cycle`] (one
+//! decision), [`preemption`], [`queue`] (whose turn it is), [`cache`] (what is known about nodes),
+//! [`run`] (the loop).
+
+pub mod cache;
+pub mod cycle;
+pub mod framework;
+pub mod plugins;
+pub mod preemption;
+pub mod queue;
+pub mod resources;
+mod run;
+mod volumes;
+
+#[cfg(test)]
+mod testing;
+
+pub use run::{Config, run};

@@ -1,0 +1,187 @@
+//! PodTopologySpread: pods of one kind are to be spread evenly over zones, nodes, or any other label.
+//!
+//! For each constraint the matching pods are counted per topology value; a node is possible if the
+//! pod would not make its value's count exceed the smallest count by more than `maxSkew`.
+
+use std::collections::BTreeMap;
+
+use coracle_api::selector::Selector;
+use k8s_openapi::api::core::v1::TopologySpreadConstraint;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+
+use super::node_matches;
+use super::taint_toleration::tolerates;
+use crate::cache::{NodeInfo, PodInfo, Snapshot};
+use crate::framework::{ClusterEvent, Filter, MAX_NODE_SCORE, Plugin, PreFilter, Refusal, Score};
+
+const REASON: &str = "node(s) didn't match pod topology spread constraints";
+const REASON_NO_LABEL: &str = "node(s) didn't match pod topology spread constraints (missing required label)";
+
+#[derive(Debug)]
+pub(super) struct PodTopologySpread;
+
+impl Plugin for PodTopologySpread {
+    fn name(&self) -> &'static str {
+        "PodTopologySpread"
+    }
+
+    fn unblocked_by(&self) -> &'static [ClusterEvent] {
+        use ClusterEvent::{AssignedPodChanged, AssignedPodRemoved, NodeChanged, PodChanged};
+        &[AssignedPodChanged, AssignedPodRemoved, NodeChanged, PodChanged]
+    }
+
+    fn filter<'a>(&'a self, pod: &'a PodInfo, snapshot: &'a Snapshot) -> PreFilter<'a> {
+        let spec = pod.spec().topology_spread_constraints.iter().flatten();
+        let hard: Vec<_> = spec.filter(|c| c.when_unsatisfiable == "DoNotSchedule").collect();
+        let constraints: Vec<_> = hard.iter().map(|c| Constraint::count(c, &hard, pod, snapshot)).collect();
+        Ok((!constraints.is_empty()).then(|| Box::new(Spread { constraints }) as Box<dyn Filter>))
+    }
+
+    fn score<'a>(&'a self, pod: &'a PodInfo, snapshot: &'a Snapshot) -> Option<Box<dyn Score + 'a>> {
+        let spec = pod.spec().topology_spread_constraints.iter().flatten();
+        let soft: Vec<_> = spec.filter(|c| c.when_unsatisfiable == "ScheduleAnyway").collect();
+        let constraints: Vec<_> = soft.iter().map(|c| Constraint::count(c, &soft, pod, snapshot)).collect();
+        (!constraints.is_empty()).then(|| Box::new(Spread { constraints }) as Box<dyn Score>)
+    }
+}
+
+struct Constraint {
+    key: String,
+    max_skew: i64,
+    min_domains: usize,
+    /// Whether the pod counts for its own constraint.
+    own: i64,
+    /// Matching pods per topology value, of the nodes that count.
+    counts: BTreeMap<String, i64>,
+}
+
+impl Constraint {
+    fn count(
+        constraint: &TopologySpreadConstraint,
+        all: &[&TopologySpreadConstraint],
+        pod: &PodInfo,
+        snapshot: &Snapshot,
+    ) -> Self {
+        let selector = selector(constraint, pod);
+        let no_labels = BTreeMap::new();
+        let matches = |other: &PodInfo| {
+            other.key.namespace == pod.key.namespace
+                && other.pod.metadata.deletion_timestamp.is_none()
+                && selector.matches(other.pod.metadata.labels.as_ref().unwrap_or(&no_labels))
+        };
+        let mut counts = BTreeMap::new();
+        for node in snapshot.nodes.values() {
+            // A node counts only where all constraints can be told.
+            if !all.iter().all(|c| node.labels().contains_key(&c.topology_key)) || !node_counts(constraint, pod, node) {
+                continue;
+            }
+            let matching = node.pods.values().filter(|other| matches(other)).count() as i64;
+            *counts.entry(node.labels()[&constraint.topology_key].clone()).or_default() += matching;
+        }
+        Constraint {
+            key: constraint.topology_key.clone(),
+            max_skew: constraint.max_skew.into(),
+            min_domains: constraint.min_domains.and_then(|n| usize::try_from(n).ok()).unwrap_or(1),
+            own: i64::from(matches(pod)),
+            counts,
+        }
+    }
+
+    /// With fewer domains than wanted the smallest count is taken as zero.
+    fn smallest(&self) -> i64 {
+        if self.counts.len() < self.min_domains { 0 } else { self.counts.values().copied().min().unwrap_or(0) }
+    }
+}
+
+/// The constraint's selector, narrowed by the pod's own values of `matchLabelKeys`.
+fn selector(constraint: &TopologySpreadConstraint, pod: &PodInfo) -> Selector {
+    let Some(base) = &constraint.label_selector else { return Selector::nothing() };
+    let mut narrowed: LabelSelector = base.clone();
+    let labels = pod.pod.metadata.labels.iter().flatten();
+    let keys = constraint.match_label_keys.as_deref().unwrap_or_default();
+    for (key, value) in labels.filter(|(key, _)| keys.contains(key)) {
+        narrowed.match_expressions.get_or_insert_default().push(LabelSelectorRequirement {
+            key: key.clone(),
+            operator: "In".into(),
+            values: Some(vec![value.clone()]),
+        });
+    }
+    Selector::from_label_selector(&narrowed).unwrap_or_else(|_| Selector::nothing())
+}
+
+/// The inclusion policies: by default a node counts if the pod's affinity allows it, whatever its taints.
+fn node_counts(constraint: &TopologySpreadConstraint, pod: &PodInfo, node: &NodeInfo) -> bool {
+    let honours = |policy: &Option<String>, default: &str| policy.as_deref().unwrap_or(default) == "Honor";
+    if honours(&constraint.node_affinity_policy, "Honor") && !node_matches(pod, node) {
+        return false;
+    }
+    let mut taints = node.node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    let tolerated = |taint| pod.spec().tolerations.iter().flatten().any(|toleration| tolerates(toleration, taint));
+    !honours(&constraint.node_taints_policy, "Ignore")
+        || taints.all(|taint| taint.effect == "PreferNoSchedule" || tolerated(taint))
+}
+
+struct Spread {
+    constraints: Vec<Constraint>,
+}
+
+impl Filter for Spread {
+    fn filter(&self, node: &NodeInfo) -> Result<(), Refusal> {
+        for constraint in &self.constraints {
+            let Some(value) = node.labels().get(&constraint.key) else {
+                return Err(Refusal::unresolvable(REASON_NO_LABEL));
+            };
+            let count = constraint.counts.get(value).copied().unwrap_or(0);
+            if count + constraint.own - constraint.smallest() > constraint.max_skew {
+                return Err(Refusal::unschedulable(REASON));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Score for Spread {
+    /// The pods already there; a topology with more values weighs more. `normalize` turns it over.
+    fn score(&self, node: &NodeInfo) -> i64 {
+        let weigh = |constraint: &Constraint| {
+            let Some(value) = node.labels().get(&constraint.key) else { return f64::from(u16::MAX) };
+            let weight = (constraint.counts.len() as f64 + 2.0).ln();
+            constraint.counts.get(value).copied().unwrap_or(0) as f64 * weight + (constraint.max_skew - 1) as f64
+        };
+        self.constraints.iter().map(weigh).sum::<f64>().round() as i64
+    }
+
+    fn normalize(&self, scores: &mut [i64]) {
+        let (Some(min), Some(max)) = (scores.iter().copied().min(), scores.iter().copied().max()) else { return };
+        for score in scores {
+            *score = if max == 0 { MAX_NODE_SCORE } else { MAX_NODE_SCORE * (max + min - *score) / max };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{TestPod, node, pod, snapshot};
+
+    fn web(name: &str) -> TestPod {
+        pod(name).label("app", "web").set(
+            "/spec/topologySpreadConstraints",
+            json!([{ "maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
+                     "labelSelector": { "matchLabels": { "app": "web" } } }]),
+        )
+    }
+
+    #[test]
+    fn a_zone_that_is_ahead_takes_no_more() {
+        let nodes =
+            snapshot(vec![node("a").label("zone", "1").with(web("x")), node("b").label("zone", "2"), node("c")]);
+        let pod = web("p").info();
+        let filter = PodTopologySpread.filter(&pod, &nodes).unwrap().unwrap();
+        assert_eq!(filter.filter(&nodes.nodes["a"]), Err(Refusal::unschedulable(REASON)));
+        assert_eq!(filter.filter(&nodes.nodes["b"]), Ok(()));
+        assert_eq!(filter.filter(&nodes.nodes["c"]), Err(Refusal::unresolvable(REASON_NO_LABEL)));
+    }
+}

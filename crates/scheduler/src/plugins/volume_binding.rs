@@ -1,0 +1,142 @@
+//! VolumeBinding: a pod's claims must exist and be bound (or be ready to be bound where it goes), and
+//! a volume that lives on some nodes only pulls its pod there.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use coracle_client::ObjectKey;
+use k8s_openapi::api::core::v1::NodeSelector;
+
+use super::node_affinity::selector_matches;
+use crate::cache::{NodeInfo, PodInfo, Snapshot};
+use crate::framework::{ClusterEvent, Filter, Plugin, PreFilter, Refusal};
+
+const UNBOUND_IMMEDIATE: &str = "pod has unbound immediate PersistentVolumeClaims";
+const NODE_CONFLICT: &str = "node(s) didn't match PersistentVolume's node affinity";
+
+/// What is known of one claim.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ClaimState {
+    /// There is no such claim.
+    Missing,
+    /// It is being deleted.
+    Terminating,
+    /// Its volume was lost.
+    Lost,
+    /// It is not bound, and its class binds at once: the pod waits for the binder.
+    Unbound,
+    /// It is not bound, and its class binds where the first pod goes.
+    WaitsForPod,
+    /// It is bound to a volume; some volumes allow only some nodes.
+    Bound(Option<NodeSelector>),
+}
+
+/// Looks claims up.
+pub type ClaimLookup = Arc<dyn Fn(&ObjectKey) -> ClaimState + Send + Sync>;
+
+/// The plugin; it alone needs to know more than pods and nodes.
+pub struct VolumeBinding {
+    /// How claims are looked up.
+    pub claims: ClaimLookup,
+}
+
+impl Debug for VolumeBinding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("VolumeBinding")
+    }
+}
+
+/// The names of the claims a pod uses; an ephemeral volume's claim is named after pod and volume.
+pub fn claim_names(pod: &PodInfo) -> impl Iterator<Item = String> {
+    pod.spec().volumes.iter().flatten().filter_map(|volume| {
+        match (&volume.persistent_volume_claim, &volume.ephemeral) {
+            (Some(claim), _) => Some(claim.claim_name.clone()),
+            (None, Some(_)) => Some(format!("{}-{}", pod.key.name, volume.name)),
+            (None, None) => None,
+        }
+    })
+}
+
+impl Plugin for VolumeBinding {
+    fn name(&self) -> &'static str {
+        "VolumeBinding"
+    }
+
+    fn unblocked_by(&self) -> &'static [ClusterEvent] {
+        &[ClusterEvent::StorageChanged, ClusterEvent::NodeChanged]
+    }
+
+    fn filter<'a>(&'a self, pod: &'a PodInfo, _: &'a Snapshot) -> PreFilter<'a> {
+        let states: BTreeMap<_, _> = claim_names(pod)
+            .map(|name| {
+                let state = (self.claims)(&ObjectKey::new(&pod.key.namespace, &name));
+                (name, state)
+            })
+            .collect();
+        let mut affinities = Vec::new();
+        let mut unbound = false;
+        for (name, state) in states {
+            let whole = |what: String| Err(Refusal::unresolvable(what));
+            match state {
+                ClaimState::Missing => return whole(format!("persistentvolumeclaim {name:?} not found")),
+                ClaimState::Terminating => return whole(format!("persistentvolumeclaim {name:?} is being deleted")),
+                ClaimState::Lost => {
+                    return whole(format!("persistentvolumeclaim {name:?} bound to non-existent persistentvolume"));
+                }
+                ClaimState::Unbound => unbound = true,
+                ClaimState::WaitsForPod => {}
+                ClaimState::Bound(affinity) => affinities.extend(affinity),
+            }
+        }
+        if unbound {
+            return Err(Refusal::unresolvable(UNBOUND_IMMEDIATE));
+        }
+        Ok((!affinities.is_empty()).then(|| Box::new(Reachable(affinities)) as Box<dyn Filter>))
+    }
+}
+
+struct Reachable(Vec<NodeSelector>);
+
+impl Filter for Reachable {
+    fn filter(&self, node: &NodeInfo) -> Result<(), Refusal> {
+        let reachable = self.0.iter().all(|selector| selector_matches(selector, node));
+        if reachable { Ok(()) } else { Err(Refusal::unresolvable(NODE_CONFLICT)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{node, pod};
+
+    fn verdict(state: ClaimState) -> Result<(), String> {
+        let plugin = VolumeBinding { claims: Arc::new(move |_| state.clone()) };
+        let volumes = json!([{ "name": "v", "persistentVolumeClaim": { "claimName": "data" } }]);
+        let (pod, snapshot) = (pod("p").set("/spec/volumes", volumes).info(), Snapshot::default());
+        match plugin.filter(&pod, &snapshot) {
+            Err(refusal) => Err(refusal.reasons.join(",")),
+            Ok(None) => Ok(()),
+            Ok(Some(filter)) => filter.filter(&node("n").info()).map_err(|refusal| refusal.reasons.join(",")),
+        }
+    }
+
+    #[test]
+    fn a_claim_must_be_there_and_bound_or_wait_for_its_pod() {
+        let elsewhere = serde_json::from_value(json!({ "nodeSelectorTerms": [
+            { "matchExpressions": [{ "key": "kubernetes.io/hostname", "operator": "In", "values": ["m"] }] }
+        ] }))
+        .unwrap();
+        for (state, expected) in [
+            (ClaimState::Missing, Err("persistentvolumeclaim \"data\" not found".to_owned())),
+            (ClaimState::Unbound, Err(UNBOUND_IMMEDIATE.to_owned())),
+            (ClaimState::WaitsForPod, Ok(())),
+            (ClaimState::Bound(None), Ok(())),
+            (ClaimState::Bound(Some(elsewhere)), Err(NODE_CONFLICT.to_owned())),
+        ] {
+            assert_eq!(verdict(state.clone()), expected, "{state:?}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Short-hands for tests: nodes and pods in a few words.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use serde_json::{Value, json};
+
+use crate::cache::{NodeInfo, PodInfo, Snapshot};
+
+/// A node under construction: 4 CPUs, 8 GiB, 110 pods, zone-less.
+pub struct TestNode {
+    json: Value,
+    pods: Vec<TestPod>,
+}
+
+pub fn node(name: &str) -> TestNode {
+    let json = json!({
+        "metadata": { "name": name, "labels": { "kubernetes.io/hostname": name } },
+        "spec": { "taints": [] },
+        "status": { "allocatable": { "cpu": "4", "memory": "8Gi", "pods": "110" } },
+    });
+    TestNode { json, pods: Vec::new() }
+}
+
+impl TestNode {
+    pub fn cpu(mut self, amount: &str) -> Self {
+        self.json["status"]["allocatable"]["cpu"] = amount.into();
+        self
+    }
+
+    pub fn max_pods(mut self, amount: &str) -> Self {
+        self.json["status"]["allocatable"]["pods"] = amount.into();
+        self
+    }
+
+    pub fn label(mut self, key: &str, value: &str) -> Self {
+        self.json["metadata"]["labels"][key] = value.into();
+        self
+    }
+
+    pub fn taint(mut self, key: &str, value: &str, effect: &str) -> Self {
+        let taints = self.json["spec"]["taints"].as_array_mut().unwrap();
+        taints.push(json!({ "key": key, "value": value, "effect": effect }));
+        self
+    }
+
+    pub fn with(mut self, pod: TestPod) -> Self {
+        self.pods.push(pod);
+        self
+    }
+
+    pub fn info(self) -> NodeInfo {
+        let node: Node = serde_json::from_value(self.json).unwrap();
+        let mut info = NodeInfo::new(Arc::new(node));
+        for pod in self.pods {
+            info.add(Arc::new(pod.info()));
+        }
+        info
+    }
+}
+
+pub fn snapshot(nodes: Vec<TestNode>) -> Snapshot {
+    let infos = nodes.into_iter().map(TestNode::info);
+    Snapshot {
+        nodes: infos.map(|info| (info.name.clone(), Arc::new(info))).collect(),
+        namespaces: BTreeMap::from([("default".into(), BTreeMap::new())]),
+    }
+}
+
+/// A pod under construction: one container, namespace `default`.
+#[derive(Clone)]
+pub struct TestPod {
+    json: Value,
+}
+
+pub fn pod(name: &str) -> TestPod {
+    TestPod {
+        json: json!({
+            "metadata": { "name": name, "namespace": "default", "uid": name, "labels": {} },
+            "spec": { "containers": [{ "name": "c", "image": "i", "resources": { "requests": {} } }] },
+        }),
+    }
+}
+
+impl TestPod {
+    pub fn cpu(mut self, amount: &str) -> Self {
+        self.json["spec"]["containers"][0]["resources"]["requests"]["cpu"] = amount.into();
+        self
+    }
+
+    pub fn priority(mut self, priority: i32) -> Self {
+        self.json["spec"]["priority"] = priority.into();
+        self
+    }
+
+    pub fn label(mut self, key: &str, value: &str) -> Self {
+        self.json["metadata"]["labels"][key] = value.into();
+        self
+    }
+
+    /// Sets any field by its JSON pointer, making the objects on the way.
+    pub fn set(mut self, pointer: &str, value: Value) -> Self {
+        set(&mut self.json, pointer, value);
+        self
+    }
+
+    pub fn info(self) -> PodInfo {
+        let pod: Pod = serde_json::from_value(self.json).unwrap();
+        PodInfo::new(Arc::new(pod))
+    }
+}
+
+fn set(json: &mut Value, pointer: &str, value: Value) {
+    let mut at = json;
+    for part in pointer.trim_start_matches('/').split('/') {
+        at = match part.parse::<usize>() {
+            Ok(index) => &mut at[index],
+            Err(_) => &mut at[part],
+        };
+    }
+    *at = value;
+}
