@@ -181,8 +181,11 @@ impl Core {
         Ok(Answer::Done)
     }
 
-    /// Lets readers and watchers see all that was executed.
+    /// Lets readers and watchers see all that was executed; never what could not be made durable.
     pub(crate) fn publish(&mut self) {
+        if matches!(self.ended, Some(Ended::Failed(_))) {
+            return;
+        }
         for revision in self.visible + 1..=self.mvcc.head() {
             if let Some(entry) = self.mvcc.entry(revision) {
                 self.hub.publish(entry);

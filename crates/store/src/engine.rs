@@ -128,6 +128,7 @@ impl<J: Journal> Committer<J> {
 
     /// Commits batch after batch until nobody waits.
     fn lead(&self) {
+        let _unwinding = Abdicate(self);
         let mut journal = lock(&self.journal);
         loop {
             let batch = {
@@ -162,6 +163,20 @@ impl<J: Journal> Committer<J> {
                 // Whoever asked may have gone away; what it asked for happened all the same.
                 _ = sender.send(answer);
             }
+        }
+    }
+}
+
+/// A leader that panics leaves nobody waiting for it, and a store that takes no more changes.
+struct Abdicate<'a, J>(&'a Committer<J>);
+
+impl<J> Drop for Abdicate<'_, J> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            if let Ok(mut core) = self.0.shared.core.write() {
+                core.fail(&StoreError::Engine("a commit panicked".into()));
+            }
+            *lock(&self.0.queue) = Queue::default();
         }
     }
 }
@@ -346,5 +361,78 @@ impl Drop for Watch {
         if let Ok(mut core) = self.shared.core.write() {
             core.unwatch(self.id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::Leases;
+    use crate::mvcc::Mvcc;
+    use crate::{FIRST_REVISION, KeyRange, Op};
+
+    /// A disk that is full after so many commits, or worse.
+    #[derive(Debug)]
+    struct FailingJournal {
+        commits_left: u32,
+        panics: bool,
+    }
+
+    impl Journal for FailingJournal {
+        const BLOCKING: bool = true;
+
+        fn commit(&mut self, _: Vec<Record>) -> Result<()> {
+            assert!(self.commits_left > 0 || !self.panics, "a bug");
+            self.commits_left = self.commits_left.checked_sub(1).ok_or(StoreError::Engine("disk full".into()))?;
+            Ok(())
+        }
+
+        fn size_bytes(&self) -> Result<Option<u64>> {
+            Ok(None)
+        }
+
+        fn close(&mut self) -> Result<()> {
+            Ok(())
+        }
+
+        fn abandon(&mut self) {}
+    }
+
+    fn engine(journal: FailingJournal) -> Engine<FailingJournal> {
+        Engine::start(Core::new(Mvcc::starting_at(FIRST_REVISION), Leases::default(), 1 << 20), journal)
+    }
+
+    fn put(value: &'static str) -> Txn {
+        Txn { success: vec![Op::Put { key: "a".into(), value: value.into(), lease: 0 }], ..Txn::default() }
+    }
+
+    #[tokio::test]
+    async fn a_write_that_did_not_reach_the_disk_is_never_seen_and_nothing_builds_on_it() {
+        let store = engine(FailingJournal { commits_left: 1, panics: false });
+        let request = WatchRequest { range: KeyRange::key("a"), start: None, progress: Some(Duration::from_millis(1)) };
+        let mut events = store.watch(request).await.unwrap();
+        store.txn(put("1")).await.unwrap();
+        assert_eq!(events.next().await.unwrap().unwrap().events.len(), 1);
+        for _ in 0..3 {
+            assert!(matches!(store.txn(put("2")).await, Err(StoreError::Engine(why)) if why == "disk full"));
+        }
+        let read = store.range(RangeRequest::new(KeyRange::key("a"))).await.unwrap();
+        assert_eq!((&read.kvs[0].value[..], read.revision), (&b"1"[..], 2));
+        assert!(events.next().await.unwrap().unwrap().events.is_empty(), "only progress");
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_panics_leaves_nobody_waiting() {
+        let store = engine(FailingJournal { commits_left: 0, panics: true });
+        assert!(matches!(store.txn(put("1")).await, Err(StoreError::Closed)));
+        assert!(matches!(store.txn(put("1")).await, Err(StoreError::Engine(why)) if why == "a commit panicked"));
+        assert_eq!(store.revision(), 1);
+    }
+
+    #[tokio::test]
+    async fn writers_that_come_together_share_commits() {
+        let store = engine(FailingJournal { commits_left: 20, panics: false });
+        let writes = futures::future::join_all((0..100).map(|_| store.txn(put("1")))).await;
+        assert!(writes.iter().all(|write| write.is_ok()), "a hundred writes in at most twenty commits");
     }
 }

@@ -305,7 +305,7 @@ pub struct Event {
 pub struct WatchRequest {
     /// Which keys.
     pub range: KeyRange,
-    /// The first revision to report; `None` means whatever comes next.
+    /// The first revision to report, which may lie in the future; `None` means whatever comes next.
     pub start: Option<Revision>,
     /// Send an empty batch when nothing happened for so long, to say how far the watch has come.
     pub progress: Option<Duration>,
@@ -378,16 +378,34 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// The newest acknowledged revision.
     fn revision(&self) -> Revision;
 
-    /// Reads a range.
+    /// Reads a range, as of the newest acknowledged revision or an older one.
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`] before the compacted revision, [`StoreError::FutureRevision`] after the newest.
     async fn range(&self, request: RangeRequest) -> Result<RangeResponse>;
 
-    /// Runs a transaction. When this returns, its changes are on disk and can be read.
+    /// Runs a transaction. When this returns, its changes are on disk and can be read. Dropping the future
+    /// does not undo it.
+    ///
+    /// # Errors
+    /// [`StoreError::DuplicateKey`] and [`StoreError::LeaseNotFound`] before anything is changed;
+    /// [`StoreError::Engine`] when the disk failed, after which every change is refused until the store is
+    /// opened again (whether this one is in it then is not known).
     async fn txn(&self, txn: Txn) -> Result<TxnResponse>;
 
     /// Watches a range from a revision on, without gap or duplicate.
+    ///
+    /// A watcher costs nothing while nothing in its range changes, and may be as slow as the history is long:
+    /// it reads on where it was. Only one that compaction has overtaken ends, with [`StoreError::WatcherTooSlow`].
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`] if the start is at or before the compacted revision.
     async fn watch(&self, request: WatchRequest) -> Result<WatchStream>;
 
-    /// Forgets what was superseded before or at `revision`.
+    /// Forgets what was superseded before or at `revision`; a range at `revision` itself still works.
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`] if that was done already, [`StoreError::FutureRevision`] after the newest.
     async fn compact(&self, revision: Revision) -> Result<()>;
 
     /// Creates a lease that lives `ttl` from now; `id` 0 lets the store choose.

@@ -103,7 +103,7 @@ enum Database {
 
 impl DiskJournal {
     fn open(config: SledConfig, now: Moment) -> Result<(Core, DiskJournal)> {
-        std::fs::create_dir_all(&config.dir).map_err(disk(&config.dir))?;
+        create_dir(&config.dir)?;
         let lock = lock(&config.dir)?;
         let database = Checkpoint::open(&config)?;
         let mut restored = database.restore()?;
@@ -255,6 +255,17 @@ fn leases(restored: &Restored, now: Moment) -> Leases {
         leases.reattach(&kv.key, 0, kv.lease);
     }
     leases
+}
+
+/// Makes a directory with its parents, durably: a name is on disk when the directory it stands in is synced.
+fn create_dir(dir: &Path) -> Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create_dir(parent)?;
+    std::fs::create_dir(dir).map_err(disk(dir))?;
+    sync_dir(parent)
 }
 
 /// Takes the directory for this process.

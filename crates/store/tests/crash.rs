@@ -115,6 +115,22 @@ async fn a_torn_tail_is_cut_off_and_writing_goes_on() {
 }
 
 #[tokio::test]
+async fn a_log_that_outlived_its_checkpoint_is_not_applied_twice() {
+    let dir = ten_puts().await;
+    let path = log(dir.path());
+    let frames = std::fs::read(&path).unwrap();
+    open(dir.path()).await.unwrap().close().await.unwrap();
+    assert!(!path.exists());
+    // As if the process had died after the database was synced, before the log was removed.
+    std::fs::write(&path, frames).unwrap();
+    for revision in 12..14 {
+        let store = open(dir.path()).await.unwrap();
+        assert_eq!(put(&store, "b".into(), "1".into(), 0).await.unwrap(), revision);
+    }
+    assert_eq!(get(&open(dir.path()).await.unwrap(), "a").await.unwrap().version, 10);
+}
+
+#[tokio::test]
 async fn damage_to_acknowledged_data_in_the_log_is_refused() {
     let dir = ten_puts().await;
     let whole = std::fs::read(log(dir.path())).unwrap();
