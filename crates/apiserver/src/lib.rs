@@ -5,8 +5,10 @@
 //! module a step: [`request_info`] → authentication ([`auth`]) → authorisation → negotiation → handler
 //! (decode, admission, default, validate) → [`storage`] → watch. Policy plugs in through [`hooks`].
 
+pub mod allocate;
 pub mod auth;
 pub mod body;
+pub mod bootstrap;
 pub mod hooks;
 pub mod pki;
 pub mod rbac;

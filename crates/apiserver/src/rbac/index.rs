@@ -54,19 +54,22 @@ fn matches_labels(selector: &Value, role: &Value) -> bool {
     !wanted.is_empty() && wanted.iter().all(|(key, value)| role["metadata"]["labels"].get(key) == Some(value))
 }
 
+/// Aggregates of aggregates are followed so deep: `view` is part of `edit`, `edit` of `admin`.
+const AGGREGATION_DEPTH: usize = 4;
+
 /// The rules of a ClusterRole with those of the roles it aggregates.
-fn effective_rules(role: &Value, all: &[Value]) -> Rules {
+fn effective_rules(role: &Value, all: &[Value], depth: usize) -> Vec<Rule> {
     let mut rules = rules_of(role);
     for selector in role["aggregationRule"]["clusterRoleSelectors"].as_array().into_iter().flatten() {
-        for part in all.iter().filter(|other| matches_labels(selector, other)) {
-            for rule in rules_of(part) {
+        for part in all.iter().filter(|other| depth > 0 && matches_labels(selector, other)) {
+            for rule in effective_rules(part, all, depth - 1) {
                 if !rules.contains(&rule) {
                     rules.push(rule);
                 }
             }
         }
     }
-    rules.into()
+    rules
 }
 
 /// The subjects of a binding; a ServiceAccount is the user of its tokens.
@@ -95,7 +98,7 @@ impl Index {
         let mut index = Index::default();
         for role in &policy.cluster_roles {
             let key = (String::new(), text(role, "/metadata/name").to_owned());
-            index.roles.insert(key, effective_rules(role, &policy.cluster_roles));
+            index.roles.insert(key, effective_rules(role, &policy.cluster_roles, AGGREGATION_DEPTH).into());
         }
         for role in &policy.roles {
             let key = (text(role, "/metadata/namespace").to_owned(), text(role, "/metadata/name").to_owned());

@@ -1,0 +1,163 @@
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::testing::{in_simulation, put, remove, storage};
+
+fn allocator(storage: &Arc<Storage>, cidr: &str, ports: RangeInclusive<u16>) -> ServiceAllocator {
+    ServiceAllocator::new(storage.clone(), cidr.parse().unwrap(), ports)
+}
+
+fn service(name: &str, spec: Value) -> Value {
+    json!({ "metadata": { "name": name, "namespace": "default" }, "spec": spec })
+}
+
+fn give(allocator: &ServiceAllocator, service: &mut Value, old: &Value) -> ApiResult<()> {
+    let name = service["metadata"]["name"].as_str().unwrap().to_owned();
+    allocator.allocate(service, old, ("default", &name), false)
+}
+
+/// Gives a new Service of this spec what it needs, in a cluster where 10.96.0.10 and 30080 are taken.
+fn given(spec: Value, old: Value) -> Result<Value, String> {
+    let used = Used { ips: [Ipv4Addr::new(10, 96, 0, 10)].into(), ports: [30080].into() };
+    let ranges = Ranges { cluster_ips: "10.96.0.0/12".parse().unwrap(), node_ports: 30000..=32767 };
+    let mut service = service("web", spec);
+    assign(&mut service, &old, &used, &ranges).map_err(|e| e.message)?;
+    Ok(service["spec"].take())
+}
+
+#[test]
+fn a_service_gets_a_cluster_ip_outside_the_band_for_chosen_ones() {
+    let spec = given(json!({ "ports": [{ "port": 80 }], "selector": { "a": "b" } }), Value::Null).unwrap();
+    let ip: Ipv4Addr = spec["clusterIP"].as_str().unwrap().parse().unwrap();
+    assert!(ip > Ipv4Addr::new(10, 96, 1, 0) && ip < Ipv4Addr::new(10, 111, 255, 255), "{ip}");
+    assert_eq!(spec["clusterIPs"], json!([ip.to_string()]));
+    assert_eq!((&spec["ipFamilies"], &spec["ipFamilyPolicy"]), (&json!(["IPv4"]), &json!("SingleStack")));
+    assert!(spec["ports"][0]["nodePort"].is_null());
+}
+
+#[test]
+fn headless_and_external_services_get_no_address() {
+    let spec = given(json!({ "clusterIP": "None", "selector": { "a": "b" } }), Value::Null).unwrap();
+    assert_eq!((&spec["clusterIPs"], &spec["ipFamilies"]), (&json!(["None"]), &json!(["IPv4"])));
+    let spec = given(json!({ "clusterIP": "None" }), Value::Null).unwrap();
+    assert_eq!(spec["ipFamilyPolicy"], "RequireDualStack");
+    let spec = given(json!({ "type": "ExternalName", "externalName": "example.com" }), Value::Null).unwrap();
+    assert!(spec["clusterIP"].is_null());
+}
+
+#[test]
+fn requests_that_cannot_be_met_are_refused_in_upstreams_words() {
+    let table = [
+        (
+            json!({ "clusterIP": "10.96.0.10" }),
+            r#"Service "web" is invalid: spec.clusterIPs: Invalid value: ["10.96.0.10"]: failed to allocate IP 10.96.0.10: provided IP is already allocated"#,
+        ),
+        (
+            json!({ "clusterIP": "192.168.0.1" }),
+            "failed to allocate IP 192.168.0.1: the provided IP (192.168.0.1) is not in the valid range. The range of valid IPs is 10.96.0.0/12",
+        ),
+        (
+            json!({ "type": "NodePort", "ports": [{ "port": 80, "nodePort": 30080 }] }),
+            "spec.ports[0].nodePort: Invalid value: 30080: provided port is already allocated",
+        ),
+        (
+            json!({ "type": "NodePort", "ports": [{ "port": 80, "nodePort": 80 }] }),
+            "spec.ports[0].nodePort: Invalid value: 80: provided port is not in the valid range. The range of valid ports is 30000-32767",
+        ),
+        (
+            json!({ "ipFamilyPolicy": "RequireDualStack", "selector": { "a": "b" } }),
+            "this cluster is not configured for dual-stack services",
+        ),
+    ];
+    for (spec, expected) in table {
+        let message = given(spec, Value::Null).unwrap_err();
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn an_update_keeps_what_it_leaves_out_and_drops_what_the_new_type_does_not_need() {
+    let old = given(json!({ "type": "NodePort", "ports": [{ "port": 80 }, { "port": 443 }] }), Value::Null).unwrap();
+    let old = service("web", old);
+    let ports = json!([{ "port": 443 }, { "port": 80 }]);
+    let new = given(json!({ "type": "LoadBalancer", "ports": ports }), old.clone()).unwrap();
+    assert_eq!(new["clusterIP"], old["spec"]["clusterIP"]);
+    assert_eq!(new["ports"][0]["nodePort"], old["spec"]["ports"][1]["nodePort"]);
+    let mut spec = old["spec"].clone();
+    spec["type"] = "ClusterIP".into();
+    let new = given(spec, old).unwrap();
+    assert!(new["ports"][0]["nodePort"].is_null());
+}
+
+#[test]
+fn a_load_balancer_with_local_traffic_gets_a_health_check_port() {
+    let spec = json!({ "type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [{ "port": 80 }] });
+    let spec = given(spec, Value::Null).unwrap();
+    assert!(spec["healthCheckNodePort"].as_u64().unwrap() >= 30000);
+    assert_ne!(spec["healthCheckNodePort"], spec["ports"][0]["nodePort"]);
+}
+
+#[test]
+fn what_a_deleted_service_had_is_free_at_once() {
+    in_simulation(async || {
+        let storage = storage().await;
+        let allocator = allocator(&storage, "10.96.0.0/30", 30000..=30000);
+        let spec = json!({ "type": "NodePort", "ports": [{ "port": 80 }], "clusterIP": "10.96.0.1" });
+        let mut first = service("first", spec.clone());
+        give(&allocator, &mut first, &Value::Null).unwrap();
+        let mut second = service("second", spec);
+        assert!(give(&allocator, &mut second, &Value::Null).is_err(), "given, though not stored yet");
+        put(&storage, "", "services", first).await;
+        assert!(give(&allocator, &mut second, &Value::Null).is_err());
+        remove(&storage, "", "services", "default", "first").await;
+        give(&allocator, &mut second, &Value::Null).unwrap();
+    });
+}
+
+#[test]
+fn what_was_given_to_a_service_that_was_never_stored_comes_back() {
+    in_simulation(async || {
+        let storage = storage().await;
+        let allocator = allocator(&storage, "10.96.0.0/12", 30000..=32767);
+        let spec = json!({ "clusterIP": "10.96.0.1" });
+        give(&allocator, &mut service("refused", spec.clone()), &Value::Null).unwrap();
+        give(&allocator, &mut service("refused", spec.clone()), &Value::Null).unwrap();
+        coracle_clock::sleep(KEEP).await;
+        give(&allocator, &mut service("other", spec), &Value::Null).unwrap();
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+    #[test]
+    fn no_two_services_ever_share_an_address_or_a_port(steps in prop::collection::vec((0usize..12, 0usize..3, any::<bool>()), 1..40)) {
+        in_simulation(async || {
+            let storage = storage().await;
+            let allocator = allocator(&storage, "10.96.0.0/27", 30000..=30040);
+            let mut alive: std::collections::BTreeMap<String, Value> = Default::default();
+            for (name, kind, store) in steps {
+                let name = format!("s{name}");
+                if alive.remove(&name).is_some() {
+                    if storage.get("", "services", "default", &name).await.unwrap().is_some() {
+                        remove(&storage, "", "services", "default", &name).await;
+                    }
+                    allocator.release("default", &name);
+                    continue;
+                }
+                let kind = ["ClusterIP", "NodePort", "LoadBalancer"][kind];
+                let mut new = service(&name, json!({ "type": kind, "ports": [{ "port": 80 }, { "port": 443 }] }));
+                give(&allocator, &mut new, &Value::Null).unwrap();
+                if store {
+                    put(&storage, "", "services", new.clone()).await;
+                }
+                alive.insert(name, new);
+                let all: Vec<Used> = alive.values().map(Used::of).collect();
+                let (ips, ports): (usize, usize) = (all.iter().map(|u| u.ips.len()).sum(), all.iter().map(|u| u.ports.len()).sum());
+                let mut union = Used::default();
+                all.iter().for_each(|used| union.extend(used));
+                assert_eq!((union.ips.len(), union.ports.len()), (ips, ports), "{alive:?}");
+            }
+        });
+    }
+}

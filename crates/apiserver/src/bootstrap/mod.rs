@@ -1,0 +1,313 @@
+//! What a cluster is born with.
+//!
+//! At every start, before the first request: the namespaces, the RBAC policy, the priority classes, and
+//! the Service `kubernetes` by which pods reach this server. What is missing is created, what is there
+//! stays as people made it (see [`policy::completed`] for what is completed), and all of it is one
+//! transaction, so a new cluster never shows half of it.
+
+pub mod policy;
+
+use std::net::Ipv4Addr;
+
+use bytes::Bytes;
+use coracle_api::ApiResult;
+use coracle_store::{Compare, Op, Txn};
+use serde_json::{Value, json};
+
+use crate::allocate::{Ipv4Cidr, service_ip};
+use crate::rbac::GROUP as RBAC;
+use crate::storage::table::suffix;
+use crate::storage::{Storage, codec, refusal};
+
+/// What the first objects tell about this cluster.
+#[derive(Clone, Debug)]
+pub struct BootstrapConfig {
+    /// Where pods reach this server: what the `kubernetes` Service's endpoints are.
+    pub advertise_ip: Ipv4Addr,
+    /// The port there.
+    pub advertise_port: u16,
+    /// The range of Services' cluster IPs.
+    pub service_cidr: Ipv4Cidr,
+    /// The certificate of the authority that signs client certificates, as PEM.
+    pub client_ca_pem: Option<String>,
+}
+
+/// A first object and what to do when it is already there.
+#[derive(Debug)]
+struct First {
+    group: &'static str,
+    plural: &'static str,
+    object: Value,
+    existing: Existing,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Existing {
+    /// Leave it as it is.
+    Keep,
+    /// Put in what it lacks of the policy.
+    Complete,
+    /// These fields are ours.
+    Own(&'static [&'static str]),
+}
+
+/// Creates or completes the first objects. Harmless to run again.
+pub async fn ensure(storage: &Storage, config: &BootstrapConfig) -> ApiResult<()> {
+    storage.fresh().await?;
+    // Another server on the same store may be doing the same: then look again.
+    loop {
+        let txn = plan(storage, &first_objects(config));
+        if txn.success.is_empty() {
+            return Ok(());
+        }
+        let done = storage.store().txn(txn).await.map_err(refusal)?;
+        storage.wait_for(done.revision).await?;
+        if done.succeeded {
+            return Ok(());
+        }
+        storage.fresh().await?;
+    }
+}
+
+/// The transaction that brings the store to what `wanted` says.
+fn plan(storage: &Storage, wanted: &[First]) -> Txn {
+    let table = storage.table();
+    let mut txn = Txn::default();
+    for first in wanted {
+        let Some(row) = table.find_any(first.group, first.plural) else { continue };
+        let text = |field: &str| first.object["metadata"][field].as_str().unwrap_or_default();
+        let suffix = suffix(text("namespace"), text("name"));
+        let stored = row.cache.get(&suffix);
+        let object = match &stored {
+            None => born(&first.object),
+            Some(entry) => match changed(&entry.parse(), first) {
+                Some(object) => object,
+                None => continue,
+            },
+        };
+        let key = Bytes::from(format!("{}{suffix}", row.resource.key_prefix()));
+        txn.compare.push(Compare::unchanged(key.clone(), stored.map_or(0, |entry| entry.revision)));
+        txn.success.push(Op::Put { key, value: codec::encode(&object).into(), lease: 0 });
+    }
+    txn
+}
+
+fn changed(stored: &Value, first: &First) -> Option<Value> {
+    match first.existing {
+        Existing::Keep => None,
+        Existing::Complete => policy::completed(stored, &first.object),
+        Existing::Own(fields) => {
+            let mut object = stored.clone();
+            for field in fields {
+                object[*field] = first.object[*field].clone();
+            }
+            (object != *stored).then_some(object)
+        }
+    }
+}
+
+/// A new object with the metadata that creation gives.
+fn born(object: &Value) -> Value {
+    let mut object = object.clone();
+    object["metadata"]["uid"] = coracle_clock::uuid().into();
+    object["metadata"]["creationTimestamp"] = coracle_clock::now_seconds().to_string().into();
+    object
+}
+
+fn first_objects(config: &BootstrapConfig) -> Vec<First> {
+    let keep = |group, plural, object| First { group, plural, object, existing: Existing::Keep };
+    let mut all: Vec<First> = ["default", "kube-system", "kube-public", "kube-node-lease"]
+        .into_iter()
+        .map(|name| keep("", "namespaces", namespace(name)))
+        .collect();
+    all.extend(policy::objects().into_iter().map(|(plural, object)| First {
+        group: RBAC,
+        plural,
+        object,
+        existing: Existing::Complete,
+    }));
+    all.extend(
+        PRIORITY_CLASSES.iter().map(|class| keep("scheduling.k8s.io", "priorityclasses", priority_class(class))),
+    );
+    all.push(keep("networking.k8s.io", "servicecidrs", service_cidr(config)));
+    all.push(keep("", "services", kubernetes_service(config)));
+    let (endpoints, slice) = kubernetes_endpoints(config);
+    all.push(First { group: "", plural: "endpoints", object: endpoints, existing: Existing::Own(&["subsets"]) });
+    let owned: &[&str] = &["endpoints", "ports"];
+    all.push(First {
+        group: "discovery.k8s.io",
+        plural: "endpointslices",
+        object: slice,
+        existing: Existing::Own(owned),
+    });
+    if let Some(ca) = &config.client_ca_pem {
+        let object = json!({
+            "kind": "ConfigMap",
+            "apiVersion": "v1",
+            "metadata": { "name": "extension-apiserver-authentication", "namespace": "kube-system" },
+            "data": { "client-ca-file": ca },
+        });
+        all.push(First { group: "", plural: "configmaps", object, existing: Existing::Own(&["data"]) });
+    }
+    all
+}
+
+fn namespace(name: &str) -> Value {
+    json!({
+        "kind": "Namespace",
+        "apiVersion": "v1",
+        "metadata": { "name": name, "labels": { "kubernetes.io/metadata.name": name } },
+        "spec": { "finalizers": ["kubernetes"] },
+        "status": { "phase": "Active" },
+    })
+}
+
+/// The system's priority classes: name, value, description.
+pub const PRIORITY_CLASSES: [(&str, i64, &str); 2] = [
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
+];
+
+fn priority_class((name, value, description): &(&str, i64, &str)) -> Value {
+    json!({
+        "kind": "PriorityClass",
+        "apiVersion": "scheduling.k8s.io/v1",
+        "metadata": { "name": name, "generation": 1 },
+        "value": value,
+        "description": description,
+        "preemptionPolicy": "PreemptLowerPriority",
+    })
+}
+
+fn service_cidr(config: &BootstrapConfig) -> Value {
+    let ready = json!({
+        "type": "Ready",
+        "status": "True",
+        "reason": "",
+        "message": "Kubernetes Service CIDR is ready",
+        "lastTransitionTime": coracle_clock::now_seconds().to_string(),
+    });
+    json!({
+        "kind": "ServiceCIDR",
+        "apiVersion": "networking.k8s.io/v1",
+        "metadata": { "name": "kubernetes" },
+        "spec": { "cidrs": [config.service_cidr.to_string()] },
+        "status": { "conditions": [ready] },
+    })
+}
+
+fn kubernetes_service(config: &BootstrapConfig) -> Value {
+    let ip = service_ip(&config.service_cidr).to_string();
+    json!({
+        "kind": "Service",
+        "apiVersion": "v1",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": { "component": "apiserver", "provider": "kubernetes" },
+        },
+        "spec": {
+            "ports": [{ "name": "https", "protocol": "TCP", "port": 443, "targetPort": config.advertise_port }],
+            "clusterIP": ip,
+            "clusterIPs": [ip],
+            "type": "ClusterIP",
+            "sessionAffinity": "None",
+            "ipFamilies": ["IPv4"],
+            "ipFamilyPolicy": "SingleStack",
+            "internalTrafficPolicy": "Cluster",
+        },
+        "status": { "loadBalancer": {} },
+    })
+}
+
+/// Endpoints and EndpointSlice of the `kubernetes` Service: nobody but this server knows where it is.
+fn kubernetes_endpoints(config: &BootstrapConfig) -> (Value, Value) {
+    let ip = config.advertise_ip.to_string();
+    let port = json!({ "name": "https", "port": config.advertise_port, "protocol": "TCP" });
+    let endpoints = json!({
+        "kind": "Endpoints",
+        "apiVersion": "v1",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" },
+        },
+        "subsets": [{ "addresses": [{ "ip": ip }], "ports": [port] }],
+    });
+    let slice = json!({
+        "kind": "EndpointSlice",
+        "apiVersion": "discovery.k8s.io/v1",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": { "kubernetes.io/service-name": "kubernetes" },
+        },
+        "addressType": "IPv4",
+        "endpoints": [{ "addresses": [ip], "conditions": { "ready": true } }],
+        "ports": [port],
+    });
+    (endpoints, slice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{in_simulation, put, storage};
+
+    fn config(port: u16) -> BootstrapConfig {
+        BootstrapConfig {
+            advertise_ip: Ipv4Addr::new(10, 244, 0, 1),
+            advertise_port: port,
+            service_cidr: "10.96.0.0/12".parse().unwrap(),
+            client_ca_pem: None,
+        }
+    }
+
+    #[test]
+    fn a_new_cluster_gets_its_first_objects_in_one_transaction_and_an_old_one_nothing() {
+        in_simulation(async || {
+            let storage = storage().await;
+            let before = storage.store().revision();
+            ensure(&storage, &config(6443)).await.unwrap();
+            assert_eq!(storage.store().revision(), before + 1);
+            let service = storage.get("", "services", "default", "kubernetes").await.unwrap().unwrap();
+            assert_eq!(service["spec"]["clusterIP"], "10.96.0.1");
+            assert!(storage.get(RBAC, "clusterroles", "", "cluster-admin").await.unwrap().is_some());
+            ensure(&storage, &config(6443)).await.unwrap();
+            assert_eq!(storage.store().revision(), before + 1);
+        });
+    }
+
+    #[test]
+    fn another_port_moves_the_endpoints_of_the_kubernetes_service() {
+        in_simulation(async || {
+            let storage = storage().await;
+            ensure(&storage, &config(6443)).await.unwrap();
+            ensure(&storage, &config(7443)).await.unwrap();
+            let endpoints = storage.get("", "endpoints", "default", "kubernetes").await.unwrap().unwrap();
+            assert_eq!(endpoints["subsets"][0]["ports"][0]["port"], 7443);
+        });
+    }
+
+    #[test]
+    fn a_role_that_lost_a_rule_gets_it_back() {
+        in_simulation(async || {
+            let storage = storage().await;
+            ensure(&storage, &config(6443)).await.unwrap();
+            let mut role = storage.get(RBAC, "clusterroles", "", "cluster-admin").await.unwrap().unwrap();
+            role["rules"] = json!([]);
+            put(&storage, RBAC, "clusterroles", role).await;
+            ensure(&storage, &config(6443)).await.unwrap();
+            let role = storage.get(RBAC, "clusterroles", "", "cluster-admin").await.unwrap().unwrap();
+            assert_eq!(role["rules"].as_array().unwrap().len(), 2);
+        });
+    }
+}
