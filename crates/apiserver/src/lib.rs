@@ -10,6 +10,7 @@ pub mod auth;
 pub mod body;
 pub mod bootstrap;
 pub mod hooks;
+pub mod kubelet_proxy;
 pub mod pki;
 pub mod rbac;
 pub mod request_info;

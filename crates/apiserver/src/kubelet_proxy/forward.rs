@@ -1,0 +1,141 @@
+//! Passing a request on: connect, send, and either stream the answer back or, after an upgrade, splice
+//! the two connections so that neither side sees that somebody is between.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_api::{ApiError, ApiResult};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Request, Response, StatusCode};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::target::{Target, Transport};
+use crate::body::{Body, RequestBody};
+
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// The TLS configurations of the transports.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// For kubelets.
+    pub kubelet: Arc<ClientConfig>,
+    /// For pods.
+    pub any: Arc<ClientConfig>,
+}
+
+/// Headers that are about one connection, not about the message (RFC 9110, 7.6.1).
+const HOP_BY_HOP: [HeaderName; 7] = [
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Anything bytes flow through both ways.
+trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+/// The refusal when the target cannot be reached, worded as a Go client words it.
+fn unreachable(method: &http::Method, target: &Target, why: &dyn std::fmt::Display) -> ApiError {
+    let mut verb = method.as_str().to_ascii_lowercase();
+    if let Some(first) = verb.get_mut(0..1) {
+        first.make_ascii_uppercase();
+    }
+    let message = format!("{verb} {:?}: dial tcp {}: {why}", target.url(), target.authority());
+    ApiError { code: 500, reason: "", message, details: serde_json::Value::Null }
+}
+
+async fn connect(target: &Target, tls: &Tls) -> std::io::Result<Box<dyn Io>> {
+    let stream = TcpStream::connect((target.host.as_str(), target.port)).await?;
+    stream.set_nodelay(true)?;
+    let config = match target.transport {
+        Transport::Http => return Ok(Box::new(stream)),
+        Transport::Kubelet => tls.kubelet.clone(),
+        Transport::Https => tls.any.clone(),
+    };
+    let name = ServerName::try_from(target.host.clone()).map_err(std::io::Error::other)?;
+    Ok(Box::new(TlsConnector::from(config).connect(name, stream).await?))
+}
+
+/// What of the client's headers goes on. Credentials were for us.
+fn forwarded_headers(headers: &HeaderMap, upgrade: bool) -> HeaderMap {
+    let mut out = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers {
+        let ours = name == header::HOST || name == header::AUTHORIZATION || name.as_str().starts_with("impersonate-");
+        if !ours && (upgrade || !HOP_BY_HOP.contains(name)) {
+            out.append(name, value.clone());
+        }
+    }
+    out
+}
+
+/// Sends `request` to `target` and answers with what comes back.
+pub async fn forward(target: &Target, tls: &Tls, request: Request<RequestBody>) -> ApiResult<Response<Body>> {
+    let (mut parts, body) = request.into_parts();
+    let client = parts.extensions.remove::<OnUpgrade>();
+    let upgrade = client.is_some() && parts.headers.contains_key(header::UPGRADE);
+    let method = parts.method.clone();
+    let failed = |why: &dyn std::fmt::Display| unreachable(&method, target, why);
+
+    let stream = match coracle_clock::timeout(CONNECT, connect(target, tls)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            return Err(failed(&"connect: connection refused"));
+        }
+        Ok(Err(error)) => return Err(failed(&error)),
+        Err(_) => return Err(failed(&"i/o timeout")),
+    };
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| failed(&e))?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "a proxied connection ended");
+        }
+    });
+
+    let mut outgoing = Request::new(body);
+    *outgoing.method_mut() = parts.method;
+    *outgoing.uri_mut() = target.path.parse().map_err(|e| ApiError::bad_request(format!("{}: {e}", target.path)))?;
+    *outgoing.headers_mut() = forwarded_headers(&parts.headers, upgrade);
+    let host = HeaderValue::from_str(&target.authority()).map_err(ApiError::internal)?;
+    outgoing.headers_mut().insert(header::HOST, host);
+    let mut response = sender.send_request(outgoing).await.map_err(|e| failed(&e))?;
+
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(client) = client else {
+            return Err(ApiError::internal("the backend switched protocols without having been asked"));
+        };
+        let backend = hyper::upgrade::on(&mut response);
+        tokio::spawn(splice(client, backend));
+        return Ok(Response::from_parts(response.into_parts().0, Body::empty()));
+    }
+    let (mut parts, body) = response.into_parts();
+    for name in &HOP_BY_HOP {
+        parts.headers.remove(name);
+    }
+    Ok(Response::from_parts(parts, Body::forward(body)))
+}
+
+/// Copies bytes both ways until both sides are done.
+async fn splice(client: OnUpgrade, backend: OnUpgrade) {
+    let (client, backend) = match tokio::try_join!(client, backend) {
+        Ok(pair) => pair,
+        Err(error) => {
+            tracing::debug!(%error, "an upgrade did not happen");
+            return;
+        }
+    };
+    let result = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(backend)).await;
+    if let Err(error) = result {
+        tracing::debug!(%error, "an upgraded connection broke off");
+    }
+}
