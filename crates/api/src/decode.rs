@@ -289,10 +289,11 @@ impl Walk<'_> {
             }
         }
         for field in ty.json_fields() {
-            if (field.always || field.required) && !map.contains_key(field.name) {
-                if let Some(zero) = self.zero(field)? {
-                    map.insert(field.name.to_owned(), zero);
-                }
+            if (field.always || field.required)
+                && !map.contains_key(field.name)
+                && let Some(zero) = self.zero(field)?
+            {
+                map.insert(field.name.to_owned(), zero);
             }
         }
         Ok(())
@@ -440,10 +441,9 @@ fn whole(kind: Kind, value: &mut Value) {
     if !matches!(kind, Kind::Int32 | Kind::Int64) {
         return;
     }
-    if let Some(number) = value.as_f64().filter(|_| value.is_f64()) {
-        if number.fract() == 0.0 && number.abs() < 9e15 {
-            *value = (number as i64).into();
-        }
+    let exact = |number: &f64| number.fract() == 0.0 && number.abs() < 9e15;
+    if let Some(number) = value.as_f64().filter(|_| value.is_f64()).filter(exact) {
+        *value = (number as i64).into();
     }
 }
 

@@ -71,11 +71,11 @@ fn merge_map(target: &mut Value, patch: &Value, ty: Option<&'static Type>) -> Ap
     Ok(())
 }
 
-/// The lists whose order the patch sets: name, order, and the list as it is now.
-fn orders<'a>(
-    map: &Map<String, Value>,
-    patch: &'a Map<String, Value>,
-) -> ApiResult<Vec<(&'a str, &'a [Value], Vec<Value>)>> {
+/// A list's name, the order it is to have, and its items before the patch.
+type ListOrder<'a> = (&'a str, &'a [Value], Vec<Value>);
+
+/// The lists whose order the patch sets.
+fn orders<'a>(map: &Map<String, Value>, patch: &'a Map<String, Value>) -> ApiResult<Vec<ListOrder<'a>>> {
     let named = patch.iter().filter_map(|(key, order)| key.strip_prefix(SET_ORDER).map(|list| (list, order)));
     named
         .map(|(list, order)| {
