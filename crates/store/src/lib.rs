@@ -60,8 +60,8 @@ pub use compactor::{Retention, run_compactor};
 pub use engine::Engine;
 pub use memory::{MemoryStore, NoJournal};
 
-/// How much history an engine keeps unless told otherwise: about an hour of a small, quiet cluster.
-pub const DEFAULT_HISTORY_LIMIT_BYTES: usize = 16 << 20;
+/// How much history an engine keeps unless told otherwise: over an hour of a small, quiet cluster.
+pub const DEFAULT_HISTORY_LIMIT_BYTES: usize = 8 << 20;
 
 /// The revision of an empty store, as in etcd; the first change is 2.
 pub(crate) const FIRST_REVISION: Revision = 1;

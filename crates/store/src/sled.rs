@@ -48,12 +48,12 @@ pub struct SledConfig {
 }
 
 impl SledConfig {
-    /// The defaults: 8 MiB of cache, a checkpoint every 2 MiB, [`DEFAULT_HISTORY_LIMIT_BYTES`] of history.
+    /// The defaults: 2 MiB of cache (it only helps checkpoints), a checkpoint every MiB, [`DEFAULT_HISTORY_LIMIT_BYTES`] of history.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         SledConfig {
             dir: dir.into(),
-            cache_bytes: 8 << 20,
-            checkpoint_bytes: 2 << 20,
+            cache_bytes: 2 << 20,
+            checkpoint_bytes: 1 << 20,
             history_limit_bytes: DEFAULT_HISTORY_LIMIT_BYTES,
         }
     }
