@@ -72,18 +72,13 @@ impl Selectable {
     /// Reads them from an object.
     pub fn of(object: &Value, fields: &[String]) -> Self {
         let labels = object["metadata"]["labels"].as_object();
-        let text = |value: &Value| match value {
-            Value::String(s) => s.clone(),
-            Value::Null => String::new(),
-            other => other.to_string(),
-        };
-        let at = |path: &str| path.split('.').fold(object, |value, key| &value[key]);
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         Selectable {
             labels: labels.into_iter().flatten().map(|(key, value)| (key.clone(), text(value))).collect(),
             fields: ["metadata.name", "metadata.namespace"]
                 .into_iter()
                 .chain(fields.iter().map(String::as_str))
-                .map(|path| (path.to_owned(), text(at(path))))
+                .map(|field| (field.to_owned(), coracle_api::selector::field_value(object, field)))
                 .collect(),
         }
     }

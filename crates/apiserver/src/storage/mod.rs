@@ -6,6 +6,7 @@
 
 pub mod cache;
 pub mod codec;
+pub mod convert;
 mod pump;
 pub mod table;
 mod write;
@@ -33,9 +34,10 @@ pub struct Storage {
     table: RwLock<Arc<ResourceTable>>,
     /// The revision up to which all caches are complete.
     applied: watch::Sender<Revision>,
-    /// The lease that current events share, and the revision-independent time until which it takes new ones.
+    /// The lease that the events of this minute share, and when it was made.
     event_lease: tokio::sync::Mutex<Option<(LeaseId, coracle_clock::Instant)>>,
-    _stop: DropGuard,
+    stop: CancellationToken,
+    _stop_on_drop: DropGuard,
 }
 
 impl fmt::Debug for Storage {
@@ -53,7 +55,8 @@ impl Storage {
             table: RwLock::new(Arc::new(ResourceTable::new(resources))),
             applied: watch::Sender::new(0),
             event_lease: tokio::sync::Mutex::new(None),
-            _stop: stop.clone().drop_guard(),
+            stop: stop.clone(),
+            _stop_on_drop: stop.clone().drop_guard(),
         });
         pump::start(&storage, stop).await?;
         Ok(storage)
@@ -62,6 +65,16 @@ impl Storage {
     /// The store below.
     pub fn store(&self) -> &SharedStore {
         &self.store
+    }
+
+    /// Stops following the store and ends all watches.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Completes when [`Storage::stop`] was called.
+    pub async fn stopped(&self) {
+        self.stop.cancelled().await;
     }
 
     /// The served resources, as of now.

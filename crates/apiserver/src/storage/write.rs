@@ -1,11 +1,13 @@
 //! Compare-and-swap writes.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use coracle_api::ApiResult;
 use coracle_store::{KeyValue, LeaseId, OpResponse, Revision, Txn};
 use serde_json::Value;
 
-use super::{Storage, codec, refusal};
+use super::{Row, Storage, codec, refusal};
 
 /// What a write left behind: the object's JSON with its new version.
 #[derive(Clone, Debug)]
@@ -23,7 +25,29 @@ pub struct WriteError {
     pub current: Option<Box<KeyValue>>,
 }
 
+/// How long events live.
+const EVENT_TTL: Duration = Duration::from_secs(3600);
+/// How long one lease takes new events: a lease an event would be many leases.
+const SHARE_LEASE: Duration = Duration::from_secs(60);
+
 impl Storage {
+    /// The lease for an object that is written now: events live for an hour, everything else for ever.
+    pub async fn lease_for(&self, row: &Row) -> ApiResult<LeaseId> {
+        if row.resource.plural != "events" || !matches!(row.resource.group.as_str(), "" | "events.k8s.io") {
+            return Ok(0);
+        }
+        let mut current = self.event_lease.lock().await;
+        let now = coracle_clock::instant();
+        if let Some((lease, since)) = *current
+            && now.duration_since(since) < SHARE_LEASE
+        {
+            return Ok(lease);
+        }
+        let lease = self.store().lease_grant(0, EVENT_TTL + SHARE_LEASE).await.map_err(refusal)?;
+        *current = Some((lease, now));
+        Ok(lease)
+    }
+
     /// Puts an object if its key is unchanged since `expected` (0: does not exist).
     pub async fn put(
         &self,

@@ -1,0 +1,99 @@
+//! Resources that are served in two versions and stored in one: Events, and HorizontalPodAutoscalers.
+//!
+//! Stored objects are in the version of the registry's first row with that storage prefix: core/v1 for
+//! events, autoscaling/v2 for autoscalers. For any other pair only `apiVersion` changes.
+
+use bytes::Bytes;
+use coracle_api::Resource;
+use serde_json::{Value, json};
+
+use super::codec;
+
+/// core/v1 Event's fields and what events.k8s.io/v1 calls them.
+const EVENT_FIELDS: [(&str, &str); 7] = [
+    ("involvedObject", "regarding"),
+    ("message", "note"),
+    ("source", "deprecatedSource"),
+    ("firstTimestamp", "deprecatedFirstTimestamp"),
+    ("lastTimestamp", "deprecatedLastTimestamp"),
+    ("count", "deprecatedCount"),
+    ("reportingComponent", "reportingController"),
+];
+
+fn rename(object: &mut Value, pairs: impl Iterator<Item = (&'static str, &'static str)>) {
+    let Some(fields) = object.as_object_mut() else { return };
+    for (from, to) in pairs {
+        if let Some(value) = fields.remove(from) {
+            fields.insert(to.to_owned(), value);
+        }
+    }
+}
+
+/// Brings an object into the version of `resource`.
+pub fn to(object: &mut Value, resource: &Resource) {
+    let version = resource.api_version();
+    if object["apiVersion"] == version.as_str() {
+        return;
+    }
+    match (resource.kind.as_str(), version.as_str()) {
+        ("Event", "events.k8s.io/v1") => rename(object, EVENT_FIELDS.into_iter()),
+        ("Event", "v1") => rename(object, EVENT_FIELDS.into_iter().map(|(core, new)| (new, core))),
+        ("HorizontalPodAutoscaler", "autoscaling/v1") => autoscaler_to_v1(object),
+        ("HorizontalPodAutoscaler", "autoscaling/v2") => autoscaler_to_v2(object),
+        _ => {}
+    }
+    object["apiVersion"] = version.into();
+}
+
+/// A stored object's JSON in the version of `resource`.
+pub fn bytes(json: &Bytes, resource: &Resource) -> Bytes {
+    let Ok(mut object) = serde_json::from_slice::<Value>(json) else { return json.clone() };
+    let revision = object["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
+    to(&mut object, resource);
+    codec::stamp(&codec::encode(&object), revision)
+}
+
+/// The stored version's name of a selectable field.
+pub fn stored_field(resource: &Resource, field: &str) -> String {
+    if resource.group != "events.k8s.io" {
+        return field.to_owned();
+    }
+    let (head, tail) = field.split_once('.').map_or((field, None), |(head, tail)| (head, Some(tail)));
+    let head = EVENT_FIELDS.iter().find(|(_, new)| *new == head).map_or(head, |(core, _)| core);
+    tail.map_or_else(|| head.to_owned(), |tail| format!("{head}.{tail}"))
+}
+
+/// v1 knows CPU utilisation only; other metrics stay unseen, as they are not v1's.
+fn autoscaler_to_v1(object: &mut Value) {
+    let percentage = |list: &Value, at: &str, field: &str| {
+        let cpu = list.as_array()?.iter().find(|metric| metric["resource"]["name"] == "cpu")?;
+        Some(cpu["resource"][at][field].clone()).filter(Value::is_number)
+    };
+    let target = percentage(&object["spec"]["metrics"], "target", "averageUtilization");
+    let current = percentage(&object["status"]["currentMetrics"], "current", "averageUtilization");
+    for (part, fields) in [("spec", &["metrics", "behavior"][..]), ("status", &["currentMetrics", "conditions"])] {
+        if let Some(part) = object.get_mut(part).and_then(Value::as_object_mut) {
+            fields.iter().for_each(|field| drop(part.remove(*field)));
+        }
+    }
+    if let Some(target) = target {
+        object["spec"]["targetCPUUtilizationPercentage"] = target;
+    }
+    if let Some(current) = current {
+        object["status"]["currentCPUUtilizationPercentage"] = current;
+    }
+}
+
+fn autoscaler_to_v2(object: &mut Value) {
+    let spec = object.get_mut("spec").and_then(Value::as_object_mut);
+    if let Some(target) = spec.and_then(|spec| spec.remove("targetCPUUtilizationPercentage")) {
+        let target = json!({ "type": "Utilization", "averageUtilization": target });
+        object["spec"]["metrics"] = json!([{ "type": "Resource", "resource": { "name": "cpu", "target": target } }]);
+    }
+    let status = object.get_mut("status").and_then(Value::as_object_mut);
+    if let Some(current) = status.and_then(|status| status.remove("currentCPUUtilizationPercentage")) {
+        let current = json!({ "averageUtilization": current });
+        object["status"]["currentMetrics"] =
+            json!([{ "type": "Resource", "resource": { "name": "cpu", "current": current } }]);
+    }
+}

@@ -1,0 +1,262 @@
+//! Watches: a stream of a resource's changes, one JSON document a line.
+//!
+//! A watch is a position in the resource's log of changes and a filter. It has no task and no queue:
+//! when whoever reads the response asks for more, it looks into the log, and waits to be woken if there
+//! is nothing. Who falls behind what the log retains is told so (410) and lists again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use coracle_api::{ApiError, ApiResult, FieldErrors};
+use coracle_clock::Instant;
+use coracle_store::Revision;
+use futures::Stream;
+use serde_json::{Value, json};
+
+use crate::filter::Filter;
+use crate::negotiate::View;
+use crate::options::{IncludeObject, Options, VersionMatch};
+use crate::render;
+use crate::storage::cache::Change;
+use crate::storage::{Entry, Row, Storage, codec};
+
+/// How often a watch that asked for bookmarks gets one.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// A last bookmark goes out so long before the watch times out.
+const LAST_BOOKMARK: Duration = Duration::from_secs(2);
+/// A watch without `timeoutSeconds` ends after this, or up to twice this, so that not all end at once.
+const MIN_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// How many changes are put into one chunk of the response.
+const CHUNK: usize = 64;
+
+/// What somebody wants to watch.
+#[derive(Debug)]
+pub struct WatchRequest {
+    /// The resource.
+    pub row: Row,
+    /// Which of its objects.
+    pub filter: Filter,
+    /// In which shape.
+    pub view: View,
+    /// What Tables' rows carry.
+    pub include: IncludeObject,
+}
+
+struct Watcher {
+    storage: Arc<Storage>,
+    request: WatchRequest,
+    wake: tokio::sync::watch::Receiver<()>,
+    /// Objects that are there already and are sent first, as ADDED.
+    initial: VecDeque<Arc<Entry>>,
+    /// Send the bookmark that ends the initial events.
+    mark_initial_end: bool,
+    /// Everything up to here was sent.
+    cursor: Revision,
+    bookmarks: bool,
+    next_bookmark: Instant,
+    deadline: Instant,
+    /// Whether a Table must still say what its columns are.
+    columns: bool,
+    /// An error was sent; nothing follows.
+    over: bool,
+}
+
+/// Starts a watch: waits until it can begin and answers with its stream of lines.
+///
+/// # Errors
+/// For options that contradict each other, and when a version from the future does not come to pass.
+pub async fn start(
+    storage: &Arc<Storage>,
+    request: WatchRequest,
+    options: &Options,
+) -> ApiResult<impl Stream<Item = Bytes> + Send + use<>> {
+    check(options)?;
+    let version = options.version()?;
+    let wake = request.row.cache.subscribe();
+    let synthetic = options.send_initial_events.unwrap_or(matches!(version, None | Some(0)));
+    let mut initial = VecDeque::new();
+    let cursor = if synthetic || version.is_none() {
+        match version {
+            None => storage.fresh().await?,
+            Some(version) => storage.wait_for(version).await?,
+        }
+        let (entries, revision) = request.row.cache.list(&request.filter.namespace, storage.applied());
+        if synthetic {
+            initial.extend(entries.into_iter().filter(|entry| request.filter.matches(entry)));
+        }
+        revision
+    } else {
+        version.unwrap_or_default()
+    };
+    let now = coracle_clock::instant();
+    let timeout = match options.timeout_seconds {
+        Some(seconds) if seconds > 0 => Duration::from_secs(seconds),
+        _ => coracle_clock::jitter(MIN_TIMEOUT, 1.0),
+    };
+    let watcher = Watcher {
+        storage: storage.clone(),
+        request,
+        wake,
+        initial,
+        mark_initial_end: options.bookmarks && options.send_initial_events == Some(true),
+        cursor,
+        bookmarks: options.bookmarks,
+        next_bookmark: now + BOOKMARK_EVERY.min(timeout.saturating_sub(LAST_BOOKMARK)),
+        deadline: now + timeout,
+        columns: true,
+        over: false,
+    };
+    Ok(futures::stream::unfold(watcher, |mut watcher| async move {
+        let chunk = watcher.next().await?;
+        Some((chunk, watcher))
+    }))
+}
+
+fn check(options: &Options) -> ApiResult<()> {
+    let mut errors = FieldErrors::default();
+    match (options.send_initial_events, options.version_match) {
+        (Some(_), Some(VersionMatch::NotOlderThan)) | (None, None) => {}
+        (Some(_), None) => {
+            errors.forbidden("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+        }
+        (Some(_), Some(VersionMatch::Exact)) => {
+            errors.not_supported("resourceVersionMatch", "Exact", &["NotOlderThan"]);
+        }
+        (None, Some(_)) => errors.forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        ),
+    }
+    if errors.0.is_empty() { Ok(()) } else { Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", &errors.0)) }
+}
+
+impl Watcher {
+    /// The next lines; `None` when the watch is over.
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.over {
+            return None;
+        }
+        if !self.initial.is_empty() {
+            let mut out = Vec::new();
+            for _ in 0..CHUNK {
+                let Some(entry) = self.initial.pop_front() else { break };
+                self.line(&mut out, "ADDED", &entry);
+            }
+            return Some(out.into());
+        }
+        if std::mem::take(&mut self.mark_initial_end) {
+            return Some(self.bookmark(json!({ "k8s.io/initial-events-end": "true" })));
+        }
+        loop {
+            self.wake.borrow_and_update();
+            let applied = self.storage.applied();
+            let changes = match self.request.row.cache.changes(self.cursor, CHUNK, applied) {
+                Ok((changes, complete)) => {
+                    let (last, current) = (std::mem::replace(&mut self.cursor, complete), complete);
+                    debug_assert!(last <= current);
+                    changes
+                }
+                Err(gone) => {
+                    self.over = true;
+                    let message = format!("too old resource version: {} ({})", self.cursor, gone.oldest);
+                    return Some(event("ERROR", ApiError::expired(message).to_status().to_string().as_bytes()));
+                }
+            };
+            let mut out = Vec::new();
+            for change in &changes {
+                self.change(&mut out, change);
+            }
+            if !out.is_empty() {
+                return Some(out.into());
+            }
+            if !changes.is_empty() {
+                continue; // there may be more behind those that were filtered out
+            }
+            let now = coracle_clock::instant();
+            if now >= self.deadline {
+                return None;
+            }
+            if self.bookmarks && now >= self.next_bookmark {
+                let last = self.deadline - LAST_BOOKMARK;
+                let regular = now + BOOKMARK_EVERY;
+                self.next_bookmark = if now >= last { self.deadline } else { regular.min(last) };
+                return Some(self.bookmark(Value::Null));
+            }
+            let until = if self.bookmarks { self.deadline.min(self.next_bookmark) } else { self.deadline };
+            tokio::select! {
+                biased;
+                changed = self.wake.changed() => changed.ok()?,
+                () = self.storage.stopped() => return None,
+                () = coracle_clock::sleep_until(until) => {}
+            }
+        }
+    }
+
+    /// The line a change makes for this filter, if any. An object that ceases to match is DELETED for
+    /// this watch, one that begins to match is ADDED.
+    fn change(&mut self, out: &mut Vec<u8>, change: &Change) {
+        let filter = &self.request.filter;
+        if !filter.in_namespace(&change.key) {
+            return;
+        }
+        let was = change.before.as_ref().is_some_and(|before| filter.matches(before));
+        let is = !change.deleted && filter.matches(&change.after);
+        match (was, is, &change.before) {
+            (false, false, _) => {}
+            (false, true, _) => self.line(out, "ADDED", &change.after),
+            (true, true, _) => self.line(out, "MODIFIED", &change.after),
+            (true, false, Some(before)) if !change.deleted => {
+                let gone = Entry::new(&codec::stamp(&before.json, change.revision), change.revision);
+                self.line(out, "DELETED", &gone);
+            }
+            (true, false, _) => self.line(out, "DELETED", &change.after),
+        }
+    }
+
+    fn line(&mut self, out: &mut Vec<u8>, kind: &str, entry: &Entry) {
+        let WatchRequest { row, view, include, .. } = &self.request;
+        let json = render::view(row.json(entry), &row.resource, *view, *include, self.columns);
+        self.columns = false;
+        push_event(out, kind, &json);
+    }
+
+    fn bookmark(&mut self, annotations: Value) -> Bytes {
+        let WatchRequest { row, view, .. } = &self.request;
+        let mut meta = json!({ "resourceVersion": self.cursor.to_string(), "creationTimestamp": null });
+        if !annotations.is_null() {
+            meta["annotations"] = annotations;
+        }
+        let object = match view {
+            View::Object => {
+                json!({ "kind": row.resource.kind, "apiVersion": row.resource.api_version(), "metadata": meta })
+            }
+            View::Metadata(version) => {
+                json!({ "kind": "PartialObjectMetadata", "apiVersion": version, "metadata": meta })
+            }
+            View::Table(version) => json!({
+                "kind": "Table",
+                "apiVersion": version,
+                "metadata": { "resourceVersion": meta["resourceVersion"] },
+                "columnDefinitions": null,
+                "rows": [],
+            }),
+        };
+        event("BOOKMARK", object.to_string().as_bytes())
+    }
+}
+
+fn push_event(out: &mut Vec<u8>, kind: &str, object: &[u8]) {
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b"\",\"object\":");
+    out.extend_from_slice(object);
+    out.extend_from_slice(b"}\n");
+}
+
+fn event(kind: &str, object: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(object.len() + 40);
+    push_event(&mut out, kind, object);
+    out.into()
+}
