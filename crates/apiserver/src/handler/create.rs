@@ -1,0 +1,137 @@
+//! `create`: a new object, from decoded body to key in the store.
+
+use coracle_api::{ApiError, ApiResult, FieldErrors, meta};
+use http::Response;
+use http::request::Parts;
+use serde_json::{Value, json};
+
+use super::Call;
+use super::modify::{Outcome, has_generation};
+use crate::body::{Body, RequestBody};
+use crate::hooks::Operation;
+use crate::storage::{Stored, convert};
+
+/// How often a generated name that is taken is thrown away for another one.
+const GENERATE_ATTEMPTS: usize = 8;
+
+impl Call {
+    /// Creates the body's object.
+    pub(super) async fn create(&mut self, parts: &Parts, body: RequestBody) -> ApiResult<Response<Body>> {
+        let object = self.decode(parts, body).await?;
+        match self.create_object(object).await? {
+            Outcome::Stored(stored) => Ok(self.answer_object(201, &stored)),
+            Outcome::Dry(object) => Ok(self.answer_value(201, &object)),
+        }
+    }
+
+    /// Creates an object: admitted, completed, validated, stored.
+    pub(super) async fn create_object(&mut self, mut object: Value) -> ApiResult<Outcome> {
+        let resource = self.row.resource.clone();
+        self.place(&mut object)?;
+        if !matches!(object["metadata"]["resourceVersion"].as_str(), None | Some("")) {
+            return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+        }
+        resource.strategy.default(&mut object);
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let mut admission = self.admission(Operation::Create, "", &name);
+        admission.object = object;
+        self.admit(&mut admission).await?;
+        resource.strategy.default(&mut admission.object);
+        let template = admission.object.clone();
+        for attempt in 1.. {
+            let mut object = template.clone();
+            let managed = object["metadata"].get("managedFields").cloned();
+            meta::fill_on_create(&mut object);
+            if !has_generation(&resource, &object)
+                && let Some(meta) = object["metadata"].as_object_mut()
+            {
+                meta.remove("generation");
+            }
+            if let Some(managed) = managed {
+                object["metadata"]["managedFields"] = managed;
+            }
+            resource.strategy.prepare_for_create(&mut object);
+            self.validate_new(&object)?;
+            admission.object = object;
+            self.admit_final(&admission).await?;
+            let object = &admission.object;
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            match self.insert(name, object).await? {
+                Ok(outcome) => {
+                    self.warnings.append(&mut admission.warnings);
+                    self.warnings.extend(resource.strategy.warnings(&admission.object));
+                    return Ok(outcome);
+                }
+                Err(_) if generated(&template) && attempt < GENERATE_ATTEMPTS => {}
+                Err(existing) => return Err(self.already_exists(name, &existing)),
+            }
+        }
+        Err(ApiError::internal("no name could be generated"))
+    }
+
+    /// Holds the object's namespace against the URL's.
+    fn place(&self, object: &mut Value) -> ApiResult<()> {
+        if !object["metadata"].is_object() {
+            object["metadata"] = json!({});
+        }
+        let namespace = &self.info.namespace;
+        if !self.row.resource.namespaced() {
+            return Ok(());
+        }
+        match object["metadata"]["namespace"].as_str() {
+            None | Some("") => object["metadata"]["namespace"] = namespace.as_str().into(),
+            Some(given) if given == namespace => {}
+            Some(_) => {
+                return Err(ApiError::bad_request(
+                    "the namespace of the provided object does not match the namespace sent on the request",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_new(&self, object: &Value) -> ApiResult<()> {
+        let resource = &self.row.resource;
+        let mut errors = FieldErrors::default();
+        meta::validate_create(resource, object, &mut errors);
+        resource.strategy.validate(object, &mut errors);
+        if errors.0.is_empty() {
+            return Ok(());
+        }
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        Err(ApiError::invalid(&resource.group, &resource.kind, name, &errors.0))
+    }
+
+    /// Stores a new object; the error is the object of that name that is there already.
+    async fn insert(&self, name: &str, object: &Value) -> ApiResult<Result<Outcome, Value>> {
+        let storage = &self.server.config.storage;
+        if self.options.dry_run {
+            return Ok(match self.current(name).await? {
+                Some(existing) => Err(existing.parse()),
+                None => Ok(Outcome::Dry(object.clone())),
+            });
+        }
+        let mut stored = object.clone();
+        if let Some(version) = &self.row.stored_as {
+            convert::to(&mut stored, version);
+        }
+        let key = self.row.key(&self.info.namespace, name);
+        let written: Result<Stored, _> = storage.put(&key, 0, &stored, storage.lease_for(&self.row).await?).await?;
+        Ok(written.map(Outcome::Stored).map_err(|error| {
+            error.current.and_then(|kv| serde_json::from_slice(&kv.value).ok()).unwrap_or_default()
+        }))
+    }
+
+    fn already_exists(&self, name: &str, existing: &Value) -> ApiError {
+        let resource = &self.row.resource;
+        let mut error = ApiError::already_exists(&resource.group, &resource.plural, name);
+        if !existing["metadata"]["deletionTimestamp"].is_null() {
+            error.message = format!("object is being deleted: {}", error.message);
+        }
+        error
+    }
+}
+
+fn generated(template: &Value) -> bool {
+    template["metadata"]["name"].as_str().unwrap_or_default().is_empty()
+}

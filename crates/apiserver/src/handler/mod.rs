@@ -1,0 +1,157 @@
+//! The generic handler: every verb of every resource, built in or custom, one file a verb.
+//!
+//! A handler asks the resource's row of the registry for all that differs between kinds.
+
+mod admit;
+mod body;
+mod create;
+mod delete;
+mod delete_collection;
+mod get;
+mod list;
+mod modify;
+mod patch;
+mod subresource;
+mod update;
+
+use std::sync::Arc;
+
+use coracle_api::{ApiError, ApiResult};
+use http::request::Parts;
+use http::{Request, Response};
+use serde_json::Value;
+
+use crate::body::{Body, RequestBody};
+use crate::hooks::{Operation, UserInfo};
+use crate::negotiate::{self, Accept};
+use crate::options::Options;
+use crate::render;
+use crate::request_info::RequestInfo;
+use crate::server::ApiServer;
+use crate::storage::{Entry, Row, Stored};
+
+/// One request for a resource, on its way through its handler.
+pub(crate) struct Call {
+    pub(crate) server: Arc<ApiServer>,
+    pub(crate) info: RequestInfo,
+    pub(crate) row: Row,
+    pub(crate) user: UserInfo,
+    pub(crate) options: Options,
+    pub(crate) accept: Accept,
+    /// Texts for the response's `Warning` headers.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Answers an authorised request for a resource.
+pub(crate) async fn handle(
+    server: Arc<ApiServer>,
+    info: RequestInfo,
+    user: UserInfo,
+    request: Request<RequestBody>,
+) -> ApiResult<Response<Body>> {
+    let table = server.config.storage.table();
+    let row = table.find(&info.group, &info.version, &info.resource).ok_or_else(ApiError::no_such_resource)?.clone();
+    let resource = &row.resource;
+    if info.namespace.is_empty() && resource.namespaced() && !info.name.is_empty() {
+        return Err(ApiError::no_such_resource());
+    }
+    if !info.namespace.is_empty() && !resource.namespaced() && resource.plural != "namespaces" {
+        return Err(ApiError::no_such_resource());
+    }
+    let wanted = match info.subresource.as_str() {
+        "" => &resource.verbs,
+        name => &resource.subresource(name).ok_or_else(ApiError::no_such_resource)?.verbs,
+    };
+    let options = Options::parse(request.uri())?;
+    let accept = Accept { pretty: options.pretty.unwrap_or(false), ..negotiate::accept(request.headers())? };
+    if !wanted.contains(&info.verb) {
+        return Err(ApiError::method_not_allowed());
+    }
+    let mut call = Call { server, info, row, user, options, accept, warnings: Vec::new() };
+    let name = match call.info.subresource.as_str() {
+        "" => call.row.resource.qualified(),
+        subresource => format!("{}/{subresource}", call.row.resource.qualified()),
+    };
+    if let Some(connector) = call.server.config.connectors.get(&name).cloned() {
+        call.admit_connect(&request).await?;
+        return connector.connect(&call.info, &call.user, request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let mut response = match call.server.config.virtual_resources.get(&name).cloned() {
+        Some(resource) if call.info.verb == "create" => {
+            let object = call.decode_subresource(&parts, body).await?;
+            let answer = resource.create(&call.info, &call.user, object).await?;
+            call.answer(201, answer.to_string())
+        }
+        _ => call.dispatch(&parts, body).await?,
+    };
+    render::add_warnings(&mut response, &call.warnings);
+    Ok(response)
+}
+
+impl Call {
+    async fn dispatch(&mut self, parts: &Parts, body: RequestBody) -> ApiResult<Response<Body>> {
+        if !self.row.resource.stored {
+            return Err(ApiError::method_not_allowed());
+        }
+        let (subresource, verb) = (self.info.subresource.clone(), self.info.verb.clone());
+        match (subresource.as_str(), verb.as_str()) {
+            ("scale", _) => self.scale(parts, body).await,
+            ("binding", "create") => self.bind(parts, body).await,
+            ("eviction", "create") => self.evict(parts, body).await,
+            (_, "get") => self.get().await,
+            ("", "list") => self.list().await,
+            ("", "watch") => self.watch().await,
+            ("", "create") => self.create(parts, body).await,
+            (_, "update") => self.update(parts, body).await,
+            (_, "patch") => self.patch(parts, body).await,
+            ("", "delete") => self.delete(parts, body).await,
+            ("", "deletecollection") => self.delete_collection(parts, body).await,
+            _ => Err(ApiError::method_not_allowed()),
+        }
+    }
+
+    /// The 404 of this request's object.
+    fn not_found(&self) -> ApiError {
+        let resource = &self.row.resource;
+        ApiError::not_found(&resource.group, &resource.plural, &self.info.name)
+    }
+
+    /// A conflict about an object of this resource.
+    fn conflict(&self, name: &str, why: impl std::fmt::Display) -> ApiError {
+        let resource = &self.row.resource;
+        ApiError::conflict(&resource.group, &resource.plural, name, why)
+    }
+
+    /// The object this request names, as of now.
+    async fn current(&self, name: &str) -> ApiResult<Option<Arc<Entry>>> {
+        self.server.config.storage.fresh().await?;
+        Ok(self.row.get(&self.info.namespace, name))
+    }
+
+    /// An answer in JSON that is no object of this resource (or is to be shown as it is).
+    fn answer(&self, code: u16, json: String) -> Response<Body> {
+        render::finish(code, json.into(), self.accept)
+    }
+
+    /// An object of this resource as the answer, in the shape asked for.
+    fn answer_object(&self, code: u16, stored: &Stored) -> Response<Body> {
+        let json = self.row.json_of(&stored.json);
+        render::object(code, json, &self.row.resource, self.accept, self.options.include_object)
+    }
+
+    /// An object that was not written, such as a dry run's, as the answer.
+    fn answer_value(&self, code: u16, object: &Value) -> Response<Body> {
+        let json = object.to_string().into();
+        render::object(code, json, &self.row.resource, self.accept, self.options.include_object)
+    }
+
+    /// The operation that admission sees for this request's verb.
+    async fn admit_connect(&self, request: &Request<RequestBody>) -> ApiResult<()> {
+        let options = serde_json::json!({ "path": request.uri().path() });
+        let mut admission = self.admission(Operation::Connect, &self.info.subresource, &self.info.name);
+        admission.options = options;
+        self.admit(&mut admission).await?;
+        self.admit_final(&admission).await
+    }
+}
