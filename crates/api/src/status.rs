@@ -166,6 +166,16 @@ impl ApiError {
         error
     }
 
+    /// The same refusal with a cause in its details.
+    pub fn with_cause(mut self, reason: &str, message: impl Into<String>) -> Self {
+        let cause = json!({ "reason": reason, "message": message.into() });
+        match self.details["causes"].as_array_mut() {
+            Some(causes) => causes.push(cause),
+            None => self.details["causes"] = json!([cause]),
+        }
+        self
+    }
+
     /// 500: our fault.
     pub fn internal(cause: impl fmt::Display) -> Self {
         let mut error = Self::new(500, "InternalError", format!("Internal error occurred: {cause}"));

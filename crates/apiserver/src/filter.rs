@@ -55,8 +55,7 @@ impl Filter {
 
     /// Whether an object is in the namespace, by its key below the resource's prefix.
     pub fn in_namespace(&self, key: &str) -> bool {
-        self.namespace.is_empty()
-            || key.strip_prefix(self.namespace.as_str()).is_some_and(|rest| rest.starts_with('/'))
+        self.namespace.is_empty() || key.strip_prefix(self.namespace.as_str()).is_some_and(|rest| rest.starts_with('/'))
     }
 
     /// Whether an object of the namespace is selected.

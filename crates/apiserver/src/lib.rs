@@ -9,14 +9,25 @@ pub mod allocate;
 pub mod auth;
 pub mod body;
 pub mod bootstrap;
+pub mod discovery;
+pub mod filter;
+mod handler;
+pub mod health;
 pub mod hooks;
 pub mod kubelet_proxy;
+pub mod metrics;
+pub mod negotiate;
+pub mod openapi;
+pub mod options;
 pub mod pki;
 pub mod rbac;
+pub mod render;
 pub mod request_info;
 pub mod serve;
 pub mod server;
 pub mod storage;
+pub mod version;
+pub mod watch;
 #[cfg(test)]
 mod testing;
 

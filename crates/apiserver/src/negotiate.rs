@@ -139,10 +139,7 @@ mod tests {
             ("application/json;as=Table;v=v9;g=meta.k8s.io,application/json", Ok(View::Object)),
             ("application/vnd.kubernetes.protobuf,application/json", Ok(View::Object)),
             ("application/vnd.kubernetes.protobuf", Ok(View::Object)),
-            (
-                "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
-                Ok(View::Metadata("meta.k8s.io/v1")),
-            ),
+            ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Ok(View::Metadata("meta.k8s.io/v1"))),
             ("text/csv", Err(406)),
         ];
         for (header, expected) in cases {

@@ -1,21 +1,10 @@
 //! The query parameters of requests: list, watch, write and delete options.
 
+use coracle_api::decode::FieldValidation;
 use coracle_api::{ApiError, ApiResult};
 use http::Uri;
 
 use crate::request_info::query;
-
-/// What to do about fields that the schema does not know, and about duplicates.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FieldValidation {
-    /// Drop them silently.
-    Ignore,
-    /// Drop them and say so in `Warning` headers.
-    #[default]
-    Warn,
-    /// Refuse the request.
-    Strict,
-}
 
 /// How `resourceVersion` is meant in a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,10 +28,10 @@ pub enum IncludeObject {
 }
 
 /// All query parameters the handlers know, parsed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// `pretty`: indent the answer.
-    pub pretty: bool,
+    pub pretty: Option<bool>,
     /// `labelSelector`.
     pub label_selector: String,
     /// `fieldSelector`.
@@ -79,6 +68,31 @@ pub struct Options {
     pub orphan_dependents: Option<bool>,
 }
 
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            pretty: None,
+            label_selector: String::new(),
+            field_selector: String::new(),
+            limit: 0,
+            continue_token: String::new(),
+            resource_version: String::new(),
+            version_match: None,
+            timeout_seconds: None,
+            bookmarks: false,
+            send_initial_events: None,
+            dry_run: false,
+            field_manager: String::new(),
+            field_validation: FieldValidation::Warn,
+            force: false,
+            include_object: IncludeObject::Metadata,
+            grace_period_seconds: None,
+            propagation_policy: None,
+            orphan_dependents: None,
+        }
+    }
+}
+
 impl Options {
     /// Parses a URL's query. Unknown parameters are ignored, as upstream does.
     ///
@@ -88,7 +102,7 @@ impl Options {
         let mut options = Options::default();
         for (key, value) in query(uri) {
             match &*key {
-                "pretty" => options.pretty = flag(&value),
+                "pretty" => options.pretty = Some(flag(&value)),
                 "labelSelector" => options.label_selector = value.into_owned(),
                 "fieldSelector" => options.field_selector = value.into_owned(),
                 "limit" => options.limit = number::<i64>(&key, &value)?.max(0).unsigned_abs() as usize,
@@ -122,19 +136,7 @@ impl Options {
                     }
                 }
                 "fieldManager" => options.field_manager = value.into_owned(),
-                "fieldValidation" => {
-                    options.field_validation = match &*value {
-                        "" | "Warn" => FieldValidation::Warn,
-                        "Ignore" => FieldValidation::Ignore,
-                        "Strict" => FieldValidation::Strict,
-                        other => {
-                            return Err(ApiError::bad_request(format!(
-                                "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \
-                                 \"Strict\", \"Warn\""
-                            )));
-                        }
-                    }
-                }
+                "fieldValidation" => options.field_validation = FieldValidation::parse(Some(&value))?,
                 "force" => options.force = flag(&value),
                 "includeObject" => {
                     options.include_object = match &*value {
@@ -164,7 +166,9 @@ impl Options {
             "" => Ok(None),
             text => match text.parse::<i64>() {
                 Ok(version) if version >= 0 => Ok(Some(version)),
-                _ => Err(ApiError::bad_request(format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"))),
+                _ => Err(ApiError::bad_request(format!(
+                    "Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+                ))),
             },
         }
     }
@@ -176,9 +180,9 @@ fn flag(value: &str) -> bool {
 }
 
 fn number<T: std::str::FromStr>(key: &str, value: &str) -> ApiResult<T> {
-    value.parse().map_err(|_| {
-        ApiError::bad_request(format!("{key}: strconv.ParseInt: parsing {value:?}: invalid syntax"))
-    })
+    value
+        .parse()
+        .map_err(|_| ApiError::bad_request(format!("{key}: strconv.ParseInt: parsing {value:?}: invalid syntax")))
 }
 
 #[cfg(test)]
@@ -191,8 +195,9 @@ mod tests {
 
     #[test]
     fn options_are_read_from_the_query() {
-        let options = parse("limit=500&dryRun=All&fieldValidation=Strict&sendInitialEvents=true&pretty&unknown=1").unwrap();
-        assert_eq!((options.limit, options.dry_run, options.pretty), (500, true, true));
+        let options =
+            parse("limit=500&dryRun=All&fieldValidation=Strict&sendInitialEvents=true&pretty&unknown=1").unwrap();
+        assert_eq!((options.limit, options.dry_run, options.pretty), (500, true, Some(true)));
         assert_eq!((options.field_validation, options.send_initial_events), (FieldValidation::Strict, Some(true)));
         assert_eq!(options.version().unwrap(), None);
     }

@@ -99,7 +99,13 @@ pub fn view(json: Bytes, resource: &Resource, view: View, include: IncludeObject
 }
 
 /// A list as a response body. `meta` is its ListMeta, `items` the objects' JSON.
-pub fn list(resource: &Resource, meta: Value, items: &[Bytes], accept: Accept, include: IncludeObject) -> Response<Body> {
+pub fn list(
+    resource: &Resource,
+    meta: Value,
+    items: &[Bytes],
+    accept: Accept,
+    include: IncludeObject,
+) -> Response<Body> {
     let parsed = || items.iter().map(|item| serde_json::from_slice::<Value>(item).unwrap_or_default());
     let json = match accept.view {
         View::Object => {

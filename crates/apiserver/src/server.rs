@@ -8,14 +8,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use coracle_api::ApiError;
-use http::{Request, Response};
+use coracle_api::{ApiError, ApiResult};
+use http::request::Parts;
+use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use tower::Service;
 
 use crate::body::{Body, BoxError, RequestBody};
-use crate::hooks::{AdmissionPlugin, Authenticator, Authorizer, Connector, UserInfo, VirtualResource};
+use crate::health::{self, StartHooks};
+use crate::hooks::{
+    AdmissionPlugin, Attributes, Authenticator, Authorizer, Connector, Decision, UserInfo, VirtualResource,
+};
+use crate::metrics::Metrics;
+use crate::request_info::{RequestInfo, query_param};
 use crate::storage::Storage;
+use crate::{discovery, handler, openapi, rbac, render, version};
 
 /// What an API server is made of.
 #[derive(Debug)]
@@ -35,6 +42,8 @@ pub struct Config {
     pub virtual_resources: BTreeMap<String, Arc<dyn VirtualResource>>,
     /// Connecting subresources, by the same names: `pods/exec`, `nodes/proxy`.
     pub connectors: BTreeMap<String, Arc<dyn Connector>>,
+    /// Documents served as they are, by path: `/openid/v1/jwks`.
+    pub documents: BTreeMap<String, serde_json::Value>,
     /// Where clients reach this server, as `host:port`; discovery tells it.
     pub advertise: String,
 }
@@ -50,6 +59,7 @@ impl Config {
             admission: Vec::new(),
             virtual_resources: BTreeMap::new(),
             connectors: BTreeMap::new(),
+            documents: BTreeMap::new(),
             advertise: "127.0.0.1:6443".into(),
         }
     }
@@ -60,12 +70,15 @@ impl Config {
 pub struct ApiServer {
     /// What it is made of.
     pub config: Config,
+    /// What must be done before it is ready.
+    pub start_hooks: StartHooks,
+    metrics: Metrics,
 }
 
 impl ApiServer {
     /// Puts a server together.
     pub fn new(config: Config) -> Arc<Self> {
-        Arc::new(ApiServer { config })
+        Arc::new(ApiServer { config, start_hooks: StartHooks::default(), metrics: Metrics::default() })
     }
 
     /// The server as a service of HTTP requests. Cheap to clone.
@@ -84,11 +97,74 @@ impl ApiServer {
     }
 
     /// Answers one request.
-    pub async fn handle(&self, _request: Request<RequestBody>) -> Response<Body> {
-        let status = ApiError::no_such_resource().to_status().to_string();
-        let mut response = Response::new(Body::full(status));
-        *response.status_mut() = http::StatusCode::NOT_FOUND;
+    pub async fn handle(self: Arc<Self>, request: Request<RequestBody>) -> Response<Body> {
+        let info = RequestInfo::parse(request.method(), request.uri());
+        let answer = self.clone().answer(info.clone(), request).await;
+        let response = answer.unwrap_or_else(|error| render::refusal(&error));
+        self.metrics.count(&info, response.status().as_u16());
         response
+    }
+
+    /// The way of a request: who, may they, and then what.
+    async fn answer(self: Arc<Self>, info: RequestInfo, request: Request<RequestBody>) -> ApiResult<Response<Body>> {
+        if health::is_check(&info.path) {
+            let verbose = query_param(request.uri(), "verbose").is_some();
+            return Ok(health::answer(&self.config.storage, &self.start_hooks, &info.path, verbose).await);
+        }
+        let (mut parts, body) = request.into_parts();
+        let user = match parts.extensions.remove::<UserInfo>() {
+            Some(user) => user,
+            None => self.authenticate(&parts).await?,
+        };
+        self.authorize(&user, &Attributes::from(&info)).await?;
+        if info.is_resource {
+            return handler::handle(self, info, user, Request::from_parts(parts, body)).await;
+        }
+        if parts.method != Method::GET && parts.method != Method::HEAD {
+            return Err(ApiError::method_not_allowed());
+        }
+        self.document(&info.path, &parts)
+    }
+
+    async fn authenticate(&self, parts: &Parts) -> ApiResult<UserInfo> {
+        for authenticator in &self.config.authenticators {
+            if let Some(answer) = authenticator.authenticate(parts).await {
+                return answer;
+            }
+        }
+        if self.config.anonymous_auth { Ok(UserInfo::anonymous()) } else { Err(ApiError::unauthorized()) }
+    }
+
+    async fn authorize(&self, user: &UserInfo, wanted: &Attributes) -> ApiResult<()> {
+        for authorizer in &self.config.authorizers {
+            match authorizer.authorize(user, wanted).await {
+                Decision::Allow => return Ok(()),
+                Decision::Deny(reason) => return Err(rbac::forbidden(user, wanted, &reason)),
+                Decision::NoOpinion => {}
+            }
+        }
+        Err(rbac::forbidden(user, wanted, ""))
+    }
+
+    /// Paths that are no resource.
+    fn document(&self, path: &str, parts: &Parts) -> ApiResult<Response<Body>> {
+        let storage = &self.config.storage;
+        if let Some(document) = self.config.documents.get(path) {
+            return Ok(render::json_bytes(200, document.to_string()));
+        }
+        let known = match path {
+            "/" => {
+                let paths = ["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"];
+                Some(render::json_bytes(200, serde_json::json!({ "paths": paths }).to_string()))
+            }
+            "/version" => Some(render::json_bytes(200, version::document().to_string())),
+            "/metrics" => Some(render::text(200, self.metrics.render(storage))),
+            path if path == "/openapi/v3" || path.starts_with("/openapi/v3/") => {
+                openapi::answer(&storage.table(), path, parts)
+            }
+            path => discovery::answer(&storage.table(), path, &parts.headers, &self.config.advertise),
+        };
+        known.ok_or_else(ApiError::no_such_resource)
     }
 }
 

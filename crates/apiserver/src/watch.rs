@@ -20,7 +20,7 @@ use crate::negotiate::View;
 use crate::options::{IncludeObject, Options, VersionMatch};
 use crate::render;
 use crate::storage::cache::Change;
-use crate::storage::{Entry, Row, Storage, codec};
+use crate::storage::{Entry, Row, Storage};
 
 /// How often a watch that asked for bookmarks gets one.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
@@ -119,7 +119,10 @@ fn check(options: &Options) -> ApiResult<()> {
     match (options.send_initial_events, options.version_match) {
         (Some(_), Some(VersionMatch::NotOlderThan)) | (None, None) => {}
         (Some(_), None) => {
-            errors.forbidden("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+            errors.forbidden(
+                "resourceVersionMatch",
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            );
         }
         (Some(_), Some(VersionMatch::Exact)) => {
             errors.not_supported("resourceVersionMatch", "Exact", &["NotOlderThan"]);
@@ -154,8 +157,7 @@ impl Watcher {
             let applied = self.storage.applied();
             let changes = match self.request.row.cache.changes(self.cursor, CHUNK, applied) {
                 Ok((changes, complete)) => {
-                    let (last, current) = (std::mem::replace(&mut self.cursor, complete), complete);
-                    debug_assert!(last <= current);
+                    self.cursor = complete;
                     changes
                 }
                 Err(gone) => {
@@ -198,7 +200,7 @@ impl Watcher {
     /// this watch, one that begins to match is ADDED.
     fn change(&mut self, out: &mut Vec<u8>, change: &Change) {
         let filter = &self.request.filter;
-        if !filter.in_namespace(&change.key) {
+        if !filter.in_namespace(&change.after.key) {
             return;
         }
         let was = change.before.as_ref().is_some_and(|before| filter.matches(before));
@@ -208,8 +210,7 @@ impl Watcher {
             (false, true, _) => self.line(out, "ADDED", &change.after),
             (true, true, _) => self.line(out, "MODIFIED", &change.after),
             (true, false, Some(before)) if !change.deleted => {
-                let gone = Entry::new(&codec::stamp(&before.json, change.revision), change.revision);
-                self.line(out, "DELETED", &gone);
+                self.line(out, "DELETED", &before.restamped(change.revision));
             }
             (true, false, _) => self.line(out, "DELETED", &change.after),
         }

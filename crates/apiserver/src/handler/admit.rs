@@ -31,8 +31,10 @@ impl Call {
     /// The plugins that may change the object.
     pub(super) async fn admit(&self, request: &mut AdmissionRequest) -> ApiResult<()> {
         let context = self.context();
-        for plugin in self.server.config.admission.iter().filter(|plugin| plugin.handles(request.operation)) {
-            plugin.admit(request, &context).await?;
+        for plugin in &self.server.config.admission {
+            if plugin.handles(request.operation) {
+                plugin.admit(request, &context).await?;
+            }
         }
         Ok(())
     }
@@ -40,8 +42,10 @@ impl Call {
     /// The plugins that judge the final object.
     pub(super) async fn admit_final(&self, request: &AdmissionRequest) -> ApiResult<()> {
         let context = self.context();
-        for plugin in self.server.config.admission.iter().filter(|plugin| plugin.handles(request.operation)) {
-            plugin.validate(request, &context).await?;
+        for plugin in &self.server.config.admission {
+            if plugin.handles(request.operation) {
+                plugin.validate(request, &context).await?;
+            }
         }
         Ok(())
     }

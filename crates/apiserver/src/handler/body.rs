@@ -4,7 +4,7 @@ use bytes::Bytes;
 use coracle_api::decode::{self, FieldValidation};
 use coracle_api::{ApiError, ApiResult, Resource};
 use http::request::Parts;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde_json::Value;
 
 use super::Call;
@@ -18,12 +18,24 @@ const LIMIT_BYTES: usize = 3 * 1024 * 1024;
 ///
 /// # Errors
 /// 413 beyond the limit, 400 if it breaks off.
-pub(super) async fn read(body: RequestBody) -> ApiResult<Bytes> {
-    match Limited::new(body, LIMIT_BYTES).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::too_large(LIMIT_BYTES)),
-        Err(error) => Err(ApiError::bad_request(format!("cannot read the request's body: {error}"))),
+pub(super) async fn read(mut body: RequestBody) -> ApiResult<Bytes> {
+    let mut first = Bytes::new();
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| ApiError::bad_request(format!("cannot read the request's body: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len() + whole.len() + data.len() > LIMIT_BYTES {
+            return Err(ApiError::too_large(LIMIT_BYTES));
+        }
+        // Most bodies come in one piece, which need not be copied.
+        if first.is_empty() && whole.is_empty() {
+            first = data;
+            continue;
+        }
+        whole.extend_from_slice(&std::mem::take(&mut first));
+        whole.extend_from_slice(&data);
     }
+    Ok(if whole.is_empty() { first } else { whole.into() })
 }
 
 /// A body as a value, and what was odd about its text (duplicate fields).
@@ -31,7 +43,7 @@ pub(super) fn parse(bytes: &[u8], format: BodyFormat) -> Result<(Value, Vec<Stri
     match format {
         BodyFormat::Json => decode::parse_json(bytes),
         BodyFormat::Yaml => decode::parse_yaml(bytes),
-        BodyFormat::Protobuf => coracle_api::protobuf::decode(bytes).map(|value| (value, Vec::new())),
+        BodyFormat::Protobuf => Err("protobuf bodies are not understood".into()),
     }
 }
 

@@ -117,9 +117,9 @@ impl Call {
         }
         let key = self.row.key(&self.info.namespace, name);
         let written: Result<Stored, _> = storage.put(&key, 0, &stored, storage.lease_for(&self.row).await?).await?;
-        Ok(written.map(Outcome::Stored).map_err(|error| {
-            error.current.and_then(|kv| serde_json::from_slice(&kv.value).ok()).unwrap_or_default()
-        }))
+        Ok(written
+            .map(Outcome::Stored)
+            .map_err(|error| error.current.and_then(|kv| serde_json::from_slice(&kv.value).ok()).unwrap_or_default()))
     }
 
     fn already_exists(&self, name: &str, existing: &Value) -> ApiError {

@@ -66,11 +66,9 @@ impl Call {
         let dry_run = self.options.dry_run || dry_run(options)?;
         let storage = self.server.config.storage.clone();
         let key = self.row.key(&self.info.namespace, name);
-        let missing = || {
-            let resource = &self.row.resource;
-            ApiError::not_found(&resource.group, &resource.plural, name)
-        };
-        let mut entry = self.current(name).await?.ok_or_else(missing)?;
+        let resource = self.row.resource.clone();
+        let missing = ApiError::not_found(&resource.group, &resource.plural, name);
+        let Some(mut entry) = self.current(name).await? else { return Err(missing) };
         loop {
             let old = self.row.parse(&entry);
             self.check_preconditions(name, &options["preconditions"], &old["metadata"])?;
@@ -104,7 +102,7 @@ impl Call {
                     return Ok(if vanish { Deletion::Gone(object) } else { Deletion::Pending(object) });
                 }
                 Err(error) => {
-                    let newer = error.current.ok_or_else(missing)?;
+                    let Some(newer) = error.current else { return Err(missing) };
                     entry = Arc::new(self.row.entry(&newer));
                 }
             }

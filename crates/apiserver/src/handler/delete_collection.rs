@@ -15,8 +15,7 @@ impl Call {
     /// Deletes what the selectors select and answers with a list of it.
     pub(super) async fn delete_collection(&mut self, parts: &Parts, body: RequestBody) -> ApiResult<Response<Body>> {
         let options = self.delete_options(parts, body).await?;
-        let filter =
-            Filter::of(&self.row.resource, &self.info.namespace, &self.options, self.row.cache.fields())?;
+        let filter = Filter::of(&self.row.resource, &self.info.namespace, &self.options, self.row.cache.fields())?;
         let (entries, meta) = self.select(&filter).await?;
         let mut items = Vec::with_capacity(entries.len());
         for entry in entries {

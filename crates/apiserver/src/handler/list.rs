@@ -19,7 +19,7 @@ use crate::body::Body;
 use crate::filter::Filter;
 use crate::options::VersionMatch;
 use crate::render;
-use crate::storage::{Entry, refusal, table};
+use crate::storage::{Entry, refusal};
 use crate::watch::{self, WatchRequest};
 
 /// What `continue` tokens hold, as base64 of JSON: opaque to clients.
@@ -72,8 +72,7 @@ impl Call {
             token => Some(Continue::decode(token)?),
         };
         let (entries, revision) = match &token {
-            Some(token) if !matches!(self.options.resource_version.as_str(), "" | "0") => {
-                let _ = token;
+            Some(_) if !matches!(self.options.resource_version.as_str(), "" | "0") => {
                 return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
             }
             Some(token) => self.snapshot_at(token.rv, filter).await?,
@@ -81,14 +80,15 @@ impl Call {
         };
         let start = token.as_ref().map_or("", |token| token.start.as_str());
         let limit = if self.options.limit == 0 { usize::MAX } else { self.options.limit };
-        let mut rest = entries.iter().filter(|entry| start.is_empty() || key_of(entry).as_str() > start);
-        let selected: Vec<Arc<Entry>> = rest.by_ref().filter(|entry| filter.matches(entry)).take(limit).cloned().collect();
+        let mut rest = entries.iter().filter(|entry| start.is_empty() || &*entry.key > start);
+        let selected: Vec<Arc<Entry>> =
+            rest.by_ref().filter(|entry| filter.matches(entry)).take(limit).cloned().collect();
         let mut meta = json!({ "resourceVersion": revision.to_string() });
         if selected.len() == limit {
             // More may be selected: then there is a next page, and how much is left is known without selectors.
             let left = rest.filter(|entry| filter.matches(entry)).count();
             if left > 0 {
-                let last = selected.last().map(key_of).unwrap_or_default();
+                let last = selected.last().map(|entry| entry.key.to_string()).unwrap_or_default();
                 let next = Continue { v: TOKEN_VERSION.into(), rv: revision, start: last };
                 meta["continue"] = next.encode()?.into();
                 if !filter.selects() {
@@ -169,12 +169,6 @@ impl Call {
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
         Ok(response)
     }
-}
-
-/// An object's key below its resource's prefix.
-fn key_of(entry: &Arc<Entry>) -> String {
-    let name = entry.name();
-    table::suffix(&name.0, &name.1)
 }
 
 #[cfg(test)]

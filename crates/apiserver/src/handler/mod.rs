@@ -28,7 +28,7 @@ use crate::options::Options;
 use crate::render;
 use crate::request_info::RequestInfo;
 use crate::server::ApiServer;
-use crate::storage::{Entry, Row, Stored};
+use crate::storage::{Entry, Row, Stored, codec};
 
 /// One request for a resource, on its way through its handler.
 pub(crate) struct Call {
@@ -63,7 +63,8 @@ pub(crate) async fn handle(
         name => &resource.subresource(name).ok_or_else(ApiError::no_such_resource)?.verbs,
     };
     let options = Options::parse(request.uri())?;
-    let accept = Accept { pretty: options.pretty.unwrap_or(false), ..negotiate::accept(request.headers())? };
+    let mut accept = negotiate::accept(request.headers())?;
+    accept.pretty = options.pretty.unwrap_or(accept.pretty);
     if !wanted.contains(&info.verb) {
         return Err(ApiError::method_not_allowed());
     }
@@ -73,7 +74,7 @@ pub(crate) async fn handle(
         subresource => format!("{}/{subresource}", call.row.resource.qualified()),
     };
     if let Some(connector) = call.server.config.connectors.get(&name).cloned() {
-        call.admit_connect(&request).await?;
+        call.admit_connect(request.uri().path()).await?;
         return connector.connect(&call.info, &call.user, request).await;
     }
     let (parts, body) = request.into_parts();
@@ -142,13 +143,13 @@ impl Call {
 
     /// An object that was not written, such as a dry run's, as the answer.
     fn answer_value(&self, code: u16, object: &Value) -> Response<Body> {
-        let json = object.to_string().into();
+        let json = codec::whole(object);
         render::object(code, json, &self.row.resource, self.accept, self.options.include_object)
     }
 
     /// The operation that admission sees for this request's verb.
-    async fn admit_connect(&self, request: &Request<RequestBody>) -> ApiResult<()> {
-        let options = serde_json::json!({ "path": request.uri().path() });
+    async fn admit_connect(&self, path: &str) -> ApiResult<()> {
+        let options = serde_json::json!({ "path": path });
         let mut admission = self.admission(Operation::Connect, &self.info.subresource, &self.info.name);
         admission.options = options;
         self.admit(&mut admission).await?;

@@ -3,6 +3,7 @@
 use coracle_api::{ApiError, ApiResult};
 use http::Response;
 use http::request::Parts;
+use serde_json::Value;
 
 use super::Call;
 use super::modify::Outcome;
@@ -30,14 +31,14 @@ impl Call {
             ));
         }
         let namespaced = self.row.resource.namespaced();
-        let outcome = self.modify(&name, &mut |call, _| {
+        let mut edit = |call: &mut Call, _: &Value| {
             let mut new = object.clone();
             if namespaced {
                 new["metadata"]["namespace"] = call.info.namespace.as_str().into();
             }
             Ok(new)
-        });
-        match outcome.await? {
+        };
+        match self.modify(&name, &mut edit).await? {
             Outcome::Stored(stored) => Ok(self.answer_object(200, &stored)),
             Outcome::Dry(object) => Ok(self.answer_value(200, &object)),
         }

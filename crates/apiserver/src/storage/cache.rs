@@ -29,6 +29,8 @@ pub const MAX_CHANGES: usize = 100_000;
 /// An object at one revision.
 #[derive(Debug)]
 pub struct Entry {
+    /// The key below the resource's prefix, such as `default/web-0`.
+    pub key: Arc<str>,
     /// The revision that made it so: its `resourceVersion`.
     pub revision: Revision,
     /// The JSON, with `resourceVersion`.
@@ -48,8 +50,8 @@ pub struct Selectable {
 
 impl Entry {
     /// An object of the store: `stored` are the bytes without `resourceVersion`.
-    pub fn new(stored: &[u8], revision: Revision) -> Self {
-        Entry { revision, json: codec::stamp(stored, revision), selectable: OnceLock::new() }
+    pub fn new(key: impl Into<Arc<str>>, stored: &[u8], revision: Revision) -> Self {
+        Entry { key: key.into(), revision, json: codec::stamp(stored, revision), selectable: OnceLock::new() }
     }
 
     /// The object, parsed. Null if somebody stored what is no JSON.
@@ -58,8 +60,8 @@ impl Entry {
     }
 
     /// The same object with another version, as the event of its deletion shows it.
-    fn restamped(&self, revision: Revision) -> Self {
-        Entry { revision, json: codec::stamp(&self.json, revision), selectable: OnceLock::new() }
+    pub(crate) fn restamped(&self, revision: Revision) -> Self {
+        Entry::new(self.key.clone(), &self.json, revision)
     }
 
     /// Labels and selectable fields.
@@ -89,8 +91,6 @@ impl Selectable {
 pub struct Change {
     /// When, in the store's time.
     pub revision: Revision,
-    /// The key below the resource's prefix, such as `default/web-0`.
-    pub key: Arc<str>,
     /// The object before; `None`: it did not exist.
     pub before: Option<Arc<Entry>>,
     /// The object after; for a deletion its last state with the deletion's version.
@@ -213,9 +213,9 @@ impl ResourceCache {
     }
 
     /// Forgets everything and starts from a snapshot; earlier revisions can no longer be watched.
-    pub(super) fn reset(&self, objects: impl IntoIterator<Item = (String, Entry)>, revision: Revision) {
+    pub(super) fn reset(&self, objects: impl IntoIterator<Item = Entry>, revision: Revision) {
         let mut state = self.write();
-        state.objects = objects.into_iter().map(|(key, entry)| (key.into(), Arc::new(entry))).collect();
+        state.objects = objects.into_iter().map(|entry| (entry.key.clone(), Arc::new(entry))).collect();
         state.log.clear();
         state.complete_after = revision;
         state.last_change = state.objects.values().map(|entry| entry.revision).max().unwrap_or(0);
@@ -229,21 +229,23 @@ impl ResourceCache {
         let now = coracle_clock::instant();
         for (key, revision, value) in changes {
             let before = state.objects.get(key).cloned();
-            let key: Arc<str> = key.into();
             let after = match (value, &before) {
                 (Some(stored), _) => {
-                    let entry = Arc::new(Entry::new(stored, revision));
-                    state.objects.insert(key.clone(), entry.clone());
+                    let entry = Arc::new(match &before {
+                        Some(before) => Entry::new(before.key.clone(), stored, revision),
+                        None => Entry::new(key, stored, revision),
+                    });
+                    state.objects.insert(entry.key.clone(), entry.clone());
                     entry
                 }
                 (None, Some(last)) => {
-                    state.objects.remove(&key);
+                    state.objects.remove(key);
                     Arc::new(last.restamped(revision))
                 }
                 (None, None) => continue,
             };
             state.last_change = revision;
-            state.log.push_back((now, Change { revision, key, before, after, deleted: value.is_none() }));
+            state.log.push_back((now, Change { revision, before, after, deleted: value.is_none() }));
         }
         Self::trim(&mut state, now);
         drop(state);

@@ -94,6 +94,13 @@ pub fn stamp(stored: &[u8], revision: Revision) -> Bytes {
     out.into()
 }
 
+/// An object with the version it has, in the form of answers.
+pub fn whole(object: &Value) -> Bytes {
+    let version = object["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok());
+    let bytes = encode(object);
+    version.map_or_else(|| bytes.clone().into(), |version| stamp(&bytes, version))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -48,9 +48,8 @@ pub fn to(object: &mut Value, resource: &Resource) {
 /// A stored object's JSON in the version of `resource`.
 pub fn bytes(json: &Bytes, resource: &Resource) -> Bytes {
     let Ok(mut object) = serde_json::from_slice::<Value>(json) else { return json.clone() };
-    let revision = object["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
     to(&mut object, resource);
-    codec::stamp(&codec::encode(&object), revision)
+    codec::whole(&object)
 }
 
 /// The stored version's name of a selectable field.

@@ -92,14 +92,22 @@ impl Storage {
         if self.applied() >= revision {
             return Ok(());
         }
+        let deadline = coracle_clock::instant() + CATCH_UP;
         let mut applied = self.applied.subscribe();
-        match coracle_clock::timeout(CATCH_UP, applied.wait_for(|&now| now >= revision)).await {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(ApiError::timeout(
-                format!("Too large resource version: {revision}, current: {}", self.applied()),
-                1,
-            )),
+        while *applied.borrow_and_update() < revision {
+            tokio::select! {
+                biased;
+                changed = applied.changed() => changed.map_err(|_| ApiError::unavailable("the store is closed"))?,
+                () = coracle_clock::sleep_until(deadline) => {
+                    let current = self.applied();
+                    return Err(ApiError::timeout(
+                        format!("Too large resource version: {revision}, current: {current}"),
+                        1,
+                    ));
+                }
+            }
         }
+        Ok(())
     }
 
     /// Waits until the caches hold every write acknowledged so far.

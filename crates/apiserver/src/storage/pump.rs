@@ -62,12 +62,12 @@ async fn load(storage: &Storage, revision: Revision) -> Result<WatchStream, Stor
 
 fn reset(storage: &Storage, snapshot: &RangeResponse, at: Revision) {
     let table = storage.table();
-    let mut objects: BTreeMap<&str, Vec<(String, Entry)>> = BTreeMap::new();
+    let mut objects: BTreeMap<&str, Vec<Entry>> = BTreeMap::new();
     for kv in &snapshot.kvs {
         let Ok(key) = std::str::from_utf8(&kv.key) else { continue };
         if let Some(cache) = table.cache_of(key) {
-            let suffix = key[cache.prefix().len()..].to_owned();
-            objects.entry(cache.prefix()).or_default().push((suffix, Entry::new(&kv.value, kv.mod_revision)));
+            let entry = Entry::new(&key[cache.prefix().len()..], &kv.value, kv.mod_revision);
+            objects.entry(cache.prefix()).or_default().push(entry);
         }
     }
     for cache in table.caches() {

@@ -63,7 +63,8 @@ impl Row {
 
     /// An object as it was in the store at some revision.
     pub fn entry(&self, kv: &KeyValue) -> Entry {
-        Entry::new(&kv.value, kv.mod_revision)
+        let key = String::from_utf8_lossy(&kv.key);
+        Entry::new(key.strip_prefix(self.cache.prefix()).unwrap_or_default(), &kv.value, kv.mod_revision)
     }
 
     /// The object with that name, from the cache.

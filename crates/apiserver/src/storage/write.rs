@@ -18,6 +18,13 @@ pub struct Stored {
     pub json: Bytes,
 }
 
+impl Stored {
+    /// What a deletion leaves behind: the object's last state with the deletion's version.
+    pub fn new(object: &Value, revision: Revision) -> Self {
+        Stored { revision, json: codec::stamp(&codec::encode(object), revision) }
+    }
+}
+
 /// Why a write did not happen: somebody else was there first. Holds what is there now.
 #[derive(Clone, Debug)]
 pub struct WriteError {

@@ -1,0 +1,262 @@
+//! Discovery: which groups, versions and resources are served.
+//!
+//! Two forms of the same: aggregated (`APIGroupDiscoveryList`, all in two answers, for who asks for it
+//! in `Accept`) and the older documents, one per group and version.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use coracle_api::Resource;
+use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH};
+use http::{HeaderMap, Response, StatusCode};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::body::Body;
+use crate::render;
+use crate::storage::ResourceTable;
+
+/// Answers a discovery path; `None` if it is none, or names a group or version that is not served.
+pub fn answer(table: &ResourceTable, path: &str, headers: &HeaderMap, advertise: &str) -> Option<Response<Body>> {
+    let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+    let document = match segments.as_slice() {
+        [root @ ("api" | "apis")] => {
+            let core = *root == "api";
+            if let Some(version) = aggregated_version(headers) {
+                return Some(aggregated(table, core, version, headers));
+            }
+            if core { api_versions(table, advertise) } else { group_list(table) }
+        }
+        ["api", version] => resource_list(table, "", version)?,
+        ["apis", group] => {
+            let versions = versions(table, group);
+            if versions.is_empty() {
+                return None;
+            }
+            let mut document = group_document(group, &versions);
+            document["kind"] = "APIGroup".into();
+            document["apiVersion"] = "v1".into();
+            document
+        }
+        ["apis", group, version] => resource_list(table, group, version)?,
+        _ => return None,
+    };
+    Some(render::json_bytes(200, document.to_string()))
+}
+
+/// The version of the aggregated form that the client prefers, if it asks for one before plain JSON.
+fn aggregated_version(headers: &HeaderMap) -> Option<&'static str> {
+    let accept = headers.get(ACCEPT)?.to_str().ok()?;
+    for range in accept.split(',') {
+        let mut parts = range.split(';').map(str::trim);
+        let media = parts.next()?;
+        let parameters: Vec<&str> = parts.collect();
+        if parameters.contains(&"as=APIGroupDiscoveryList") && parameters.contains(&"g=apidiscovery.k8s.io") {
+            for version in ["v2", "v2beta1"] {
+                if parameters.contains(&format!("v={version}").as_str()) {
+                    return Some(version);
+                }
+            }
+        } else if matches!(media, "application/json" | "*/*" | "application/*") {
+            return None;
+        }
+    }
+    None
+}
+
+/// The groups but core, in order.
+fn groups(table: &ResourceTable) -> Vec<&str> {
+    let mut groups: Vec<&str> = Vec::new();
+    for row in table.rows() {
+        let group = row.resource.group.as_str();
+        if !group.is_empty() && !groups.contains(&group) {
+            groups.push(group);
+        }
+    }
+    groups
+}
+
+/// A group's versions, the preferred one first.
+fn versions<'a>(table: &'a ResourceTable, group: &str) -> Vec<&'a str> {
+    let mut versions: Vec<&str> = Vec::new();
+    for row in table.rows().iter().filter(|row| row.resource.group == group) {
+        if !versions.contains(&row.resource.version.as_str()) {
+            versions.push(&row.resource.version);
+        }
+    }
+    versions
+}
+
+/// The resources of a group and version by name.
+fn resources<'a>(table: &'a ResourceTable, group: &str, version: &str) -> Vec<&'a Resource> {
+    let rows = table.rows().iter().map(|row| &*row.resource);
+    let mut list: Vec<&Resource> = rows.filter(|r| r.group == group && r.version == version).collect();
+    list.sort_by(|a, b| a.plural.cmp(&b.plural));
+    list
+}
+
+fn aggregated(table: &ResourceTable, core: bool, version: &str, headers: &HeaderMap) -> Response<Body> {
+    let groups = if core { vec![""] } else { groups(table) };
+    let items: Vec<Value> = groups
+        .into_iter()
+        .map(|group| {
+            let mut meta = json!({ "creationTimestamp": null });
+            if !group.is_empty() {
+                meta["name"] = group.into();
+            }
+            let versions: Vec<Value> = versions(table, group)
+                .into_iter()
+                .map(|version| {
+                    let resources: Vec<Value> =
+                        resources(table, group, version).into_iter().map(aggregated_resource).collect();
+                    json!({ "version": version, "resources": resources, "freshness": "Current" })
+                })
+                .collect();
+            json!({ "metadata": meta, "versions": versions })
+        })
+        .collect();
+    let body = json!({
+        "kind": "APIGroupDiscoveryList",
+        "apiVersion": format!("apidiscovery.k8s.io/{version}"),
+        "metadata": {},
+        "items": items,
+    })
+    .to_string();
+    let etag = format!("\"{}\"", hex(&body));
+    let known = headers.get(IF_NONE_MATCH).is_some_and(|value| value.as_bytes() == etag.as_bytes());
+    let mut response = render::json_bytes(200, body);
+    if known {
+        *response.body_mut() = Body::empty();
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    let media = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+    for (name, value) in [(CONTENT_TYPE, media), (ETAG, etag)] {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
+}
+
+fn aggregated_resource(resource: &Resource) -> Value {
+    let mut entry = json!({
+        "resource": resource.plural,
+        "responseKind": { "group": "", "version": "", "kind": resource.kind },
+        "scope": if resource.namespaced() { "Namespaced" } else { "Cluster" },
+        "singularResource": resource.singular,
+        "verbs": resource.verbs,
+    });
+    for (field, list) in [("shortNames", &resource.short_names), ("categories", &resource.categories)] {
+        if !list.is_empty() {
+            entry[field] = json!(list);
+        }
+    }
+    let mut subresources: Vec<_> = resource.subresources.iter().collect();
+    subresources.sort_by(|a, b| a.name.cmp(&b.name));
+    if !subresources.is_empty() {
+        let subresources = subresources.into_iter().map(|subresource| {
+            let (group, version, kind) = &subresource.kind;
+            let kind = json!({ "group": group, "version": version, "kind": kind });
+            json!({ "subresource": subresource.name, "responseKind": kind, "verbs": subresource.verbs })
+        });
+        entry["subresources"] = subresources.collect();
+    }
+    entry
+}
+
+fn api_versions(table: &ResourceTable, advertise: &str) -> Value {
+    json!({
+        "kind": "APIVersions",
+        "versions": versions(table, ""),
+        "serverAddressByClientCIDRs": [{ "clientCIDR": "0.0.0.0/0", "serverAddress": advertise }],
+    })
+}
+
+fn group_list(table: &ResourceTable) -> Value {
+    let list: Vec<Value> =
+        groups(table).into_iter().map(|group| group_document(group, &versions(table, group))).collect();
+    json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": list })
+}
+
+fn group_document(group: &str, versions: &[&str]) -> Value {
+    let list: Vec<Value> = versions
+        .iter()
+        .map(|version| json!({ "groupVersion": format!("{group}/{version}"), "version": version }))
+        .collect();
+    json!({ "name": group, "preferredVersion": list.first(), "versions": list })
+}
+
+fn resource_list(table: &ResourceTable, group: &str, version: &str) -> Option<Value> {
+    let mut entries = Vec::new();
+    for resource in resources(table, group, version) {
+        let mut entry = json!({
+            "name": resource.plural,
+            "singularName": resource.singular,
+            "namespaced": resource.namespaced(),
+            "kind": resource.kind,
+            "verbs": resource.verbs,
+        });
+        for (field, list) in [("shortNames", &resource.short_names), ("categories", &resource.categories)] {
+            if !list.is_empty() {
+                entry[field] = json!(list);
+            }
+        }
+        if resource.stored {
+            entry["storageVersionHash"] = storage_version_hash(resource).into();
+        }
+        entries.push(entry);
+        let mut subresources: Vec<_> = resource.subresources.iter().collect();
+        subresources.sort_by(|a, b| a.name.cmp(&b.name));
+        for subresource in subresources {
+            let (group, version, kind) = &subresource.kind;
+            let mut entry = json!({
+                "name": format!("{}/{}", resource.plural, subresource.name),
+                "singularName": "",
+                "namespaced": resource.namespaced(),
+                "kind": kind,
+                "verbs": subresource.verbs,
+            });
+            for (field, value) in [("group", group), ("version", version)] {
+                if !group.is_empty() {
+                    entry[field] = value.as_str().into();
+                }
+            }
+            entries.push(entry);
+        }
+    }
+    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    (!entries.is_empty()).then(|| {
+        let kind = "APIResourceList";
+        json!({ "kind": kind, "apiVersion": "v1", "groupVersion": group_version, "resources": entries })
+    })
+}
+
+fn storage_version_hash(resource: &Resource) -> String {
+    let text = format!("{}/{}/{}", resource.group, resource.version, resource.kind);
+    BASE64_STANDARD.encode(&Sha256::digest(text)[..8])
+}
+
+fn hex(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02X}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_api::registry;
+
+    use super::*;
+
+    #[test]
+    fn kubectls_accept_header_asks_for_the_aggregated_form() {
+        let of = |accept: &str| aggregated_version(&HeaderMap::from_iter([(ACCEPT, accept.parse().unwrap())]));
+        let kubectl = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+        assert_eq!(of(kubectl), Some("v2"));
+        assert_eq!(of("application/json, */*"), None);
+    }
+
+    #[test]
+    fn the_storage_version_hash_is_upstreams() {
+        let hash = |group, plural| storage_version_hash(&registry::lookup(group, "v1", plural).unwrap());
+        assert_eq!(hash("", "configmaps"), "qFsyl6wFWjQ=");
+        assert_eq!(hash("", "endpoints"), "fWeeMqaN/OA=");
+    }
+}

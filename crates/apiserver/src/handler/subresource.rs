@@ -1,0 +1,245 @@
+//! Subresources with bodies of their own: `scale`, `binding`, `eviction`.
+
+use coracle_api::schema::type_of;
+use coracle_api::selector::Selector;
+use coracle_api::{ApiError, ApiResult, FieldErrors};
+use http::Response;
+use http::request::Parts;
+use serde_json::{Value, json};
+
+use super::Call;
+use super::delete::success;
+use super::modify::Outcome;
+use super::patch::Patch;
+use crate::body::{Body, RequestBody};
+
+/// The Scale of a workload (`autoscaling/v1`).
+fn scale_of(object: &Value) -> Value {
+    let meta = &object["metadata"];
+    let mut scale = json!({
+        "kind": "Scale",
+        "apiVersion": "autoscaling/v1",
+        "metadata": {},
+        "spec": { "replicas": object["spec"]["replicas"].as_i64().unwrap_or(0) },
+        "status": { "replicas": object["status"]["replicas"].as_i64().unwrap_or(0) },
+    });
+    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(value) = meta.get(field) {
+            scale["metadata"][field] = value.clone();
+        }
+    }
+    let selector = &object["spec"]["selector"];
+    // A ReplicationController's selector is a plain map of labels.
+    let plain = object["kind"] == "ReplicationController";
+    let selector = if plain { json!({ "matchLabels": selector }) } else { selector.clone() };
+    let text = Selector::from_json(&selector).map(|selector| selector.to_string()).unwrap_or_default();
+    if !text.is_empty() {
+        scale["status"]["selector"] = text.into();
+    }
+    scale
+}
+
+impl Call {
+    /// `get`, `update` and `patch` of `…/scale`.
+    pub(super) async fn scale(&mut self, parts: &Parts, body: RequestBody) -> ApiResult<Response<Body>> {
+        let name = self.info.name.clone();
+        let rescale: Box<dyn Fn(&Value) -> ApiResult<Value> + Send + Sync> = match self.info.verb.as_str() {
+            "get" => {
+                let entry = self.current(&name).await?.ok_or_else(|| self.not_found())?;
+                return Ok(self.answer(200, scale_of(&self.row.parse(&entry)).to_string()));
+            }
+            "update" => {
+                let scale = self.decode_subresource(parts, body).await?;
+                Box::new(move |_| Ok(scale.clone()))
+            }
+            _ => {
+                let ty = type_of("io.k8s.api.autoscaling.v1.Scale");
+                let patch = Patch::read(parts, body, true).await?;
+                Box::new(move |scale| patch.apply(scale, ty))
+            }
+        };
+        let mut edit = |call: &mut Call, old: &Value| {
+            let scale = rescale(&scale_of(old))?;
+            call.check_preconditions(&call.info.name, &scale["metadata"], &old["metadata"])?;
+            let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
+            if replicas < 0 {
+                let mut errors = FieldErrors::default();
+                errors.invalid("spec.replicas", replicas, "must be greater than or equal to 0");
+                return Err(ApiError::invalid("autoscaling", "Scale", &call.info.name, &errors.0));
+            }
+            let mut new = old.clone();
+            new["spec"]["replicas"] = replicas.into();
+            Ok(new)
+        };
+        let object = match self.modify(&name, &mut edit).await? {
+            Outcome::Stored(stored) => serde_json::from_slice(&stored.json).map_err(ApiError::internal)?,
+            Outcome::Dry(object) => object,
+        };
+        Ok(self.answer(200, scale_of(&object).to_string()))
+    }
+
+    /// `POST pods/binding`: the scheduler's decision.
+    pub(super) async fn bind(&mut self, parts: &Parts, body: RequestBody) -> ApiResult<Response<Body>> {
+        let binding = self.decode_subresource(parts, body).await?;
+        let target = &binding["target"];
+        let node = target["name"].as_str().unwrap_or_default().to_owned();
+        let name = self.info.name.clone();
+        let mut errors = FieldErrors::default();
+        if !matches!(target["kind"].as_str(), None | Some("" | "Node")) {
+            errors.not_supported("target.kind", target["kind"].clone(), &["Node", "<empty>"]);
+        }
+        if node.is_empty() {
+            errors.required("target.name", "");
+        }
+        if !errors.0.is_empty() {
+            return Err(ApiError::invalid("", "Binding", &name, &errors.0));
+        }
+        let given = binding["metadata"].clone();
+        self.modify(&name, &mut |call, pod| {
+            call.check_preconditions(&call.info.name, &given, &pod["metadata"])?;
+            if !pod["metadata"]["deletionTimestamp"].is_null() {
+                return Err(call.binding_conflict(format!(
+                    "pod {} is being deleted, cannot be assigned to a host",
+                    call.info.name
+                )));
+            }
+            let there = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+            if !there.is_empty() {
+                return Err(
+                    call.binding_conflict(format!("pod {} is already assigned to node {there:?}", call.info.name))
+                );
+            }
+            let mut new = pod.clone();
+            new["spec"]["nodeName"] = node.as_str().into();
+            for field in ["annotations", "labels"] {
+                for (key, value) in given[field].as_object().into_iter().flatten() {
+                    new["metadata"][field][key] = value.clone();
+                }
+            }
+            scheduled(&mut new);
+            Ok(new)
+        })
+        .await?;
+        Ok(self.answer(201, success(Value::Null).to_string()))
+    }
+
+    fn binding_conflict(&self, why: String) -> ApiError {
+        ApiError::conflict("", "pods/binding", &self.info.name, why)
+    }
+
+    /// `POST pods/eviction`: a deletion that respects PodDisruptionBudgets.
+    pub(super) async fn evict(&mut self, parts: &Parts, body: RequestBody) -> ApiResult<Response<Body>> {
+        let eviction = self.decode_subresource(parts, body).await?;
+        let name = self.info.name.clone();
+        let given = eviction["metadata"]["name"].as_str().unwrap_or_default();
+        if !given.is_empty() && given != name {
+            return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
+        }
+        let options = match &eviction["deleteOptions"] {
+            Value::Null => json!({}),
+            options => options.clone(),
+        };
+        let entry = self.current(&name).await?.ok_or_else(|| self.not_found())?;
+        let pod = self.row.parse(&entry);
+        if counts_for_budgets(&pod) {
+            self.spend_budget(&pod).await?;
+        }
+        self.delete_object(&name, &options).await?;
+        Ok(self.answer(201, success(Value::Null).to_string()))
+    }
+
+    /// Takes one disruption from the budget that covers the pod, if one does.
+    async fn spend_budget(&self, pod: &Value) -> ApiResult<()> {
+        let storage = &self.server.config.storage;
+        let namespace = &self.info.namespace;
+        let labels = &pod["metadata"]["labels"];
+        let budgets: Vec<Value> = storage
+            .list("policy", "poddisruptionbudgets", namespace)
+            .await?
+            .into_iter()
+            .filter(|budget| {
+                let selector = &budget["spec"]["selector"];
+                selector.is_object() && Selector::from_json(selector).is_ok_and(|selector| selector.matches(labels))
+            })
+            .collect();
+        let [budget] = budgets.as_slice() else {
+            return match budgets.is_empty() {
+                true => Ok(()),
+                false => Err(ApiError::internal(
+                    "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+                )),
+            };
+        };
+        let status = &budget["status"];
+        let number = |field: &str| status[field].as_i64().unwrap_or(0);
+        let budget_name = budget["metadata"]["name"].as_str().unwrap_or_default();
+        if number("observedGeneration") < budget["metadata"]["generation"].as_i64().unwrap_or(0) {
+            return Err(ApiError::too_many_requests(
+                "Cannot evict pod as it would violate the pod's disruption budget.",
+                10,
+            )
+            .with_cause(
+                "DisruptionBudget",
+                format!("The disruption budget {budget_name} is still being processed by the server."),
+            ));
+        }
+        // A pod that is not ready protects nobody, if the budget is met or says so.
+        let always = budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow";
+        let healthy_enough = number("currentHealthy") >= number("desiredHealthy") && number("desiredHealthy") > 0;
+        if !ready(pod) && (always || healthy_enough) {
+            return Ok(());
+        }
+        if number("disruptionsAllowed") <= 0 {
+            return Err(ApiError::too_many_requests(
+                "Cannot evict pod as it would violate the pod's disruption budget.",
+                0,
+            )
+            .with_cause(
+                "DisruptionBudget",
+                format!(
+                    "The disruption budget {budget_name} needs {} healthy pods and has {} currently",
+                    number("desiredHealthy"),
+                    number("currentHealthy")
+                ),
+            ));
+        }
+        if self.options.dry_run {
+            return Ok(());
+        }
+        let mut spent = budget.clone();
+        spent["status"]["disruptionsAllowed"] = (number("disruptionsAllowed") - 1).into();
+        spent["status"]["disruptedPods"][&self.info.name] = coracle_clock::now_seconds().to_string().into();
+        let expected = budget["metadata"]["resourceVersion"].as_str().and_then(|v| v.parse().ok()).unwrap_or(0);
+        let table = storage.table();
+        let row = table.find_any("policy", "poddisruptionbudgets").ok_or_else(ApiError::no_such_resource)?;
+        match storage.put(&row.key(namespace, budget_name), expected, &spent, 0).await? {
+            Ok(_) => Ok(()),
+            Err(_) => Err(ApiError::too_many_requests("the disruption budget was changed at the same time", 1)),
+        }
+    }
+}
+
+/// Sets the condition that tells a pod has a node.
+fn scheduled(pod: &mut Value) {
+    let conditions = pod["status"]["conditions"].as_array_mut().map(std::mem::take).unwrap_or_default();
+    let mut conditions: Vec<Value> = conditions.into_iter().filter(|c| c["type"] != "PodScheduled").collect();
+    conditions.push(json!({
+        "type": "PodScheduled",
+        "status": "True",
+        "observedGeneration": pod["metadata"]["generation"],
+        "lastProbeTime": null,
+        "lastTransitionTime": coracle_clock::now_seconds().to_string(),
+    }));
+    pod["status"]["conditions"] = conditions.into();
+}
+
+/// Pods that are over, or never began, are evicted whatever a budget says.
+fn counts_for_budgets(pod: &Value) -> bool {
+    !matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Pending"))
+        && pod["metadata"]["deletionTimestamp"].is_null()
+}
+
+fn ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
