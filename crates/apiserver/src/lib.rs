@@ -26,10 +26,10 @@ pub mod request_info;
 pub mod serve;
 pub mod server;
 pub mod storage;
-pub mod version;
-pub mod watch;
 #[cfg(test)]
 mod testing;
+pub mod version;
+pub mod watch;
 
 pub use body::{Body, RequestBody};
 pub use hooks::{

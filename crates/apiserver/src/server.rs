@@ -160,7 +160,7 @@ impl ApiServer {
             "/version" => Some(render::json_bytes(200, version::document().to_string())),
             "/metrics" => Some(render::text(200, self.metrics.render(storage))),
             path if path == "/openapi/v3" || path.starts_with("/openapi/v3/") => {
-                openapi::answer(&storage.table(), path, parts)
+                openapi::answer(&storage.table(), path, &parts.headers)
             }
             path => discovery::answer(&storage.table(), path, &parts.headers, &self.config.advertise),
         };

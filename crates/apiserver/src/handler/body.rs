@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use coracle_api::decode::{self, FieldValidation};
-use coracle_api::{ApiError, ApiResult, Resource};
+use coracle_api::{ApiError, ApiResult, Resource, protobuf};
 use http::request::Parts;
 use http_body_util::BodyExt;
 use serde_json::Value;
@@ -39,12 +39,13 @@ pub(super) async fn read(mut body: RequestBody) -> ApiResult<Bytes> {
 }
 
 /// A body as a value, and what was odd about its text (duplicate fields).
-pub(super) fn parse(bytes: &[u8], format: BodyFormat) -> Result<(Value, Vec<String>), String> {
-    match format {
+pub(super) fn parse(resource: &Resource, bytes: &[u8], format: BodyFormat) -> ApiResult<(Value, Vec<String>)> {
+    let text = match format {
         BodyFormat::Json => decode::parse_json(bytes),
         BodyFormat::Yaml => decode::parse_yaml(bytes),
-        BodyFormat::Protobuf => Err("protobuf bodies are not understood".into()),
-    }
+        BodyFormat::Protobuf => return Ok((protobuf::decode(bytes)?, Vec::new())),
+    };
+    text.map_err(|why| decode::unreadable(resource, why))
 }
 
 impl Call {
@@ -53,7 +54,7 @@ impl Call {
         let format = body_format(&parts.headers)?;
         let bytes = read(body).await?;
         let resource = self.row.resource.clone();
-        let (object, problems) = parse(&bytes, format).map_err(|why| decode::unreadable(&resource, why))?;
+        let (object, problems) = parse(&resource, &bytes, format)?;
         self.accept_object(&resource, object, problems)
     }
 
@@ -62,7 +63,7 @@ impl Call {
         let format = body_format(&parts.headers)?;
         let bytes = read(body).await?;
         let resource = self.row.resource.clone();
-        let (mut object, problems) = parse(&bytes, format).map_err(|why| decode::unreadable(&resource, why))?;
+        let (mut object, problems) = parse(&resource, &bytes, format)?;
         match resource.subresource(&self.info.subresource) {
             None => self.accept_object(&resource, object, problems),
             Some(subresource) => {
@@ -108,7 +109,7 @@ impl Call {
         let bytes = read(body).await?;
         let mut options = match bytes.as_ref() {
             b"" => Value::Object(serde_json::Map::new()),
-            bytes => parse(bytes, body_format(&parts.headers)?).map_err(ApiError::bad_request)?.0,
+            bytes => parse(&self.row.resource, bytes, body_format(&parts.headers)?)?.0,
         };
         if !options.is_object() {
             return Err(ApiError::bad_request("the body of a deletion must be DeleteOptions"));
