@@ -6,6 +6,7 @@ pub mod plan;
 pub mod quantity;
 pub mod resources;
 pub mod runtime;
+pub mod server;
 pub mod status;
 #[cfg(test)]
 mod testing;

@@ -1,0 +1,6 @@
+//! The kubelet's HTTPS server.
+
+mod lookup;
+pub mod spdy;
+
+pub use lookup::{LookupError, PodLookup};
