@@ -1,1 +1,123 @@
-//! The controllers: one file each, all of one shape.
+//! The controllers: one file (or folder) each, all of one shape.
+//!
+//! ```text
+//! watch ──► key ──► work queue ──► reconcile(state) = actions ──► API
+//!                      ▲                                           │
+//!                      └────────────── watch ◄─────────────────────┘
+//! ```
+//!
+//! Each file opens with what it watches and how a change becomes a key; in the middle stands a pure
+//! function from state to actions, which the tests call with tables; below it a thin executor does
+//! what it says. A controller knows only the API: it may be stopped at any line and started again.
+//!
+//! [`CONTROLLERS`] lists them by the names that `--controllers=*,-foo` takes.
+
+mod claim;
+mod context;
+mod error;
+mod expectations;
+mod hash;
+mod pod_control;
+mod pods;
+mod table;
+
+mod deployment;
+mod replica_set;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_client::{LeaderElectionConfig, LeaderElector};
+use futures::future::join_all;
+use kube::Client;
+use tokio_util::sync::CancellationToken;
+
+use context::Context;
+pub use error::Error;
+pub use table::{CONTROLLERS, Controller, is_enabled};
+
+/// What the controllers need to know. Start from [`Config::default`].
+#[derive(Clone)]
+pub struct Config {
+    /// Which controllers run: `*` for those on by default, `name` or `-name` for one; upstream's names.
+    pub controllers: Vec<String>,
+    /// The cluster CA's certificate, PEM; published to each namespace as ConfigMap `kube-root-ca.crt`.
+    pub cluster_ca: String,
+    /// Provisioned volumes lie here, one directory each.
+    pub volume_dir: PathBuf,
+    /// How directories of deleted volumes are removed.
+    pub volumes: Arc<dyn VolumeDirectory>,
+    /// The addresses for Services of type LoadBalancer, as an IPv4 prefix such as `10.112.0.0/24`.
+    pub load_balancer_pool: String,
+    /// How many objects each controller works on at once.
+    pub concurrent_syncs: usize,
+    /// How long a node may be silent before it is taken for unreachable.
+    pub node_monitor_grace_period: Duration,
+    /// How often nodes' heartbeats are looked at.
+    pub node_monitor_period: Duration,
+    /// So many finished pods are kept before the oldest are deleted.
+    pub terminated_pod_gc_threshold: usize,
+    /// This instance's name, if it is to take part in leader election.
+    pub leader_election: Option<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            controllers: vec!["*".into()],
+            cluster_ca: String::new(),
+            volume_dir: "/var/lib/coracle/volumes".into(),
+            volumes: Arc::new(HostVolumes),
+            load_balancer_pool: "10.112.0.0/24".into(),
+            concurrent_syncs: 5,
+            node_monitor_grace_period: Duration::from_secs(50),
+            node_monitor_period: Duration::from_secs(5),
+            terminated_pod_gc_threshold: 12_500,
+            leader_election: None,
+        }
+    }
+}
+
+/// The host's side of provisioned volumes. A simulation puts a memory of its own here.
+pub trait VolumeDirectory: Send + Sync {
+    /// Removes a volume's directory with all it holds; that there is none is success.
+    fn remove(&self, path: &Path) -> std::io::Result<()>;
+}
+
+/// Volumes in this machine's file system.
+#[derive(Clone, Copy, Debug)]
+pub struct HostVolumes;
+
+impl VolumeDirectory for HostVolumes {
+    fn remove(&self, path: &Path) -> std::io::Result<()> {
+        match std::fs::remove_dir_all(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+}
+
+/// Runs the enabled controllers until `shutdown`; with leader election, while this instance leads.
+pub async fn run(client: Client, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let Some(identity) = config.leader_election.clone() else {
+        return run_controllers(client, config, shutdown).await;
+    };
+    let election = LeaderElectionConfig::new("kube-controller-manager", identity);
+    let elector = LeaderElector::new(client.clone(), election);
+    elector.run(shutdown, |leading| run_controllers(client, config, leading)).await
+}
+
+/// Each controller is a task; informers are shared.
+async fn run_controllers(client: Client, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let enabled: Vec<_> = CONTROLLERS.iter().filter(|controller| is_enabled(controller, &config.controllers)).collect();
+    let context = Context::new(client, config, shutdown);
+    let tasks = enabled.into_iter().map(|controller| {
+        tracing::debug!(controller = controller.name, "starting");
+        tokio::spawn((controller.start)(context.clone()))
+    });
+    for task in join_all(tasks).await {
+        task?;
+    }
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! The decisions of the ReplicaSet controller: how many pods to create, which to delete, what the status is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{ReplicaSetCondition, ReplicaSetStatus};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+
+use crate::pods;
+
+/// At most so many pods are created or deleted in one go.
+const BURST: usize = 500;
+
+/// What to do about the number of pods.
+#[derive(Debug, PartialEq)]
+pub(super) enum Plan {
+    Nothing,
+    Create(usize),
+    Delete(Vec<Arc<Pod>>),
+}
+
+/// Compares the active pods with the number wanted. `related_on_node` counts, per node, the pods of all
+/// ReplicaSets of the same Deployment: pods are taken from where most of them are.
+pub(super) fn plan(
+    mut active: Vec<Arc<Pod>>,
+    wanted: i32,
+    related_on_node: &BTreeMap<String, usize>,
+    now: Timestamp,
+) -> Plan {
+    let wanted = usize::try_from(wanted).unwrap_or_default();
+    if active.len() < wanted {
+        return Plan::Create((wanted - active.len()).min(BURST));
+    }
+    let surplus = (active.len() - wanted).min(BURST);
+    if surplus == 0 {
+        return Plan::Nothing;
+    }
+    pods::sort_for_deletion(&mut active, related_on_node, now);
+    active.truncate(surplus);
+    Plan::Delete(active)
+}
+
+/// What the status is made from.
+pub(super) struct Observed<'a> {
+    pub(super) active: &'a [Arc<Pod>],
+    pub(super) terminating: usize,
+    pub(super) wanted: i32,
+    pub(super) min_ready_seconds: i32,
+    pub(super) template_labels: BTreeMap<String, String>,
+    pub(super) generation: Option<i64>,
+    /// The message of what went wrong when the pods were changed.
+    pub(super) failure: Option<String>,
+}
+
+/// The new status, from the old one (for its conditions) and what was observed.
+pub(super) fn status(old: &ReplicaSetStatus, observed: &Observed, now: Timestamp) -> ReplicaSetStatus {
+    let count = |test: &dyn Fn(&Pod) -> bool| to_i32(observed.active.iter().filter(|pod| test(pod)).count());
+    let has_template_labels =
+        |pod: &Pod| observed.template_labels.iter().all(|(key, value)| pod.labels().get(key) == Some(value));
+    ReplicaSetStatus {
+        replicas: to_i32(observed.active.len()),
+        fully_labeled_replicas: Some(count(&has_template_labels)),
+        ready_replicas: Some(count(&pods::is_ready)),
+        available_replicas: Some(count(&|pod| pods::is_available(pod, observed.min_ready_seconds, now))),
+        terminating_replicas: Some(to_i32(observed.terminating)),
+        observed_generation: observed.generation,
+        conditions: conditions(old, observed, now),
+    }
+}
+
+fn conditions(old: &ReplicaSetStatus, observed: &Observed, now: Timestamp) -> Option<Vec<ReplicaSetCondition>> {
+    let mut conditions = old.conditions.clone().unwrap_or_default();
+    match &observed.failure {
+        None => conditions.retain(|condition| condition.type_ != "ReplicaFailure"),
+        Some(message) if conditions.iter().all(|condition| condition.type_ != "ReplicaFailure") => {
+            let too_few = to_i32(observed.active.len()) < observed.wanted;
+            conditions.push(ReplicaSetCondition {
+                type_: "ReplicaFailure".into(),
+                status: "True".into(),
+                reason: Some(if too_few { "FailedCreate" } else { "FailedDelete" }.into()),
+                message: Some(message.clone()),
+                last_transition_time: Some(Time(now)),
+            });
+        }
+        Some(_) => {}
+    }
+    (!conditions.is_empty()).then_some(conditions)
+}
+
+fn to_i32(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(name: &str, ready: bool) -> Arc<Pod> {
+        let status = if ready { "True" } else { "False" };
+        Arc::new(
+            serde_json::from_value(json!({
+                "metadata": { "name": name, "uid": name, "labels": { "app": "x" } },
+                "spec": { "nodeName": "n1", "containers": [] },
+                "status": { "phase": "Running", "conditions": [
+                    { "type": "Ready", "status": status, "lastTransitionTime": "2026-01-01T00:00:00Z" },
+                ]},
+            }))
+            .unwrap(),
+        )
+    }
+
+    fn now() -> Timestamp {
+        "2026-01-01T00:00:05Z".parse().unwrap()
+    }
+
+    #[test]
+    fn the_plan_makes_up_the_difference() {
+        let active = vec![pod("a", true), pod("b", false), pod("c", true)];
+        let none = BTreeMap::new();
+        assert_eq!(plan(active.clone(), 5, &none, now()), Plan::Create(2));
+        assert_eq!(plan(active.clone(), 3, &none, now()), Plan::Nothing);
+        assert_eq!(plan(active.clone(), 2, &none, now()), Plan::Delete(vec![pod("b", false)]));
+        assert_eq!(plan(Vec::new(), 1000, &none, now()), Plan::Create(BURST));
+    }
+
+    #[test]
+    fn status_counts_ready_and_available_pods_and_reports_failures_once() {
+        let active = [pod("a", true), pod("b", false)];
+        let observed = |failure: Option<&str>, min_ready_seconds| Observed {
+            active: &active,
+            terminating: 1,
+            wanted: 3,
+            min_ready_seconds,
+            template_labels: BTreeMap::from([("app".into(), "x".into())]),
+            generation: Some(4),
+            failure: failure.map(Into::into),
+        };
+        let failed = status(&ReplicaSetStatus::default(), &observed(Some("quota"), 10), now());
+        assert_eq!((failed.replicas, failed.ready_replicas, failed.available_replicas), (2, Some(1), Some(0)));
+        assert_eq!((failed.fully_labeled_replicas, failed.terminating_replicas), (Some(2), Some(1)));
+        let condition = &failed.conditions.as_ref().unwrap()[0];
+        assert_eq!((condition.reason.as_deref(), condition.message.as_deref()), (Some("FailedCreate"), Some("quota")));
+        let again = status(&failed, &observed(Some("quota still"), 10), now());
+        assert_eq!(again.conditions, failed.conditions);
+        let well = status(&again, &observed(None, 0), now());
+        assert_eq!((well.conditions, well.available_replicas), (None, Some(1)));
+    }
+}

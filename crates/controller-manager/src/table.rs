@@ -1,0 +1,66 @@
+//! The controllers by name.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::context::Context;
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// One controller: what it is called, and how it starts.
+pub struct Controller {
+    /// Upstream's name, such as `deployment-controller`.
+    pub name: &'static str,
+    /// The older, shorter name that `--controllers` takes too.
+    pub alias: &'static str,
+    pub(crate) start: fn(Context) -> Task,
+}
+
+macro_rules! controllers {
+    ($($name:literal, $alias:literal, $run:path;)*) => {
+        /// All controllers, in the order they start.
+        pub const CONTROLLERS: &[Controller] = &[$(
+            Controller { name: $name, alias: $alias, start: |context| Box::pin($run(context)) },
+        )*];
+    };
+}
+
+controllers! {
+    "replicaset-controller", "replicaset", crate::replica_set::run_replica_sets;
+    "replicationcontroller-controller", "replicationcontroller", crate::replica_set::run_replication_controllers;
+    "deployment-controller", "deployment", crate::deployment::run;
+}
+
+/// Whether a list such as `*,-foo` lets a controller run. What names it decides, the first such entry first;
+/// otherwise `*` does.
+pub fn is_enabled(controller: &Controller, list: &[String]) -> bool {
+    let named = |entry: &str| entry == controller.name || entry == controller.alias;
+    for entry in list {
+        match entry.strip_prefix('-') {
+            Some(name) if named(name) => return false,
+            None if named(entry) => return true,
+            _ => {}
+        }
+    }
+    list.iter().any(|entry| entry == "*")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_enables_all_but_those_named_with_a_minus() {
+        let enabled = |list: &[&str]| {
+            let list: Vec<_> = list.iter().map(|&entry| entry.to_owned()).collect();
+            CONTROLLERS.iter().filter(|controller| is_enabled(controller, &list)).map(|c| c.name).collect::<Vec<_>>()
+        };
+        assert_eq!(enabled(&["*"]).len(), CONTROLLERS.len());
+        assert_eq!(
+            enabled(&["deployment", "replicaset-controller"]),
+            ["replicaset-controller", "deployment-controller"]
+        );
+        assert_eq!(enabled(&["*", "-deployment"]).len(), CONTROLLERS.len() - 1);
+        assert!(enabled(&[]).is_empty());
+    }
+}
