@@ -88,8 +88,8 @@ pub struct DiskJournal {
     /// The files `pending` lies in, but for the one that is being written.
     finished_logs: Vec<PathBuf>,
     database: Database,
-    /// Dropping it lets the next process in.
-    lock: File,
+    /// `None` once closed.
+    lock: Option<DirLock>,
 }
 
 #[derive(Debug)]
@@ -104,7 +104,7 @@ enum Database {
 impl DiskJournal {
     fn open(config: SledConfig, now: Moment) -> Result<(Core, DiskJournal)> {
         create_dir(&config.dir)?;
-        let lock = lock(&config.dir)?;
+        let lock = Some(lock(&config.dir)?);
         let database = Checkpoint::open(&config)?;
         let mut restored = database.restore()?;
         let mut sequence = database.meta.sequence;
@@ -185,7 +185,8 @@ impl Journal for DiskJournal {
             database.apply(std::mem::take(&mut self.pending), logs)?;
         }
         drop(database);
-        self.lock.unlock().map_err(disk(&self.config.dir))
+        self.lock = None;
+        Ok(())
     }
 
     fn abandon(&mut self) {
@@ -194,9 +195,7 @@ impl Journal for DiskJournal {
             Ok(_) | Err(StoreError::Closed) => {}
             Err(error) => tracing::error!(%error, "the last checkpoint failed; its frames stay in the log"),
         }
-        if let Err(error) = self.lock.unlock() {
-            tracing::warn!(%error, "the data directory stays locked until this process ends");
-        }
+        self.lock = None;
     }
 }
 
@@ -269,7 +268,7 @@ fn create_dir(dir: &Path) -> Result<()> {
 }
 
 /// Takes the directory for this process.
-fn lock(dir: &Path) -> Result<File> {
+fn lock(dir: &Path) -> Result<DirLock> {
     let path = dir.join("lock");
     let mut file =
         File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(disk(&path))?;
@@ -282,9 +281,23 @@ fn lock(dir: &Path) -> Result<File> {
         }
         Err(TryLockError::Error(error)) => return Err(disk(&path)(error)),
     }
-    file.set_len(0).map_err(disk(&path))?;
-    file.write_all(format!("{}\n", std::process::id()).as_bytes()).map_err(disk(&path))?;
-    Ok(file)
+    let mut lock = DirLock(file);
+    lock.0.set_len(0).map_err(disk(&path))?;
+    lock.0.write_all(format!("{}\n", std::process::id()).as_bytes()).map_err(disk(&path))?;
+    Ok(lock)
+}
+
+/// A directory that is this process' own.
+#[derive(Debug)]
+struct DirLock(File);
+
+impl Drop for DirLock {
+    /// Closing the file would not do: a child between fork and exec still has it open, and the lock with it.
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "the data directory stays locked until this process ends");
+        }
+    }
 }
 
 /// Makes an I/O error one of the store's, with the path it happened to.
