@@ -16,6 +16,7 @@ mod observe;
 mod start;
 
 pub use decide::{Answer, Findings, Plan, System, decide};
+pub(crate) use observe::installed;
 
 /// The engine's name in reports.
 const ITEM: &str = "docker";

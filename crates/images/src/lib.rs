@@ -11,17 +11,24 @@
 //! - [`ensure_pause`] loads the image of every pod's sandbox, a static program of a kilobyte that
 //!   this binary carries.
 //!
-//! The way of a recipe: [`recipe`] (data: packages, files, settings) → [`debian`] (which packages
+//! The way of a recipe: [`recipe`](mod@recipe) (data: packages, files, settings) → [`debian`] (which packages
 //! these are, and their download) → [`rootfs`] (the tree they make, in memory) → [`archive`] (one
 //! layer with sorted names and a fixed time, loaded into the engine). The same packages give the same
 //! image, bit for bit. What happens meanwhile is told to a [`Progress`].
 
 pub mod archive;
+pub mod builder;
+pub mod debian;
 pub mod engine;
+pub mod ensure;
 pub mod pause;
 pub mod progress;
+pub mod recipe;
 pub mod rootfs;
 
+pub use archive::ImageError;
 pub use engine::{EngineError, connect_engine, ensure_engine};
+pub use ensure::{Listed, Policy, State, ensure_images, list};
 pub use pause::{PAUSE_IMAGE, ensure_pause};
 pub use progress::{Progress, Silent, Stage};
+pub use recipe::{Recipe, recipe as recipe_for, recipes};

@@ -86,6 +86,14 @@ pub struct Node {
 }
 
 impl Node {
+    /// The number of bytes in it.
+    pub fn length(&self) -> u64 {
+        match &self.kind {
+            Kind::File(content) => content.len(),
+            Kind::Directory | Kind::Symlink(_) => 0,
+        }
+    }
+
     /// A folder of root's.
     pub fn directory(mode: u32) -> Node {
         Node { kind: Kind::Directory, mode, owner: Owner::default() }
@@ -122,12 +130,6 @@ impl Rootfs {
         self.nodes.get(&self.resolve_parent(path))
     }
 
-    /// The node at a path, to be changed.
-    pub fn get_mut(&mut self, path: &str) -> Option<&mut Node> {
-        let path = self.resolve_parent(path);
-        self.nodes.get_mut(&path)
-    }
-
     /// The contents of a file, with a link at the end of the path followed.
     pub fn read(&self, path: &str) -> io::Result<Vec<u8>> {
         let missing = || io::Error::new(io::ErrorKind::NotFound, format!("no file {path} in the image"));
@@ -143,7 +145,8 @@ impl Rootfs {
 
     /// Names of what lies directly in a folder.
     pub fn children(&self, folder: &str) -> BTreeSet<String> {
-        let prefix = format!("{}/", self.resolve(folder, true));
+        let folder = self.resolve(folder, true);
+        let prefix = if folder.is_empty() { folder } else { format!("{folder}/") };
         let below = self.nodes.range(prefix.clone()..).map(|(path, _)| path);
         below
             .map_while(|path| path.strip_prefix(&prefix))
@@ -184,11 +187,23 @@ impl Rootfs {
         self.nodes.len() < before
     }
 
-    /// Moves the tree of `other` over this one.
-    pub fn merge(&mut self, other: Rootfs) {
-        for (path, node) in other.nodes {
-            self.insert(&path, node);
+    /// Copies a file or a folder with what is below it; links become copies of what they point to.
+    ///
+    /// Returns whether there was anything. Links that point nowhere are left out.
+    pub fn copy(&mut self, from: &str, to: &str) -> bool {
+        let from = self.resolve(from, true);
+        let Some(node) = self.nodes.get(&from).cloned() else { return false };
+        match node.kind {
+            Kind::Symlink(_) => return false,
+            Kind::File(_) => self.insert(to, node),
+            Kind::Directory => {
+                self.insert(to, node);
+                for name in self.children(&from) {
+                    self.copy(&format!("{from}/{name}"), &format!("{to}/{name}"));
+                }
+            }
         }
+        true
     }
 
     fn resolve_parent(&self, path: &str) -> String {
