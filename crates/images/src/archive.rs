@@ -11,7 +11,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use bollard::Docker;
-use bollard::query_parameters::ImportImageOptions;
+use bollard::query_parameters::{ImportImageOptions, RemoveImageOptions};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use serde_json::json;
@@ -203,6 +203,7 @@ pub async fn load(
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<(), ImageError> {
     let total = layer.length;
+    let before = id_of(docker, name).await?;
     let (count, mut counted) = tokio::sync::mpsc::unbounded_channel();
     let archive = image_archive(name, config, layer)?.inspect_ok(move |chunk| {
         // The receiver lives until the stream below ends.
@@ -215,13 +216,37 @@ pub async fn load(
             biased;
             answer = answers.next() => match answer {
                 Some(answer) => drop(answer?),
-                None => return confirm_loaded(docker, name, &config.recipe).await,
+                None => break,
             },
             Some(bytes) = counted.recv() => {
                 sent += bytes;
                 progress(sent.min(total), total);
             }
         }
+    }
+    confirm_loaded(docker, name, &config.recipe).await?;
+    if let Some(before) = before {
+        forget(docker, &before).await;
+    }
+    Ok(())
+}
+
+async fn id_of(docker: &Docker, name: &str) -> Result<Option<String>, ImageError> {
+    match docker.inspect_image(name).await {
+        Ok(image) => Ok(image.id),
+        Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Removes an image that has lost its last name, unless containers still run from it.
+async fn forget(docker: &Docker, id: &str) {
+    let named = |image: bollard::models::ImageInspect| image.repo_tags.is_some_and(|tags| !tags.is_empty());
+    if docker.inspect_image(id).await.map_or(true, named) {
+        return;
+    }
+    if let Err(error) = docker.remove_image(id, None::<RemoveImageOptions>, None).await {
+        tracing::debug!(id, %error, "the former image stays");
     }
 }
 

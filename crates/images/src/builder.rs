@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bollard::Docker;
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 use tokio::task::spawn_blocking;
 
 use crate::archive::{self, ImageError, Layer};
@@ -26,7 +26,7 @@ const REPORT_BYTES: u64 = 4 << 20;
 pub struct Builder {
     folder: PathBuf,
     // Two recipes of one suite share its index; whoever comes second waits for it.
-    suites: Mutex<BTreeMap<String, Arc<Mutex<Option<Arc<Suite>>>>>>,
+    suites: Mutex<BTreeMap<String, Arc<OnceCell<Arc<Suite>>>>>,
 }
 
 impl Builder {
@@ -65,13 +65,9 @@ impl Builder {
 
     async fn suite(&self, recipe: &Recipe, progress: &Arc<dyn Progress>) -> Result<Arc<Suite>, ImageError> {
         let slot = self.suites.lock().await.entry(recipe.suite.clone()).or_default().clone();
-        let mut slot = slot.lock().await;
-        if let Some(suite) = &*slot {
-            return Ok(suite.clone());
-        }
-        let suite = Arc::new(Suite::open(&self.folder, &recipe.suite, &recipe.image, &**progress).await?);
-        *slot = Some(suite.clone());
-        Ok(suite)
+        let open =
+            || async { Ok(Arc::new(Suite::open(&self.folder, &recipe.suite, &recipe.image, &**progress).await?)) };
+        slot.get_or_try_init(open).await.cloned()
     }
 
     /// The files of the packages; an index that no longer fits the mirror is fetched anew, once.
@@ -215,7 +211,7 @@ fn follow(recipe: &Recipe, root: &mut Rootfs) -> Result<(), ImageError> {
         root.insert(&step.to, Node::file(&bytes, 0o644));
     }
     for step in &recipe.copy {
-        if !root.copy(&step.from, &step.to) {
+        if !root.copy(&step.from, &step.to, Owner { uid: step.uid, gid: step.gid }) {
             return Err(missing(&step.from));
         }
     }

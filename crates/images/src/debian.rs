@@ -101,7 +101,10 @@ impl Suite {
         let configuration = configuration(&self.folder, &host, rustix::process::geteuid().is_root());
         for (file, text) in [("etc/sources.list", source), ("state/status", ""), ("apt.conf", &configuration)] {
             let path = self.folder.join(file);
-            fs::write(&path, text).map_err(ImageError::file(&path))?;
+            // A file that is newer than apt's cache would make it read the whole index again.
+            if fs::read_to_string(&path).ok().as_deref() != Some(text) {
+                fs::write(&path, text).map_err(ImageError::file(&path))?;
+            }
         }
         Ok(changed)
     }

@@ -104,6 +104,12 @@ pub struct Copy {
     pub from: String,
     /// The path of the copy.
     pub to: String,
+    /// Owner of the copy.
+    #[serde(default)]
+    pub uid: u32,
+    /// Group of the copy.
+    #[serde(default)]
+    pub gid: u32,
 }
 
 /// The permissions of a folder.

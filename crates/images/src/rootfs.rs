@@ -187,19 +187,21 @@ impl Rootfs {
         self.nodes.len() < before
     }
 
-    /// Copies a file or a folder with what is below it; links become copies of what they point to.
+    /// Copies a file or a folder with what is below it, and gives the copy to `owner`; links become
+    /// copies of what they point to.
     ///
     /// Returns whether there was anything. Links that point nowhere are left out.
-    pub fn copy(&mut self, from: &str, to: &str) -> bool {
+    pub fn copy(&mut self, from: &str, to: &str, owner: Owner) -> bool {
         let from = self.resolve(from, true);
-        let Some(node) = self.nodes.get(&from).cloned() else { return false };
+        let Some(node) = self.nodes.get(&from) else { return false };
+        let node = Node { owner, ..node.clone() };
         match node.kind {
             Kind::Symlink(_) => return false,
             Kind::File(_) => self.insert(to, node),
             Kind::Directory => {
                 self.insert(to, node);
                 for name in self.children(&from) {
-                    self.copy(&format!("{from}/{name}"), &format!("{to}/{name}"));
+                    self.copy(&format!("{from}/{name}"), &format!("{to}/{name}"), owner);
                 }
             }
         }

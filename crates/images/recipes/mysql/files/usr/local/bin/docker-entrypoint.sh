@@ -78,7 +78,6 @@ initialize() {
   first_statements > "$statements"
   [ "$(id -u)" != 0 ] || chown mysql "$statements"
   # What is thrown away after a crash needs no safety while it is made; `sync` comes once, below.
-  # The log of its many warnings about that goes to a file.
   "$@" --datadir="$work" --initialize-insecure --init-file="$statements" \
     --innodb-doublewrite=OFF --innodb-flush-log-at-trx-commit=0 --innodb-flush-method=nosync \
     --log-error-verbosity=1 || status=$?
@@ -149,6 +148,7 @@ if [ "$1" = mysqld ]; then
     initialize "$data" "$@" &
     wait $! || exit
   fi
+  rm -rf "$data/initializing"
   # Secrets are not for those who look at the server's environment.
   unset MYSQL_ROOT_PASSWORD MYSQL_PASSWORD
   trap - TERM INT

@@ -11,22 +11,36 @@ esac
 target=/var/www/html
 source=/usr/src/wordpress
 
-# The owner of new files: Apache's processes, unless the whole container runs as somebody else.
-own() { [ "$(id -u)" != 0 ] || chown -R www-data:www-data "$@"; }
+# New files are Apache's to change, unless the whole container runs as somebody else.
+if [ "$(id -u)" = 0 ]; then
+  copy() { cp -a "$@"; }
+  own() { chown www-data:www-data "$@"; }
+else
+  copy() { cp -R "$@"; }
+  own() { :; }
+fi
 
-# The version file is copied last, under another name first: so half a copy is not taken for a whole one.
+# The two files looked for come last and whole, so that half a copy is never taken for WordPress.
 if [ ! -e "$target/index.php" ] || [ ! -e "$target/wp-includes/version.php" ]; then
   echo >&2 "WordPress not found in $target - copying now..."
-  (cd "$source" && tar -cf - --exclude ./wp-includes/version.php .) | tar -xf - -C "$target"
   own "$target"
-  cp "$source/wp-includes/version.php" "$target/wp-includes/version.php.new"
-  own "$target/wp-includes/version.php.new"
-  mv "$target/wp-includes/version.php.new" "$target/wp-includes/version.php"
+  for entry in "$source"/* "$source"/.htaccess; do
+    case "${entry##*/}" in
+      index.php | wp-includes | wp-config-docker.php) ;;
+      *) copy "$entry" "$target/" ;;
+    esac
+  done
+  # Pods that share the volume may do the same at this moment: each copies under a name of its own.
+  own_copy=$target/wp-includes.$HOSTNAME
+  copy "$source/wp-includes" "$own_copy"
+  [ -e "$target/wp-includes/version.php" ] || rm -rf "$target/wp-includes"
+  mv -T "$own_copy" "$target/wp-includes" 2> /dev/null || rm -rf "$own_copy"
+  copy "$source/index.php" "$target/"
   echo >&2 "Complete! WordPress has been successfully copied to $target"
 fi
 
 if [ ! -s "$target/wp-config.php" ]; then
-  # Pods that share the volume may come by at once: each writes a file of its own, one name wins.
+  # Here too, each pod writes a file of its own, and one gets the name.
   new=$(mktemp "$target/wp-config-XXXXXX")
   while IFS= read -r line; do
     while [ "${line/put your unique phrase here/}" != "$line" ]; do
