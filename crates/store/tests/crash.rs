@@ -144,13 +144,19 @@ async fn damage_to_acknowledged_data_in_the_log_is_refused() {
     }
 }
 
+/// The database of a closed store, once a child that another test is about to start no longer shares its lock.
+fn database(dir: &Path) -> sled::Db {
+    std::fs::File::open(dir.join("sled/db")).unwrap().lock().unwrap();
+    sled::open(dir.join("sled")).unwrap()
+}
+
 #[tokio::test]
 async fn damage_to_the_database_is_refused() {
     let dir = ten_puts().await;
     let store = open(dir.path()).await.unwrap();
     store.close().await.unwrap();
     drop(store);
-    let db = sled::open(dir.path().join("sled")).unwrap();
+    let db = database(dir.path());
     let (key, value) = db.scan_prefix("r").next().unwrap().unwrap();
     let mut damaged = value.to_vec();
     *damaged.last_mut().unwrap() ^= 1;
@@ -159,7 +165,7 @@ async fn damage_to_the_database_is_refused() {
     drop(db);
     assert!(matches!(open(dir.path()).await, Err(StoreError::Corrupt(_))));
 
-    let db = sled::open(dir.path().join("sled")).unwrap();
+    let db = database(dir.path());
     db.remove(&key).unwrap();
     drop(db);
     assert!(matches!(open(dir.path()).await, Err(StoreError::Corrupt(_))), "a row is missing");
