@@ -1,6 +1,115 @@
-//! The kubelet's HTTPS server.
+//! The kubelet's HTTPS server: what the API server asks a node for on behalf of `kubectl logs`, `exec`, `attach`,
+//! `cp`, `port-forward` and `top`.
+//!
+//! | path | answers |
+//! |---|---|
+//! | `/healthz` | `ok`, to everybody |
+//! | `/pods`, `/runningpods` | the node's pods as wanted, and as they run |
+//! | `/containerLogs/{namespace}/{pod}/{container}` | a log |
+//! | `/exec/{namespace}/{pod}/{container}`, `/attach/…` | a session ([`streaming`]) |
+//! | `/portForward/{namespace}/{pod}` | connections to a pod |
+//! | `/stats/summary`, `/metrics/resource` | what pods use |
+//!
+//! The server knows containers only by id: [`PodLookup`] says which one a request means, the
+//! [`Runtime`] does the rest. Clients are known by certificates of the cluster's CA; only
+//! administrators of the cluster, the API server among them, are let in.
 
+mod logs;
 mod lookup;
+mod query;
+mod routes;
 pub mod spdy;
+mod stats;
+mod streaming;
+mod tls;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::routes::Routes;
+use self::tls::Identity;
+use crate::runtime::Runtime;
 
 pub use lookup::{LookupError, PodLookup};
+pub use tls::ServerCertificate;
+
+/// How long a client may take to agree on TLS, and to send a request's head.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The wait after a failure to accept, which is mostly for want of file descriptors.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// What a server needs.
+pub struct Server {
+    /// The node's name.
+    pub node: String,
+    /// Its identity and whom it trusts.
+    pub certificate: ServerCertificate,
+    /// Finds containers.
+    pub pods: Arc<dyn PodLookup>,
+    /// Runs them.
+    pub runtime: Arc<dyn Runtime>,
+}
+
+impl Server {
+    /// Serves until told to stop. Sessions that are open then are cut off.
+    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
+        let acceptor = TlsAcceptor::from(self.certificate.server_config()?);
+        let routes = Arc::new(Routes { node: self.node, pods: self.pods, runtime: self.runtime });
+        let connections = TaskTracker::new();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            let Ok((connection, _)) = accepted else {
+                coracle_clock::sleep(ACCEPT_BACKOFF).await;
+                continue;
+            };
+            let (acceptor, routes, shutdown) = (acceptor.clone(), routes.clone(), shutdown.clone());
+            connections.spawn(async move {
+                tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => {}
+                    served = serve_connection(connection, acceptor, routes) => {
+                        if let Err(error) = served {
+                            tracing::debug!(%error, "a connection broke");
+                        }
+                    }
+                }
+            });
+        }
+        connections.close();
+        connections.wait().await;
+        Ok(())
+    }
+}
+
+async fn serve_connection(connection: TcpStream, acceptor: TlsAcceptor, routes: Arc<Routes>) -> io::Result<()> {
+    // Keystrokes do not wait for company.
+    connection.set_nodelay(true)?;
+    let connection = coracle_clock::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(connection)).await??;
+    let certificate = connection.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let client = certificate.and_then(|certificate| Identity::of_certificate(certificate)).map(Arc::new);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (routes, client) = (routes.clone(), client.clone());
+        async move { Ok::<_, std::convert::Infallible>(routes.answer(request, client.as_deref()).await) }
+    });
+    hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HANDSHAKE_TIMEOUT)
+        .serve_connection(TokioIo::new(connection), service)
+        .with_upgrades()
+        .await
+        .map_err(io::Error::other)
+}
