@@ -5,6 +5,7 @@
 //! module a step: [`request_info`] → authentication ([`auth`]) → authorisation → negotiation → handler
 //! (decode, admission, default, validate) → [`storage`] → watch. Policy plugs in through [`hooks`].
 
+pub mod admission;
 pub mod allocate;
 pub mod auth;
 pub mod body;

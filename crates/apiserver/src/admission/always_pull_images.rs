@@ -1,0 +1,33 @@
+//! AlwaysPullImages: on a shared node nobody runs another one's private image without having its secret.
+
+use async_trait::async_trait;
+use coracle_api::ApiResult;
+
+use super::is;
+use crate::hooks::{AdmissionContext, AdmissionPlugin, AdmissionRequest, Operation};
+
+#[derive(Debug)]
+pub(super) struct AlwaysPullImages;
+
+#[async_trait]
+impl AdmissionPlugin for AlwaysPullImages {
+    fn name(&self) -> &'static str {
+        "AlwaysPullImages"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        operation == Operation::Create
+    }
+
+    async fn admit(&self, request: &mut AdmissionRequest, _: &AdmissionContext) -> ApiResult<()> {
+        if !is(request, "pods") {
+            return Ok(());
+        }
+        for field in ["initContainers", "containers"] {
+            for container in request.object["spec"][field].as_array_mut().into_iter().flatten() {
+                container["imagePullPolicy"] = "Always".into();
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,47 @@
+//! DefaultStorageClass: a claim that names no class gets the cluster's default one.
+
+use async_trait::async_trait;
+use coracle_api::ApiResult;
+use serde_json::Value;
+
+use super::{is, text};
+use crate::hooks::{AdmissionContext, AdmissionPlugin, AdmissionRequest, Operation};
+
+/// Marks a default class, of storage or of ingresses.
+const DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
+const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+
+#[derive(Debug)]
+pub(super) struct DefaultStorageClass;
+
+/// The newest of those that `annotation` marks; of two as new, the first by name.
+pub(super) fn default_of(classes: &[Value], annotation: &str) -> Option<String> {
+    let created = |class: &Value| text(class, "/metadata/creationTimestamp").to_owned();
+    let name = |class: &Value| text(class, "/metadata/name").to_owned();
+    let marked = classes.iter().filter(|class| class["metadata"]["annotations"][annotation] == "true");
+    marked.min_by_key(|class| (std::cmp::Reverse(created(class)), name(class))).map(name)
+}
+
+#[async_trait]
+impl AdmissionPlugin for DefaultStorageClass {
+    fn name(&self) -> &'static str {
+        "DefaultStorageClass"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        operation == Operation::Create
+    }
+
+    async fn admit(&self, request: &mut AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {
+        let claim = &request.object;
+        let named = !claim["spec"]["storageClassName"].is_null() || !claim["metadata"]["annotations"][CLASS].is_null();
+        if !is(request, "persistentvolumeclaims") || named {
+            return Ok(());
+        }
+        let classes = context.storage.list("storage.k8s.io", "storageclasses", "").await?;
+        if let Some(class) = default_of(&classes, DEFAULT) {
+            request.object["spec"]["storageClassName"] = class.into();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,120 @@
+//! Admission: what policy changes in an object, or refuses, between authorisation and the store.
+//!
+//! One file a plugin; [`PLUGINS`] lists them in the order they run, with upstream's names, so that
+//! `--enable-admission-plugins` and `--disable-admission-plugins` mean what they mean elsewhere.
+
+mod always_pull_images;
+mod default_ingress_class;
+mod default_storage_class;
+mod default_toleration_seconds;
+mod limit_ranger;
+mod namespace_lifecycle;
+mod node_restriction;
+mod pod_security;
+mod priority;
+mod resource_quota;
+mod runtime_class;
+mod service_account;
+mod storage_protection;
+mod taint_nodes;
+
+use coracle_api::ApiError;
+use serde_json::{Value, json};
+
+use crate::hooks::{AdmissionPlugin, AdmissionRequest};
+
+pub use service_account::ServiceAccount;
+
+/// A plugin's name, whether it runs unless disabled, and its maker.
+type Row = (&'static str, bool, fn() -> Box<dyn AdmissionPlugin>);
+
+/// All plugins, in the order they run.
+pub const PLUGINS: [Row; 14] = [
+    ("NamespaceLifecycle", true, || Box::new(namespace_lifecycle::NamespaceLifecycle)),
+    ("LimitRanger", true, || Box::new(limit_ranger::LimitRanger)),
+    ("ServiceAccount", true, || Box::new(service_account::ServiceAccount)),
+    ("NodeRestriction", true, || Box::new(node_restriction::NodeRestriction)),
+    ("TaintNodesByCondition", true, || Box::new(taint_nodes::TaintNodesByCondition)),
+    ("AlwaysPullImages", false, || Box::new(always_pull_images::AlwaysPullImages)),
+    ("PodSecurity", true, || Box::new(pod_security::PodSecurity)),
+    ("Priority", true, || Box::new(priority::Priority)),
+    ("DefaultTolerationSeconds", true, || Box::new(default_toleration_seconds::DefaultTolerationSeconds)),
+    ("DefaultStorageClass", true, || Box::new(default_storage_class::DefaultStorageClass)),
+    ("StorageObjectInUseProtection", true, || Box::new(storage_protection::StorageObjectInUseProtection)),
+    ("RuntimeClass", true, || Box::new(runtime_class::RuntimeClass)),
+    ("DefaultIngressClass", true, || Box::new(default_ingress_class::DefaultIngressClass)),
+    // Last: what another plugin refuses spends no quota.
+    ("ResourceQuota", true, || Box::new(resource_quota::ResourceQuota)),
+];
+
+/// A flag names a plugin that does not exist.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("admission plugin {name:?} is unknown; known are {known}")]
+pub struct UnknownPlugin {
+    /// The name.
+    pub name: String,
+    /// Those that exist.
+    pub known: String,
+}
+
+/// The plugins that run by default, with `enable` and without `disable` (which wins), in their order.
+pub fn plugins(enable: &[String], disable: &[String]) -> Result<Vec<Box<dyn AdmissionPlugin>>, UnknownPlugin> {
+    for name in enable.iter().chain(disable) {
+        if !PLUGINS.iter().any(|(known, ..)| known == name) {
+            let known: Vec<&str> = PLUGINS.iter().map(|(name, ..)| *name).collect();
+            return Err(UnknownPlugin { name: name.clone(), known: known.join(", ") });
+        }
+    }
+    let named = |list: &[String], name: &str| list.iter().any(|item| item == name);
+    Ok(PLUGINS
+        .iter()
+        .filter(|(name, default, _)| (*default || named(enable, name)) && !named(disable, name))
+        .map(|(.., make)| make())
+        .collect())
+}
+
+/// The text at a JSON pointer, or nothing.
+fn text<'a>(value: &'a Value, path: &str) -> &'a str {
+    value.pointer(path).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The items of a list, or none.
+fn items(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+/// The list in a field of an object, made if it is not there. `None` only if `object` is no object.
+fn list_mut<'a>(object: &'a mut Value, field: &str) -> Option<&'a mut Vec<Value>> {
+    if !object[field].is_array() {
+        object.as_object_mut()?.insert(field.to_owned(), json!([]));
+    }
+    object[field].as_array_mut()
+}
+
+/// What the object is called in refusals: its name, or the beginning of the one it will get.
+fn shown_name(request: &AdmissionRequest) -> &str {
+    match request.name.as_str() {
+        "" => text(&request.object, "/metadata/generateName"),
+        name => name,
+    }
+}
+
+/// The refusal of a request: `pods "web" is forbidden: …`.
+fn refuse(request: &AdmissionRequest, why: impl std::fmt::Display) -> ApiError {
+    ApiError::forbidden(&request.resource.group, &request.resource.plural, shown_name(request), why)
+}
+
+/// Whether the request is about an object of this resource itself, not one of its subresources.
+fn is(request: &AdmissionRequest, qualified: &str) -> bool {
+    request.subresource.is_empty() && request.resource.qualified() == qualified
+}
+
+/// A pod's containers of all sorts: field name and container.
+fn containers(spec: &Value) -> impl Iterator<Item = (&'static str, &Value)> {
+    ["initContainers", "containers", "ephemeralContainers"]
+        .into_iter()
+        .flat_map(|field| items(&spec[field]).map(move |container| (field, container)))
+}
+
+#[cfg(test)]
+mod tests;

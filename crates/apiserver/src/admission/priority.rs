@@ -1,0 +1,96 @@
+//! Priority: turns a pod's `priorityClassName` into the number the scheduler compares.
+
+use async_trait::async_trait;
+use coracle_api::ApiResult;
+use serde_json::Value;
+
+use super::{is, refuse, text};
+use crate::hooks::{AdmissionContext, AdmissionPlugin, AdmissionRequest, Operation};
+
+const GROUP: &str = "scheduling.k8s.io";
+
+#[derive(Debug)]
+pub(super) struct Priority;
+
+#[async_trait]
+impl AdmissionPlugin for Priority {
+    fn name(&self) -> &'static str {
+        "Priority"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        matches!(operation, Operation::Create | Operation::Update)
+    }
+
+    async fn admit(&self, request: &mut AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {
+        if !is(request, "pods") || !request.object["spec"].is_object() {
+            return Ok(());
+        }
+        if request.operation == Operation::Update {
+            // An updater who leaves the number out wants to keep it.
+            for field in ["priority", "preemptionPolicy"] {
+                if request.object["spec"][field].is_null() && !request.old_object["spec"][field].is_null() {
+                    request.object["spec"][field] = request.old_object["spec"][field].clone();
+                }
+            }
+            return Ok(());
+        }
+        let name = text(&request.object, "/spec/priorityClassName").to_owned();
+        let class = if name.is_empty() {
+            default_class(&context.storage.list(GROUP, "priorityclasses", "").await?)
+        } else {
+            match context.storage.get(GROUP, "priorityclasses", "", &name).await? {
+                Some(class) => Some(class),
+                None => return Err(refuse(request, format!("no PriorityClass with name {name} was found"))),
+            }
+        };
+        let value = class.as_ref().map_or(0, |class| class["value"].as_i64().unwrap_or(0));
+        let policy = class.as_ref().map_or("", |class| text(class, "/preemptionPolicy"));
+        let policy = if policy.is_empty() { "PreemptLowerPriority" } else { policy };
+        if request.object["spec"]["priority"].as_i64().is_some_and(|given| given != value) {
+            let why = format!(
+                "the integer value of priority ({}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name",
+                request.object["spec"]["priority"]
+            );
+            return Err(refuse(request, why));
+        }
+        if request.object["spec"]["preemptionPolicy"].as_str().is_some_and(|given| given != policy) {
+            let why = format!(
+                "the string value of PreemptionPolicy ({}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name",
+                text(&request.object, "/spec/preemptionPolicy")
+            );
+            return Err(refuse(request, why));
+        }
+        let spec = &mut request.object["spec"];
+        if let (true, Some(class)) = (name.is_empty(), &class) {
+            spec["priorityClassName"] = class["metadata"]["name"].clone();
+        }
+        spec["priority"] = value.into();
+        spec["preemptionPolicy"] = policy.into();
+        Ok(())
+    }
+
+    async fn validate(&self, request: &AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {
+        if !is(request, "priorityclasses.scheduling.k8s.io") || request.object["globalDefault"] != true {
+            return Ok(());
+        }
+        let classes = context.storage.list(GROUP, "priorityclasses", "").await?;
+        let name = text(&request.object, "/metadata/name");
+        match classes.iter().find(|c| c["globalDefault"] == true && c["metadata"]["name"] != name) {
+            None => Ok(()),
+            Some(other) => {
+                let why = format!(
+                    "PriorityClass {} is already marked as default. Only one default can exist",
+                    text(other, "/metadata/name")
+                );
+                Err(refuse(request, why))
+            }
+        }
+    }
+}
+
+/// The class of pods that name none. If there are several defaults (made at the same time), the lowest.
+fn default_class(classes: &[Value]) -> Option<Value> {
+    let defaults = classes.iter().filter(|class| class["globalDefault"] == true);
+    defaults.min_by_key(|class| class["value"].as_i64().unwrap_or(0)).cloned()
+}

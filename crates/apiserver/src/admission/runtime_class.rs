@@ -1,0 +1,70 @@
+//! RuntimeClass: a pod of a class gets the class's overhead and the nodes that can run it.
+
+use async_trait::async_trait;
+use coracle_api::ApiResult;
+use serde_json::json;
+
+use super::{is, items, list_mut, refuse, text};
+use crate::hooks::{AdmissionContext, AdmissionPlugin, AdmissionRequest, Operation};
+
+#[derive(Debug)]
+pub(super) struct RuntimeClass;
+
+#[async_trait]
+impl AdmissionPlugin for RuntimeClass {
+    fn name(&self) -> &'static str {
+        "RuntimeClass"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        operation == Operation::Create
+    }
+
+    async fn admit(&self, request: &mut AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {
+        if !is(request, "pods") {
+            return Ok(());
+        }
+        let name = text(&request.object, "/spec/runtimeClassName").to_owned();
+        if name.is_empty() {
+            return Ok(());
+        }
+        let Some(class) = context.storage.get("node.k8s.io", "runtimeclasses", "", &name).await? else {
+            return Err(refuse(request, format!("pod rejected: RuntimeClass {name:?} not found")));
+        };
+        let overhead = &class["overhead"]["podFixed"];
+        let given = &request.object["spec"]["overhead"];
+        if !overhead.is_null() {
+            if !given.is_null() && given != overhead {
+                return Err(refuse(
+                    request,
+                    "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead",
+                ));
+            }
+            request.object["spec"]["overhead"] = overhead.clone();
+        }
+        for (key, value) in class["scheduling"]["nodeSelector"].as_object().into_iter().flatten() {
+            let there = &request.object["spec"]["nodeSelector"][key];
+            if !there.is_null() && there != value {
+                let why = format!(
+                    "pod rejected: conflict: runtimeClass.scheduling.nodeSelector[{key}] = {}; pod.spec.nodeSelector[{key}] = {}",
+                    value.as_str().unwrap_or_default(),
+                    there.as_str().unwrap_or_default()
+                );
+                return Err(refuse(request, why));
+            }
+            let spec = &mut request.object["spec"];
+            if !spec["nodeSelector"].is_object() {
+                spec["nodeSelector"] = json!({});
+            }
+            spec["nodeSelector"][key] = value.clone();
+        }
+        for toleration in items(&class["scheduling"]["tolerations"]) {
+            if let Some(tolerations) = list_mut(&mut request.object["spec"], "tolerations")
+                && !tolerations.contains(toleration)
+            {
+                tolerations.push(toleration.clone());
+            }
+        }
+        Ok(())
+    }
+}

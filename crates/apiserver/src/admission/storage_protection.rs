@@ -1,0 +1,36 @@
+//! StorageObjectInUseProtection: volumes and claims are not gone while something uses them. The finalizers
+//! put here are taken off by the protection controllers.
+
+use async_trait::async_trait;
+use coracle_api::ApiResult;
+
+use super::{is, list_mut};
+use crate::hooks::{AdmissionContext, AdmissionPlugin, AdmissionRequest, Operation};
+
+#[derive(Debug)]
+pub(super) struct StorageObjectInUseProtection;
+
+#[async_trait]
+impl AdmissionPlugin for StorageObjectInUseProtection {
+    fn name(&self) -> &'static str {
+        "StorageObjectInUseProtection"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        operation == Operation::Create
+    }
+
+    async fn admit(&self, request: &mut AdmissionRequest, _: &AdmissionContext) -> ApiResult<()> {
+        let finalizer = match () {
+            () if is(request, "persistentvolumeclaims") => "kubernetes.io/pvc-protection",
+            () if is(request, "persistentvolumes") => "kubernetes.io/pv-protection",
+            () => return Ok(()),
+        };
+        if let Some(finalizers) = list_mut(&mut request.object["metadata"], "finalizers")
+            && !finalizers.iter().any(|item| item == finalizer)
+        {
+            finalizers.push(finalizer.into());
+        }
+        Ok(())
+    }
+}

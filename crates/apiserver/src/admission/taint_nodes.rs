@@ -1,0 +1,40 @@
+//! TaintNodesByCondition: a new node takes no pods until it has been seen ready; the node lifecycle
+//! controller takes the taint off.
+
+use async_trait::async_trait;
+use coracle_api::ApiResult;
+use serde_json::json;
+
+use super::{is, list_mut};
+use crate::hooks::{AdmissionContext, AdmissionPlugin, AdmissionRequest, Operation};
+
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
+
+#[derive(Debug)]
+pub(super) struct TaintNodesByCondition;
+
+#[async_trait]
+impl AdmissionPlugin for TaintNodesByCondition {
+    fn name(&self) -> &'static str {
+        "TaintNodesByCondition"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        operation == Operation::Create
+    }
+
+    async fn admit(&self, request: &mut AdmissionRequest, _: &AdmissionContext) -> ApiResult<()> {
+        if !is(request, "nodes") {
+            return Ok(());
+        }
+        if !request.object["spec"].is_object() {
+            request.object["spec"] = json!({});
+        }
+        if let Some(taints) = list_mut(&mut request.object["spec"], "taints")
+            && !taints.iter().any(|taint| taint["key"] == NOT_READY && taint["effect"] == "NoSchedule")
+        {
+            taints.push(json!({ "key": NOT_READY, "effect": "NoSchedule" }));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,371 @@
+use std::sync::Arc;
+
+use coracle_api::ApiResult;
+
+use super::*;
+use crate::hooks::{AdmissionContext, Operation, UserInfo};
+use crate::storage::Storage;
+use crate::testing::{in_simulation, put, storage};
+
+/// A cluster in which objects are admitted, but not stored.
+struct World {
+    storage: Arc<Storage>,
+    user: UserInfo,
+}
+
+impl World {
+    async fn new() -> World {
+        let storage = storage().await;
+        put(&storage, "", "namespaces", json!({ "metadata": { "name": "default" }, "status": { "phase": "Active" } }))
+            .await;
+        put(&storage, "", "serviceaccounts", json!({ "metadata": { "name": "default", "namespace": "default" } }))
+            .await;
+        World { storage, user: UserInfo::new("alice", &[]) }
+    }
+
+    fn request(&self, operation: Operation, group: &str, plural: &str, object: Value) -> AdmissionRequest {
+        let resource = self.storage.table().find_any(group, plural).unwrap().resource.clone();
+        let namespace = if resource.namespaced() { "default" } else { "" };
+        AdmissionRequest {
+            operation,
+            resource,
+            subresource: String::new(),
+            namespace: namespace.into(),
+            name: text(&object, "/metadata/name").into(),
+            object,
+            old_object: Value::Null,
+            user: self.user.clone(),
+            dry_run: false,
+            options: Value::Null,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Runs one plugin over a request.
+    async fn run(&self, plugin: &str, mut request: AdmissionRequest) -> ApiResult<AdmissionRequest> {
+        let (.., make) = PLUGINS.iter().find(|(name, ..)| *name == plugin).unwrap();
+        let (plugin, context) = (make(), AdmissionContext { storage: self.storage.clone() });
+        assert!(plugin.handles(request.operation));
+        plugin.admit(&mut request, &context).await?;
+        plugin.validate(&request, &context).await?;
+        Ok(request)
+    }
+
+    async fn create(&self, plugin: &str, group: &str, plural: &str, object: Value) -> Result<Value, String> {
+        let request = self.request(Operation::Create, group, plural, object);
+        self.run(plugin, request).await.map(|r| r.object).map_err(|e| e.message)
+    }
+
+    async fn delete(&self, plugin: &str, plural: &str, name: &str) -> Result<(), String> {
+        let mut request = self.request(Operation::Delete, "", plural, Value::Null);
+        request.name = name.into();
+        self.run(plugin, request).await.map(|_| ()).map_err(|e| e.message)
+    }
+}
+
+fn pod(spec: Value) -> Value {
+    let mut pod =
+        json!({ "metadata": { "name": "web", "namespace": "default" }, "spec": { "containers": [{ "name": "c" }] } });
+    for (key, value) in spec.as_object().unwrap() {
+        pod["spec"][key] = value.clone();
+    }
+    pod
+}
+
+#[test]
+fn plugins_are_switched_by_name_and_keep_their_order() {
+    let names = |enable: &[&str], disable: &[&str]| {
+        let list = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        plugins(&list(enable), &list(disable)).map(|all| all.iter().map(|p| p.name()).collect::<Vec<_>>())
+    };
+    let default = names(&[], &[]).unwrap();
+    assert_eq!((default.first(), default.last()), (Some(&"NamespaceLifecycle"), Some(&"ResourceQuota")));
+    assert!(!default.contains(&"AlwaysPullImages"));
+    assert!(names(&["AlwaysPullImages"], &[]).unwrap().contains(&"AlwaysPullImages"));
+    assert!(!names(&["LimitRanger"], &["LimitRanger"]).unwrap().contains(&"LimitRanger"));
+    assert!(names(&["Nonsense"], &[]).unwrap_err().to_string().starts_with("admission plugin \"Nonsense\" is unknown"));
+    for (name, _, make) in PLUGINS {
+        assert_eq!(make().name(), name);
+    }
+}
+
+#[test]
+fn nothing_is_made_in_a_namespace_that_is_missing_or_going() {
+    in_simulation(async || {
+        let world = World::new().await;
+        world.create("NamespaceLifecycle", "", "pods", pod(json!({}))).await.unwrap();
+        let going = json!({ "metadata": { "name": "default", "deletionTimestamp": "2026-01-01T00:00:00Z" } });
+        put(&world.storage, "", "namespaces", going).await;
+        let request = world.request(Operation::Create, "", "pods", pod(json!({})));
+        let error = world.run("NamespaceLifecycle", request).await.unwrap_err();
+        assert_eq!(
+            error.message,
+            "pods \"web\" is forbidden: unable to create new content in namespace default because it is being terminated"
+        );
+        assert_eq!(error.details["causes"][0]["reason"], "NamespaceTerminating");
+        let mut request = world.request(Operation::Create, "", "pods", pod(json!({})));
+        request.namespace = "nowhere".into();
+        let error = world.run("NamespaceLifecycle", request).await.unwrap_err();
+        assert_eq!((error.code, error.message.as_str()), (404, "namespaces \"nowhere\" not found"));
+    });
+}
+
+#[test]
+fn the_systems_namespaces_stay() {
+    in_simulation(async || {
+        let world = World::new().await;
+        for name in ["default", "kube-system", "kube-public"] {
+            let message = world.delete("NamespaceLifecycle", "namespaces", name).await.unwrap_err();
+            assert_eq!(message, format!("namespaces {name:?} is forbidden: this namespace may not be deleted"));
+        }
+        world.delete("NamespaceLifecycle", "namespaces", "mine").await.unwrap();
+    });
+}
+
+#[test]
+fn a_pod_runs_as_its_service_account_and_finds_its_token() {
+    in_simulation(async || {
+        let world = World::new().await;
+        let admitted = world.create("ServiceAccount", "", "pods", pod(json!({}))).await.unwrap();
+        let spec = &admitted["spec"];
+        assert_eq!((&spec["serviceAccountName"], &spec["serviceAccount"]), (&json!("default"), &json!("default")));
+        let volume = &spec["volumes"][0];
+        assert!(text(volume, "/name").starts_with("kube-api-access-") && text(volume, "/name").len() == 21);
+        assert_eq!(volume["projected"]["sources"][0]["serviceAccountToken"]["expirationSeconds"], 3607);
+        let mount = &spec["containers"][0]["volumeMounts"][0];
+        assert_eq!((&mount["name"], &mount["readOnly"]), (&volume["name"], &json!(true)));
+
+        let without = pod(json!({ "automountServiceAccountToken": false }));
+        assert!(world.create("ServiceAccount", "", "pods", without).await.unwrap()["spec"]["volumes"].is_null());
+
+        let message =
+            world.create("ServiceAccount", "", "pods", pod(json!({ "serviceAccountName": "x" }))).await.unwrap_err();
+        assert_eq!(
+            message,
+            "pods \"web\" is forbidden: error looking up service account default/x: serviceaccount \"x\" not found"
+        );
+    });
+}
+
+#[test]
+fn a_claim_without_a_class_gets_the_newest_default() {
+    in_simulation(async || {
+        let world = World::new().await;
+        let claim = json!({ "metadata": { "name": "data" }, "spec": {} });
+        let admitted = world.create("DefaultStorageClass", "", "persistentvolumeclaims", claim.clone()).await.unwrap();
+        assert!(admitted["spec"]["storageClassName"].is_null());
+        for (name, created, default) in [
+            ("a", "2026-01-01T00:00:00Z", "true"),
+            ("b", "2026-01-02T00:00:00Z", "true"),
+            ("c", "2026-01-03T00:00:00Z", "false"),
+        ] {
+            let annotations = json!({ "storageclass.kubernetes.io/is-default-class": default });
+            let class =
+                json!({ "metadata": { "name": name, "creationTimestamp": created, "annotations": annotations } });
+            put(&world.storage, "storage.k8s.io", "storageclasses", class).await;
+        }
+        let admitted = world.create("DefaultStorageClass", "", "persistentvolumeclaims", claim).await.unwrap();
+        assert_eq!(admitted["spec"]["storageClassName"], "b");
+        let none = json!({ "metadata": { "name": "data" }, "spec": { "storageClassName": "" } });
+        let admitted = world.create("DefaultStorageClass", "", "persistentvolumeclaims", none).await.unwrap();
+        assert_eq!(admitted["spec"]["storageClassName"], "");
+    });
+}
+
+#[test]
+fn claims_and_volumes_are_protected_while_in_use() {
+    in_simulation(async || {
+        let world = World::new().await;
+        for (plural, finalizer) in [
+            ("persistentvolumeclaims", "kubernetes.io/pvc-protection"),
+            ("persistentvolumes", "kubernetes.io/pv-protection"),
+        ] {
+            let object = json!({ "metadata": { "name": "x" } });
+            let admitted = world.create("StorageObjectInUseProtection", "", plural, object).await.unwrap();
+            assert_eq!(admitted["metadata"]["finalizers"], json!([finalizer]));
+        }
+    });
+}
+
+#[test]
+fn a_priority_class_becomes_a_number() {
+    in_simulation(async || {
+        let world = World::new().await;
+        let class = |name: &str, value: i64, default: bool| json!({ "metadata": { "name": name }, "value": value, "globalDefault": default });
+        put(&world.storage, "scheduling.k8s.io", "priorityclasses", class("high", 1000, false)).await;
+        let admit = async |spec: Value| world.create("Priority", "", "pods", pod(spec)).await;
+        assert_eq!(admit(json!({})).await.unwrap()["spec"]["priority"], 0);
+        assert_eq!(admit(json!({ "priorityClassName": "high" })).await.unwrap()["spec"]["priority"], 1000);
+        assert_eq!(
+            admit(json!({ "priorityClassName": "none" })).await.unwrap_err(),
+            "pods \"web\" is forbidden: no PriorityClass with name none was found"
+        );
+        assert!(
+            admit(json!({ "priorityClassName": "high", "priority": 5 })).await.unwrap_err().contains("computed 1000")
+        );
+        put(&world.storage, "scheduling.k8s.io", "priorityclasses", class("usual", 7, true)).await;
+        assert_eq!(admit(json!({})).await.unwrap()["spec"]["priorityClassName"], "usual");
+        let second = world.create("Priority", "scheduling.k8s.io", "priorityclasses", class("other", 1, true)).await;
+        assert!(second.unwrap_err().contains("Only one default can exist"));
+    });
+}
+
+#[test]
+fn pods_tolerate_an_absent_node_for_five_minutes_unless_they_say_otherwise() {
+    in_simulation(async || {
+        let world = World::new().await;
+        let admitted = world.create("DefaultTolerationSeconds", "", "pods", pod(json!({}))).await.unwrap();
+        let keys: Vec<&str> = items(&admitted["spec"]["tolerations"]).map(|t| text(t, "/key")).collect();
+        assert_eq!(keys, ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]);
+        let own = json!([{ "operator": "Exists" }]);
+        let admitted =
+            world.create("DefaultTolerationSeconds", "", "pods", pod(json!({ "tolerations": own }))).await.unwrap();
+        assert_eq!(admitted["spec"]["tolerations"], own);
+    });
+}
+
+#[test]
+fn a_new_node_takes_no_pods_until_it_is_ready() {
+    in_simulation(async || {
+        let world = World::new().await;
+        let node = json!({ "metadata": { "name": "n1" } });
+        let admitted = world.create("TaintNodesByCondition", "", "nodes", node).await.unwrap();
+        assert_eq!(
+            admitted["spec"]["taints"],
+            json!([{ "key": "node.kubernetes.io/not-ready", "effect": "NoSchedule" }])
+        );
+    });
+}
+
+#[test]
+fn a_node_writes_its_own_things_only() {
+    in_simulation(async || {
+        let mut world = World::new().await;
+        world.user = UserInfo::new("system:node:n1", &["system:nodes"]);
+        let node = |name: &str| json!({ "metadata": { "name": name } });
+        world.create("NodeRestriction", "", "nodes", node("n1")).await.unwrap();
+        assert_eq!(
+            world.create("NodeRestriction", "", "nodes", node("n2")).await.unwrap_err(),
+            "nodes \"n2\" is forbidden: node \"n1\" is not allowed to modify node \"n2\""
+        );
+        put(&world.storage, "", "pods", pod(json!({ "nodeName": "n2" }))).await;
+        let mut request = world.request(Operation::Update, "", "pods", pod(json!({ "nodeName": "n2" })));
+        request.subresource = "status".into();
+        request.old_object = request.object.clone();
+        let error = world.run("NodeRestriction", request).await.unwrap_err();
+        assert!(error.message.ends_with("can only update pod status for pods with spec.nodeName set to itself"));
+        let message = world.delete("NodeRestriction", "pods", "web").await.unwrap_err();
+        assert!(message.ends_with("can only delete pods with spec.nodeName set to itself"));
+        world.user = UserInfo::new("alice", &[]);
+        world.create("NodeRestriction", "", "nodes", node("n2")).await.unwrap();
+    });
+}
+
+#[test]
+fn limit_ranges_give_defaults_and_refuse_what_is_too_small_or_too_large() {
+    in_simulation(async || {
+        let world = World::new().await;
+        let range = json!({ "metadata": { "name": "limits", "namespace": "default" }, "spec": { "limits": [{
+            "type": "Container",
+            "defaultRequest": { "cpu": "100m" }, "default": { "cpu": "500m" },
+            "min": { "cpu": "50m" }, "max": { "cpu": "1" },
+        }] } });
+        put(&world.storage, "", "limitranges", range).await;
+        let admit = async |resources: Value| {
+            let pod = pod(json!({ "containers": [{ "name": "c", "resources": resources }] }));
+            world.create("LimitRanger", "", "pods", pod).await
+        };
+        let admitted = admit(json!({})).await.unwrap();
+        assert_eq!(
+            admitted["spec"]["containers"][0]["resources"],
+            json!({ "requests": { "cpu": "100m" }, "limits": { "cpu": "500m" } })
+        );
+        assert_eq!(
+            admitted["metadata"]["annotations"]["kubernetes.io/limit-ranger"],
+            "LimitRanger plugin set: cpu request for container c; cpu limit for container c"
+        );
+        assert_eq!(
+            admit(json!({ "requests": { "cpu": "10m" }, "limits": { "cpu": "2" } })).await.unwrap_err(),
+            "pods \"web\" is forbidden: [minimum cpu usage per Container is 50m, but request is 10m, maximum cpu usage per Container is 1, but limit is 2]"
+        );
+    });
+}
+
+#[test]
+fn a_namespace_holds_no_more_than_its_quota() {
+    in_simulation(async || {
+        let world = World::new().await;
+        let quota = json!({ "metadata": { "name": "q", "namespace": "default" },
+            "spec": { "hard": { "pods": "2", "limits.cpu": "1" } } });
+        put(&world.storage, "", "resourcequotas", quota).await;
+        let with = |name: &str, cpu: &str| {
+            let mut pod = pod(json!({ "containers": [{ "name": "c", "resources": { "limits": { "cpu": cpu } } }] }));
+            pod["metadata"]["name"] = name.into();
+            pod
+        };
+        put(&world.storage, "", "pods", with("one", "600m")).await;
+        world.create("ResourceQuota", "", "pods", with("two", "400m")).await.unwrap();
+        assert_eq!(
+            world.create("ResourceQuota", "", "pods", with("two", "500m")).await.unwrap_err(),
+            "pods \"two\" is forbidden: exceeded quota: q, requested: limits.cpu=500m, used: limits.cpu=600m, limited: limits.cpu=1"
+        );
+        assert_eq!(
+            world.create("ResourceQuota", "", "pods", pod(json!({}))).await.unwrap_err(),
+            "pods \"web\" is forbidden: failed quota: q: must specify limits.cpu for: c"
+        );
+    });
+}
+
+#[test]
+fn a_namespaces_labels_say_what_pods_may_dare() {
+    in_simulation(async || {
+        let world = World::new().await;
+        let label = async |mode: &str, level: &str| {
+            let labels = json!({ format!("pod-security.kubernetes.io/{mode}"): level });
+            put(&world.storage, "", "namespaces", json!({ "metadata": { "name": "default", "labels": labels } })).await;
+        };
+        let admit = async |spec: Value| world.create("PodSecurity", "", "pods", pod(spec)).await;
+        let daring =
+            json!({ "hostNetwork": true, "containers": [{ "name": "c", "securityContext": { "privileged": true } }] });
+        admit(daring.clone()).await.unwrap();
+        label("enforce", "baseline").await;
+        assert_eq!(
+            admit(daring.clone()).await.unwrap_err(),
+            "pods \"web\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true), privileged (container \"c\" must not set securityContext.privileged=true)"
+        );
+        admit(json!({})).await.unwrap();
+        label("enforce", "restricted").await;
+        assert_eq!(
+            admit(json!({})).await.unwrap_err(),
+            "pods \"web\" is forbidden: violates PodSecurity \"restricted:latest\": allowPrivilegeEscalation != false (container \"c\" must set securityContext.allowPrivilegeEscalation=false), unrestricted capabilities (container \"c\" must set securityContext.capabilities.drop=[\"ALL\"]), runAsNonRoot != true (pod or container \"c\" must set securityContext.runAsNonRoot=true), seccompProfile (pod or container \"c\" must set securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\")"
+        );
+        let modest = json!({
+            "securityContext": { "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" } },
+            "containers": [{ "name": "c", "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } } }],
+        });
+        admit(modest).await.unwrap();
+        label("warn", "baseline").await;
+        let template = json!({ "metadata": { "name": "d" }, "spec": { "template": { "spec": daring } } });
+        let request = world.request(Operation::Create, "apps", "deployments", template);
+        let request = world.run("PodSecurity", request).await.unwrap();
+        assert!(request.warnings[0].starts_with("would violate PodSecurity \"baseline:latest\": host namespaces"));
+    });
+}
+
+#[test]
+fn a_pod_of_a_runtime_class_gets_its_overhead_and_its_nodes() {
+    in_simulation(async || {
+        let world = World::new().await;
+        let admit = async || world.create("RuntimeClass", "", "pods", pod(json!({ "runtimeClassName": "vm" }))).await;
+        assert_eq!(
+            admit().await.unwrap_err(),
+            "pods \"web\" is forbidden: pod rejected: RuntimeClass \"vm\" not found"
+        );
+        let class = json!({ "metadata": { "name": "vm" }, "handler": "vm", "overhead": { "podFixed": { "cpu": "1" } },
+            "scheduling": { "nodeSelector": { "vm": "yes" } } });
+        put(&world.storage, "node.k8s.io", "runtimeclasses", class).await;
+        let admitted = admit().await.unwrap();
+        assert_eq!(admitted["spec"]["overhead"], json!({ "cpu": "1" }));
+        assert_eq!(admitted["spec"]["nodeSelector"], json!({ "vm": "yes" }));
+    });
+}
