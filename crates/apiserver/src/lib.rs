@@ -24,6 +24,7 @@ pub mod pki;
 pub mod rbac;
 pub mod render;
 pub mod request_info;
+pub mod security;
 pub mod serve;
 pub mod server;
 pub mod storage;

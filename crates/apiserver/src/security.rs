@@ -1,0 +1,162 @@
+//! Puts authentication, authorisation, admission and connections together, as the flags of
+//! `kube-apiserver` choose them.
+
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::admission::{UnknownPlugin, plugins};
+use crate::allocate::{Ipv4Cidr, ServiceAllocator};
+use crate::auth::impersonate::Impersonation;
+use crate::auth::jwt::TokenKey;
+use crate::auth::reviews::{AccessReviews, RulesReviews, SelfSubjectReviews, Subject, TokenReviews};
+use crate::auth::static_token::StaticTokens;
+use crate::auth::token::ServiceAccountTokens;
+use crate::auth::x509::X509Authenticator;
+use crate::hooks::{Authenticator, Authorizer, Connector, VirtualResource};
+use crate::kubelet_proxy::{CONNECTORS, KubeletProxy};
+use crate::pki::CertKey;
+use crate::rbac::{AlwaysAllow, EscalationCheck, NodeAuthorizer, Privileged, RbacAuthorizer, Union};
+use crate::serve::ServeError;
+use crate::server::Config;
+
+/// One of `--authorization-mode`'s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthorizationMode {
+    /// Everybody may do everything.
+    AlwaysAllow,
+    /// Kubelets may do their node's business.
+    Node,
+    /// By Roles and bindings.
+    Rbac,
+}
+
+impl FromStr for AuthorizationMode {
+    type Err = SecurityError;
+
+    fn from_str(text: &str) -> Result<Self, SecurityError> {
+        match text {
+            "AlwaysAllow" => Ok(AuthorizationMode::AlwaysAllow),
+            "Node" => Ok(AuthorizationMode::Node),
+            "RBAC" => Ok(AuthorizationMode::Rbac),
+            other => Err(SecurityError::UnknownMode(other.to_owned())),
+        }
+    }
+}
+
+/// Why a server cannot be put together so.
+#[derive(Debug, thiserror::Error)]
+pub enum SecurityError {
+    /// `--authorization-mode` names something else.
+    #[error("authorization mode {0:?} is unknown; known are AlwaysAllow, Node, RBAC")]
+    UnknownMode(String),
+    /// `--enable-admission-plugins` or `--disable-admission-plugins` names something else.
+    #[error(transparent)]
+    UnknownPlugin(#[from] UnknownPlugin),
+    /// The certificates for kubelets are no good.
+    #[error(transparent)]
+    Tls(#[from] ServeError),
+}
+
+/// Who may come in, what they may do, and what happens to what they write.
+#[derive(Debug)]
+pub struct SecurityConfig {
+    /// Asked in order; the group `system:masters` may do everything in any case.
+    pub authorization: Vec<AuthorizationMode>,
+    /// Whether requests without credentials go on as `system:anonymous`.
+    pub anonymous_auth: bool,
+    /// Signs ServiceAccount tokens.
+    pub token_key: TokenKey,
+    /// The tokens of `--token-auth-file`.
+    pub static_tokens: Option<StaticTokens>,
+    /// Admission plugins to run besides the default ones.
+    pub enable_admission: Vec<String>,
+    /// Admission plugins not to run.
+    pub disable_admission: Vec<String>,
+    /// The range of cluster IPs.
+    pub service_cidr: Ipv4Cidr,
+    /// The range of NodePorts.
+    pub node_ports: RangeInclusive<u16>,
+    /// The certificate shown to kubelets and the authority (PEM) that signed theirs. Without it there is
+    /// no way to logs and exec.
+    pub kubelet_client: Option<(CertKey, String)>,
+}
+
+/// The cluster IPs unless told otherwise.
+pub const DEFAULT_SERVICE_CIDR: &str = "10.96.0.0/12";
+/// The NodePorts unless told otherwise.
+pub const DEFAULT_NODE_PORTS: RangeInclusive<u16> = 30000..=32767;
+
+impl SecurityConfig {
+    /// Node and RBAC authorisation, default plugins and ranges, no way to kubelets.
+    pub fn new(token_key: TokenKey, service_cidr: Ipv4Cidr) -> Self {
+        SecurityConfig {
+            authorization: vec![AuthorizationMode::Node, AuthorizationMode::Rbac],
+            anonymous_auth: true,
+            token_key,
+            static_tokens: None,
+            enable_admission: Vec::new(),
+            disable_admission: Vec::new(),
+            service_cidr,
+            node_ports: DEFAULT_NODE_PORTS,
+            kubelet_client: None,
+        }
+    }
+
+    /// Fills in a server's configuration.
+    pub fn apply(self, config: &mut Config) -> Result<(), SecurityError> {
+        let storage = config.storage.clone();
+        let rbac = RbacAuthorizer::new(storage.clone());
+        let mut authorizers: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Privileged)];
+        for mode in &self.authorization {
+            authorizers.push(match mode {
+                AuthorizationMode::AlwaysAllow => Arc::new(AlwaysAllow),
+                AuthorizationMode::Node => Arc::new(NodeAuthorizer::new(storage.clone())),
+                AuthorizationMode::Rbac => rbac.clone(),
+            });
+        }
+        let authorizer = Union(authorizers.into());
+
+        let tokens = ServiceAccountTokens::new(self.token_key, storage.clone());
+        let static_tokens = self.static_tokens.map(Arc::new);
+        let mut authenticators: Vec<Arc<dyn Authenticator>> = vec![Arc::new(X509Authenticator)];
+        authenticators.extend(static_tokens.clone().map(|tokens| tokens as Arc<dyn Authenticator>));
+        authenticators.push(tokens.clone());
+
+        config.anonymous_auth = self.anonymous_auth;
+        config.authenticators = vec![Box::new(Impersonation::new(authenticators, authorizer.clone()))];
+        config.authorizers = vec![Box::new(authorizer.clone())];
+
+        config.admission = plugins(&self.enable_admission, &self.disable_admission)?;
+        if self.authorization.contains(&AuthorizationMode::Rbac) {
+            config.admission.push(Box::new(EscalationCheck::new(rbac.clone())));
+        }
+        config.admission.push(Box::new(ServiceAllocator::new(storage.clone(), self.service_cidr, self.node_ports)));
+
+        config.documents.insert("/openid/v1/jwks".into(), tokens.jwks());
+        config.documents.insert("/.well-known/openid-configuration".into(), tokens.openid_configuration());
+        let access = |subject| -> Arc<dyn VirtualResource> {
+            Arc::new(AccessReviews { authorizer: authorizer.clone(), subject })
+        };
+        let reviews: [(&str, Arc<dyn VirtualResource>); 7] = [
+            ("serviceaccounts/token", tokens.clone()),
+            ("tokenreviews.authentication.k8s.io", Arc::new(TokenReviews { service_accounts: tokens, static_tokens })),
+            ("selfsubjectreviews.authentication.k8s.io", Arc::new(SelfSubjectReviews)),
+            ("subjectaccessreviews.authorization.k8s.io", access(Subject::Named)),
+            ("localsubjectaccessreviews.authorization.k8s.io", access(Subject::NamedLocally)),
+            ("selfsubjectaccessreviews.authorization.k8s.io", access(Subject::Asker)),
+            ("selfsubjectrulesreviews.authorization.k8s.io", Arc::new(RulesReviews { rbac })),
+        ];
+        config.virtual_resources.extend(reviews.map(|(name, resource)| (name.to_owned(), resource)));
+
+        if let Some((client, ca_pem)) = &self.kubelet_client {
+            let proxy = KubeletProxy::new(storage, client, ca_pem)?;
+            let connector = |name: &str| (name.to_owned(), proxy.clone() as Arc<dyn Connector>);
+            config.connectors.extend(CONNECTORS.map(connector));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
