@@ -9,6 +9,8 @@ mod phase;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use conditions::OWNED as OWNED_CONDITIONS;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;

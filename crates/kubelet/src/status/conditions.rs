@@ -7,7 +7,8 @@ use super::{StatusInput, find, whole_seconds};
 use crate::observed::{containers, init_containers, is_sidecar};
 
 /// The kubelet's conditions, in the order in which they are shown.
-const OWNED: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+pub(crate) const OWNED: [&str; 5] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
 /// A condition's value with reason and message.
 struct Value {

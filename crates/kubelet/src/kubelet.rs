@@ -1,0 +1,270 @@
+//! The kubelet itself: registers the node, keeps its lease, and has a worker for each pod bound to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_client::{EventRecorder, Informer};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::runtime::watcher;
+use kube::{Api, Client};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::images::ImageManager;
+use crate::ips::IpPool;
+use crate::lookup::Lookup;
+use crate::node;
+use crate::objects::ObjectCache;
+use crate::pod_worker::{self, PodUpdate, WorkerHandle};
+use crate::probes::{NetworkProber, Prober};
+use crate::runtime::{ContainerFilter, Runtime, RuntimeError, SandboxFilter};
+use crate::server::{Server, ServerCertificate};
+use crate::shared::Shared;
+use crate::volumes::tear_down;
+
+/// How often a silent engine is asked whether it is still there.
+const RUNTIME_CHECK: Duration = Duration::from_secs(10);
+/// How often an engine that is down is asked whether it is back.
+const RUNTIME_RETRY: Duration = Duration::from_secs(1);
+
+/// One node's agent.
+pub struct Kubelet {
+    shared: Arc<Shared>,
+    pods: Informer<Pod>,
+}
+
+/// What the manager hears of.
+enum Message {
+    /// A pod of this node appeared, changed or went.
+    Pod { old: Option<Arc<Pod>>, new: Option<Arc<Pod>> },
+    /// Something happened to a container of the pod with this uid.
+    Runtime(String),
+    /// The engine answers (again), and events may have been missed.
+    RuntimeUp,
+}
+
+impl Kubelet {
+    /// A kubelet for one node. It does nothing until [`Kubelet::run`]. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The configuration makes no sense.
+    pub fn new(client: Client, runtime: Arc<dyn Runtime>, config: Config) -> anyhow::Result<Kubelet> {
+        let prober = Arc::new(NetworkProber::new(runtime.clone()));
+        Kubelet::with_prober(client, runtime, prober, config)
+    }
+
+    /// As [`Kubelet::new`], with another way to probe containers.
+    ///
+    /// # Errors
+    /// The configuration makes no sense.
+    pub fn with_prober(
+        client: Client,
+        runtime: Arc<dyn Runtime>,
+        prober: Arc<dyn Prober>,
+        config: Config,
+    ) -> anyhow::Result<Kubelet> {
+        let only_mine = watcher::Config::default().fields(&format!("spec.nodeName={}", config.node_name));
+        let pods = Informer::new(Api::all(client.clone()), only_mine);
+        let shared = Arc::new(Shared {
+            recorder: EventRecorder::new(client.clone(), "kubelet", Some(&config.node_name)),
+            images: ImageManager::new(runtime.clone()),
+            config_maps: ObjectCache::new(client.clone()),
+            secrets: ObjectCache::new(client.clone()),
+            services: Informer::new(Api::<Service>::all(client.clone()), watcher::Config::default()),
+            ips: IpPool::new(&config.pod_cidr)?,
+            machine: watch::Sender::new(None),
+            config,
+            client,
+            runtime,
+            prober,
+        });
+        Ok(Kubelet { shared, pods })
+    }
+
+    /// How the kubelet's server finds pods and containers.
+    pub fn lookup(&self) -> Arc<Lookup> {
+        Arc::new(Lookup::new(self.shared.clone(), self.pods.clone()))
+    }
+
+    /// The kubelet's HTTPS server, to be served on [`Config::port`] of the node's address.
+    pub fn server(&self, certificate: ServerCertificate) -> Server {
+        Server {
+            node: self.shared.config.node_name.clone(),
+            certificate,
+            pods: self.lookup(),
+            runtime: self.shared.runtime.clone(),
+        }
+    }
+
+    /// Runs until `shutdown`. Containers are left running: the next kubelet of this node adopts them.
+    ///
+    /// # Errors
+    /// None at present; what fails is tried again.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let (sender, mut messages) = mpsc::unbounded_channel();
+        let of_pods = sender.clone();
+        self.pods.on_change(move |change| {
+            let message = Message::Pod { old: change.old.cloned(), new: change.new.cloned() };
+            // The manager outlives the informer.
+            let _ = of_pods.send(message);
+        });
+        let pods = self.pods.clone();
+        let services = self.shared.services.clone();
+        let manager = async {
+            // Without what already runs, addresses would be given twice; without services, their variables be missing.
+            self.shared.services.wait_for_sync().await;
+            self.pods.wait_for_sync().await;
+            while self.reserve_addresses().await.is_err() {
+                coracle_clock::sleep(RUNTIME_RETRY).await;
+            }
+            PodManager::new(self.shared.clone()).run(&mut messages).await;
+        };
+        let work = async {
+            futures::join!(
+                pods.run(shutdown.clone()),
+                services.run(shutdown.clone()),
+                node::keep_status(self.shared.clone()),
+                node::keep_lease(self.shared.clone()),
+                watch_runtime(self.shared.clone(), sender),
+                manager,
+            )
+        };
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => {}
+            _ = work => {}
+        }
+        Ok(())
+    }
+
+    async fn reserve_addresses(&self) -> Result<(), RuntimeError> {
+        let sandboxes = self.shared.runtime.list_sandboxes(&SandboxFilter::default()).await?;
+        sandboxes.iter().filter_map(|sandbox| sandbox.ip).for_each(|ip| self.shared.ips.reserve(ip));
+        Ok(())
+    }
+}
+
+/// Asks the runtime who it is, and passes on what happens there, as long as it answers; then begins anew.
+async fn watch_runtime(shared: Arc<Shared>, sender: mpsc::UnboundedSender<Message>) {
+    loop {
+        let up = shared.runtime.version().await.ok();
+        let is_up = up.is_some();
+        shared.machine.send_if_modified(|machine| {
+            let changed = *machine != up;
+            *machine = up;
+            changed
+        });
+        if is_up && let Ok(mut events) = shared.runtime.events().await {
+            let _ = sender.send(Message::RuntimeUp);
+            loop {
+                tokio::select! {
+                    biased;
+                    event = events.next() => match event {
+                        Some(Ok(event)) => {
+                            let _ = sender.send(Message::Runtime(event.pod.uid));
+                        }
+                        Some(Err(_)) | None => break,
+                    },
+                    () = coracle_clock::sleep(RUNTIME_CHECK) => {
+                        if shared.runtime.version().await.is_err() {
+                            break;
+                        }
+                    }
+                }
+            }
+            continue;
+        }
+        coracle_clock::sleep(RUNTIME_RETRY).await;
+    }
+}
+
+/// Gives each pod its worker.
+struct PodManager {
+    shared: Arc<Shared>,
+    workers: BTreeMap<String, WorkerHandle>,
+    done: mpsc::UnboundedSender<String>,
+    finished: mpsc::UnboundedReceiver<String>,
+}
+
+fn uid(pod: &Pod) -> String {
+    pod.metadata.uid.clone().unwrap_or_default()
+}
+
+impl PodManager {
+    fn new(shared: Arc<Shared>) -> PodManager {
+        let (done, finished) = mpsc::unbounded_channel();
+        PodManager { shared, workers: BTreeMap::new(), done, finished }
+    }
+
+    async fn run(mut self, messages: &mut mpsc::UnboundedReceiver<Message>) {
+        loop {
+            tokio::select! {
+                biased;
+                Some(uid) = self.finished.recv() => drop(self.workers.remove(&uid)),
+                message = messages.recv() => match message {
+                    Some(Message::Pod { old, new }) => self.pod_changed(old, new),
+                    Some(Message::Runtime(uid)) => {
+                        if let Some(worker) = self.workers.get(&uid) {
+                            worker.signals.runtime_changed();
+                        }
+                    }
+                    Some(Message::RuntimeUp) => {
+                        self.workers.values().for_each(|worker| worker.signals.runtime_changed());
+                        if let Err(error) = self.remove_orphans().await {
+                            tracing::debug!(%error, "orphaned containers not removed");
+                        }
+                    }
+                    None => return,
+                },
+            }
+        }
+    }
+
+    fn pod_changed(&mut self, old: Option<Arc<Pod>>, new: Option<Arc<Pod>>) {
+        let replaced = |old: &Arc<Pod>| new.as_ref().is_none_or(|new| uid(new) != uid(old));
+        if let Some(old) = old.filter(replaced)
+            && let Some(worker) = self.workers.get(&uid(&old))
+        {
+            worker.updates.send_replace(PodUpdate { pod: old, gone: true });
+        }
+        let Some(new) = new else { return };
+        match self.workers.get(&uid(&new)) {
+            Some(worker) => {
+                worker.updates.send_replace(PodUpdate { pod: new, gone: false });
+            }
+            None => {
+                // The first thing a kubelet does about a pod is to say when; before that, nothing of it can run.
+                let fresh = new.status.as_ref().is_none_or(|status| status.start_time.is_none());
+                let worker = pod_worker::start(self.shared.clone(), new.clone(), fresh, self.done.clone());
+                self.workers.insert(uid(&new), worker);
+            }
+        }
+    }
+
+    /// Stops and removes what runs for pods that no longer exist.
+    async fn remove_orphans(&self) -> Result<(), RuntimeError> {
+        let runtime = &self.shared.runtime;
+        let sandboxes = runtime.list_sandboxes(&SandboxFilter::default()).await?;
+        let containers = runtime.list_containers(&ContainerFilter::default()).await?;
+        let orphaned = |uid: &String| !self.workers.contains_key(uid);
+        for container in containers.iter().filter(|c| orphaned(&c.pod.uid)) {
+            tracing::info!(pod = container.pod.name, container = container.name, "removing an orphaned container");
+            runtime.remove_container(&container.id).await?;
+        }
+        let mut uids = BTreeSet::new();
+        for sandbox in sandboxes.iter().filter(|s| orphaned(&s.pod.uid)) {
+            runtime.remove_sandbox(&sandbox.id).await?;
+            sandbox.ip.into_iter().for_each(|ip| self.shared.ips.release(ip));
+            uids.insert(sandbox.pod.uid.clone());
+        }
+        for uid in uids.iter().filter(|_| self.shared.config.on_disk) {
+            if let Err(error) = tear_down(&self.shared.pod_dir(uid)) {
+                tracing::debug!(uid, %error, "files of an orphaned pod not removed");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,309 @@
+//! Pod workers: one task for each pod, which makes the runtime agree with the pod and the API server agree with the
+//! runtime.
+//!
+//! ```text
+//!           ┌──────────── new spec, runtime event, probe, timer ───────────┐
+//!           ▼                                                              │
+//! observe ─► plan ─► act (sandbox, volumes, images, containers) ─► status ─┘       syncing
+//!           │ deleted, finished or failed
+//!           ▼
+//! preStop, stop all, sidecars last ─► last status                                  terminating
+//!           ▼
+//! delete the API object, remove containers and files                              terminated
+//! ```
+//!
+//! Everything about one pod happens in its task, in order; nothing is lost when a sync is abandoned half way because
+//! the pod is being deleted, for the next step begins by looking.
+
+mod observe;
+mod report;
+mod start;
+mod sync;
+mod terminate;
+mod volumes;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use coracle_client::EventType;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodStatus, Secret};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::backoff::Backoff;
+use crate::objects::Watch;
+use crate::observed::ObservedPod;
+use crate::probes::ProbeReport;
+use crate::shared::Shared;
+use crate::status::{PodFailure, WaitingReason};
+use crate::verdicts::{Verdict, Verdicts};
+use crate::volumes::TokenKey;
+
+/// How often a pod is looked at when nothing happens, against what events may have missed.
+const RESYNC: Duration = Duration::from_secs(60);
+/// After a failure of the runtime or the API server.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What a worker is told of its pod.
+#[derive(Clone, Debug)]
+pub(crate) struct PodUpdate {
+    pub(crate) pod: Arc<Pod>,
+    /// The API server no longer has it.
+    pub(crate) gone: bool,
+}
+
+/// Wakes a worker from outside.
+#[derive(Debug, Default)]
+pub(crate) struct Signals {
+    /// Something is to be looked at.
+    wake: Arc<Notify>,
+    /// The runtime may show something else than when last asked.
+    runtime_changed: AtomicBool,
+    /// An object that the pod refers to has changed.
+    objects_changed: Arc<Notify>,
+    verdicts: Mutex<Verdicts>,
+}
+
+impl Signals {
+    /// Something happened to the pod's containers.
+    pub(crate) fn runtime_changed(&self) {
+        self.runtime_changed.store(true, Ordering::SeqCst);
+        self.wake.notify_one();
+    }
+
+    fn verdicts(&self) -> Verdicts {
+        self.verdicts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}
+
+/// How a worker is reached.
+pub(crate) struct WorkerHandle {
+    pub(crate) updates: watch::Sender<PodUpdate>,
+    pub(crate) signals: Arc<Signals>,
+    pub(crate) _task: AbortOnDropHandle<()>,
+}
+
+/// A service account token in a volume.
+struct Token {
+    value: String,
+    refresh_at: Timestamp,
+}
+
+/// Where the pod is in its life, as far as the worker is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Syncing,
+    /// Everything is to be stopped.
+    Terminating,
+    /// Nothing runs any more; what is left is waiting for the object's deletion.
+    Terminated,
+}
+
+pub(crate) struct PodWorker {
+    shared: Arc<Shared>,
+    signals: Arc<Signals>,
+    updates: watch::Receiver<PodUpdate>,
+    /// Where the end of the worker is announced.
+    done: mpsc::UnboundedSender<String>,
+    uid: String,
+    pod: Arc<Pod>,
+    gone: bool,
+    stage: Stage,
+    observed: ObservedPod,
+    /// The status last sent, or last seen when none was sent.
+    status: PodStatus,
+    failure: Option<PodFailure>,
+    waiting: BTreeMap<String, WaitingReason>,
+    backoff: Backoff,
+    /// The waits that were announced by an event.
+    announced: BTreeMap<String, Timestamp>,
+    restarting: BTreeSet<String>,
+    probes: BTreeMap<String, AbortOnDropHandle<()>>,
+    ip: Option<IpAddr>,
+    volumes: Option<BTreeMap<String, PathBuf>>,
+    volumes_stale: bool,
+    volume_failures: u32,
+    config_maps: BTreeMap<String, Watch<ConfigMap>>,
+    secrets: BTreeMap<String, Watch<Secret>>,
+    tokens: BTreeMap<TokenKey, Token>,
+    wake_at: Option<Timestamp>,
+}
+
+/// Starts the worker of a pod. `fresh` says that the runtime cannot know the pod yet.
+pub(crate) fn start(
+    shared: Arc<Shared>,
+    pod: Arc<Pod>,
+    fresh: bool,
+    done: mpsc::UnboundedSender<String>,
+) -> WorkerHandle {
+    let signals = Arc::new(Signals { runtime_changed: AtomicBool::new(!fresh), ..Signals::default() });
+    let (updates, receiver) = watch::channel(PodUpdate { pod: pod.clone(), gone: false });
+    let worker = PodWorker {
+        shared,
+        signals: signals.clone(),
+        updates: receiver,
+        done,
+        uid: pod.metadata.uid.clone().unwrap_or_default(),
+        status: pod.status.clone().unwrap_or_default(),
+        pod,
+        gone: false,
+        stage: Stage::Syncing,
+        observed: ObservedPod::default(),
+        failure: None,
+        waiting: BTreeMap::new(),
+        backoff: Backoff::default(),
+        announced: BTreeMap::new(),
+        restarting: BTreeSet::new(),
+        probes: BTreeMap::new(),
+        ip: None,
+        volumes: None,
+        volumes_stale: false,
+        volume_failures: 0,
+        config_maps: BTreeMap::new(),
+        secrets: BTreeMap::new(),
+        tokens: BTreeMap::new(),
+        wake_at: None,
+    };
+    let task = AbortOnDropHandle::new(tokio::spawn(worker.run()));
+    WorkerHandle { updates, signals, _task: task }
+}
+
+impl PodWorker {
+    async fn run(mut self) {
+        loop {
+            self.take_update();
+            self.wake_at = None;
+            let acted_on = self.stage;
+            match acted_on {
+                Stage::Syncing => {
+                    let mut updates = self.updates.clone();
+                    tokio::select! {
+                        biased;
+                        () = must_stop(&mut updates) => {}
+                        result = self.sync() => {
+                            if let Err(why) = result {
+                                tracing::debug!(pod = self.name(), why, "sync failed; trying again");
+                                self.wake_after(RETRY);
+                            }
+                        }
+                    }
+                    self.take_update();
+                }
+                Stage::Terminating => {
+                    if let Err(why) = self.terminate().await {
+                        tracing::debug!(pod = self.name(), why, "termination failed; trying again");
+                        self.wake_after(RETRY);
+                    }
+                }
+                Stage::Terminated => match self.clean_up().await {
+                    Ok(true) => break,
+                    Ok(false) => {}
+                    Err(why) => {
+                        tracing::debug!(pod = self.name(), why, "clean-up failed; trying again");
+                        self.wake_after(RETRY);
+                    }
+                },
+            }
+            if self.next_stage() == acted_on {
+                self.rest().await;
+            }
+        }
+        // The receiver is gone only when the kubelet itself is.
+        let _ = self.done.send(self.uid);
+    }
+
+    fn name(&self) -> String {
+        crate::text::pod_in_messages(&self.pod)
+    }
+
+    fn take_update(&mut self) {
+        let update = self.updates.borrow_and_update().clone();
+        if !Arc::ptr_eq(&update.pod, &self.pod) {
+            let described = |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
+            self.volumes_stale |= described(&update.pod) != described(&self.pod);
+        }
+        self.pod = update.pod;
+        self.gone = update.gone;
+    }
+
+    fn deleting(&self) -> bool {
+        self.gone || self.pod.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Whether the pod has ended by itself.
+    fn finished(&self) -> bool {
+        self.failure.is_some() || matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"))
+    }
+
+    fn next_stage(&mut self) -> Stage {
+        if self.stage == Stage::Syncing && (self.deleting() || self.finished()) {
+            self.stage = Stage::Terminating;
+        }
+        self.stage
+    }
+
+    /// Waits until there is something to look at.
+    async fn rest(&mut self) {
+        let now = coracle_clock::now();
+        let until_wake = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or_default();
+        let pause = self.wake_at.map_or(RESYNC, |at| until_wake(at).min(RESYNC));
+        let signals = self.signals.clone();
+        tokio::select! {
+            biased;
+            changed = self.updates.changed() => {
+                if changed.is_err() {
+                    // The kubelet is going away; so does this task, which it owns.
+                    std::future::pending::<()>().await;
+                }
+            }
+            () = signals.wake.notified() => {}
+            () = signals.objects_changed.notified() => self.volumes_stale = true,
+            () = coracle_clock::sleep(pause) => {
+                if pause == RESYNC {
+                    self.signals.runtime_changed.store(true, Ordering::SeqCst);
+                }
+            }
+        }
+    }
+
+    fn wake_after(&mut self, delay: Duration) {
+        self.wake_by(coracle_clock::now() + delay);
+    }
+
+    fn wake_by(&mut self, at: Timestamp) {
+        self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
+    }
+}
+
+/// Resolves when the pod is being deleted.
+async fn must_stop(updates: &mut watch::Receiver<PodUpdate>) {
+    let stop = |update: &PodUpdate| update.gone || update.pod.metadata.deletion_timestamp.is_some();
+    if updates.wait_for(stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Takes the findings of a pod's probes to its worker.
+struct Report {
+    shared: Arc<Shared>,
+    signals: Arc<Signals>,
+    pod: Arc<Pod>,
+}
+
+impl ProbeReport for Report {
+    fn verdict(&self, container_id: &str, verdict: Verdict) {
+        let mut verdicts = self.signals.verdicts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        verdicts.0.insert(container_id.to_owned(), verdict);
+        drop(verdicts);
+        self.signals.wake.notify_one();
+    }
+
+    fn unhealthy(&self, container: &str, message: String) {
+        self.shared.container_event(&self.pod, container, EventType::Warning, "Unhealthy", message);
+    }
+}

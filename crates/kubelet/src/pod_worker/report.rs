@@ -1,0 +1,163 @@
+//! Telling: the pod's status to the API server.
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use serde_json::{Map, Value, json};
+
+use super::PodWorker;
+use crate::status::{StatusInput, pod_status};
+
+impl PodWorker {
+    pub(super) fn api(&self) -> Api<Pod> {
+        let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
+        Api::namespaced(self.shared.client.clone(), namespace)
+    }
+
+    pub(super) fn pod_name(&self) -> &str {
+        self.pod.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// Sends the pod's status if it differs from the one last sent. `terminal` says that nothing runs nor will run.
+    pub(super) async fn report(&mut self, terminal: bool) -> Result<(), String> {
+        let mut pod = (*self.pod).clone();
+        pod.status = Some(self.with_foreign_conditions());
+        let status = pod_status(StatusInput {
+            pod: &pod,
+            observed: &self.observed,
+            verdicts: &self.signals.verdicts(),
+            waiting: &self.waiting,
+            runtime: &self.shared.runtime_name(),
+            host_ips: &self.shared.host_ips(),
+            terminal,
+            failure: self.failure.as_ref(),
+            now: coracle_clock::now(),
+        });
+        if self.gone {
+            self.status = status;
+            return Ok(());
+        }
+        let Some(changes) = difference(pod.status.as_ref(), &status) else { return Ok(()) };
+        let patch = json!({ "metadata": { "uid": self.uid }, "status": changes });
+        let result = self.api().patch_status(self.pod_name(), &PatchParams::default(), &Patch::Strategic(&patch)).await;
+        match result {
+            Ok(_) => self.status = status,
+            // It was deleted, perhaps replaced by another of the same name; the watch is about to say so.
+            Err(kube::Error::Api(refusal)) if matches!(refusal.code, 404 | 409) => self.status = status,
+            Err(error) => return Err(format!("status not written: {error}")),
+        }
+        Ok(())
+    }
+
+    /// The status last sent, with the conditions that others have set meanwhile.
+    fn with_foreign_conditions(&self) -> PodStatus {
+        let mut status = self.status.clone();
+        let latest = self.pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+        let ours = status.conditions.get_or_insert_default();
+        const OWNED: [&str; 5] = crate::status::OWNED_CONDITIONS;
+        ours.retain(|c| OWNED.contains(&c.type_.as_str()));
+        let missing: Vec<_> = latest.iter().filter(|c| !ours.iter().any(|own| own.type_ == c.type_)).cloned().collect();
+        ours.extend(missing);
+        status
+    }
+
+    /// Deletes the pod's object for good: nothing of it runs any more. Whether it is gone for us.
+    pub(super) async fn delete_object(&mut self) -> Result<(), String> {
+        let preconditions = Preconditions { uid: Some(self.uid.clone()), resource_version: None };
+        let now = DeleteParams {
+            grace_period_seconds: Some(0),
+            preconditions: Some(preconditions),
+            ..DeleteParams::default()
+        };
+        match self.api().delete(self.pod_name(), &now).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(refusal)) if matches!(refusal.code, 404 | 409) => Ok(()),
+            Err(error) => Err(format!("pod not deleted: {error}")),
+        }
+    }
+}
+
+/// The strategic merge patch from one status to another; `None` when they are equal.
+fn difference(old: Option<&PodStatus>, new: &PodStatus) -> Option<Value> {
+    let object = |status: Value| match status {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    };
+    let old = object(serde_json::to_value(old).unwrap_or_default());
+    let new = object(serde_json::to_value(new).unwrap_or_default());
+    let mut patch = Map::new();
+    for (field, value) in &new {
+        let before = old.get(field);
+        if before == Some(value) {
+            continue;
+        }
+        let change = match (field.as_str(), before) {
+            ("conditions", before) => changed_conditions(before, value),
+            // Merged by address unless told otherwise.
+            ("podIPs" | "hostIPs", Some(_)) => replaced(value),
+            _ => value.clone(),
+        };
+        patch.insert(field.clone(), change);
+    }
+    for field in old.keys().filter(|field| !new.contains_key(*field)) {
+        patch.insert(field.clone(), Value::Null);
+    }
+    (!patch.is_empty()).then_some(Value::Object(patch))
+}
+
+fn replaced(list: &Value) -> Value {
+    let mut items = list.as_array().cloned().unwrap_or_default();
+    items.push(json!({ "$patch": "replace" }));
+    Value::Array(items)
+}
+
+/// Conditions are merged by type: those that changed, with what they no longer have as null.
+fn changed_conditions(old: Option<&Value>, new: &Value) -> Value {
+    let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
+    let old = list(old);
+    let changed = list(Some(new)).into_iter().filter(|condition| !old.contains(condition));
+    let explicit = changed.map(|mut condition| {
+        for field in ["reason", "message"] {
+            if let Some(fields) = condition.as_object_mut()
+                && !fields.contains_key(field)
+            {
+                fields.insert(field.into(), Value::Null);
+            }
+        }
+        condition
+    });
+    Value::Array(explicit.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::from_value;
+
+    use super::*;
+
+    #[test]
+    fn a_patch_holds_what_changed_and_nothing_else() {
+        let condition =
+            |status: &str, reason: Option<&str>| json!({ "type": "Ready", "status": status, "reason": reason });
+        let old: PodStatus = from_value(json!({
+            "phase": "Pending", "message": "m", "podIPs": [{ "ip": "10.0.0.1" }],
+            "conditions": [condition("False", Some("ContainersNotReady")), { "type": "PodScheduled", "status": "True" }],
+        }))
+        .unwrap();
+        let new: PodStatus = from_value(json!({
+            "phase": "Running", "podIPs": [{ "ip": "10.0.0.2" }],
+            "conditions": [condition("True", None), { "type": "PodScheduled", "status": "True" }],
+        }))
+        .unwrap();
+        assert_eq!(
+            difference(Some(&old), &new).unwrap(),
+            json!({
+                "phase": "Running",
+                "message": null,
+                "podIPs": [{ "ip": "10.0.0.2" }, { "$patch": "replace" }],
+                "conditions": [{ "type": "Ready", "status": "True", "reason": null, "message": null }],
+            })
+        );
+        assert_eq!(difference(Some(&new), &new), None);
+    }
+}
