@@ -67,44 +67,63 @@ fn latest(stats: &[&ContainerStats]) -> Value {
     json!(jiff::Timestamp::from_second(at.as_second()).unwrap_or(at).to_string())
 }
 
+/// A metric that is told for each container, for each pod, and for the node.
+struct Family {
+    name: &'static str,
+    kind: &'static str,
+    /// `{}` stands for whose use it is.
+    help: &'static str,
+    value: fn(&ContainerStats) -> f64,
+}
+
+const FAMILIES: [Family; 2] = [
+    Family {
+        name: "cpu_usage_seconds_total",
+        kind: "counter",
+        help: "Cumulative cpu time consumed by the {} in core-seconds",
+        value: |stats| stats.cpu_usage_nanos as f64 / 1e9,
+    },
+    Family {
+        name: "memory_working_set_bytes",
+        kind: "gauge",
+        help: "Current working set of the {} in bytes",
+        value: |stats| stats.memory_working_set_bytes as f64,
+    },
+];
+
 /// The same in the text format of Prometheus, which metrics-server reads.
 pub fn resource_metrics(stats: &[ContainerStats]) -> String {
     let mut text = String::new();
-    let cpu = |stats: &ContainerStats| stats.cpu_usage_nanos as f64 / 1e9;
-    let memory = |stats: &ContainerStats| stats.memory_working_set_bytes as f64;
-    let families: [(&str, &str, &str, &dyn Fn(&ContainerStats) -> f64); 2] = [
-        ("cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the {} in core-seconds", &cpu),
-        ("memory_working_set_bytes", "gauge", "Current working set of the {} in bytes", &memory),
-    ];
-    for (name, kind, help, value) in families {
-        describe(&mut text, &format!("container_{name}"), kind, &help.replace("{}", "container"));
+    for family in &FAMILIES {
+        let sum = |stats: &[&ContainerStats]| stats.iter().map(|stats| (family.value)(stats)).sum::<f64>();
+        describe(&mut text, family, "container");
         for stats in stats {
-            let labels =
-                format!(r#"container="{}",namespace="{}",pod="{}""#, stats.name, stats.pod.namespace, stats.pod.name);
-            sample(&mut text, &format!("container_{name}"), &labels, value(stats), stats.at);
+            let PodRef { namespace, name: pod, .. } = &stats.pod;
+            let labels = format!(r#"{{container="{}",namespace="{namespace}",pod="{pod}"}}"#, stats.name);
+            sample(&mut text, family, "container", &labels, (family.value)(stats), stats.at);
         }
-        describe(&mut text, &format!("node_{name}"), kind, &help.replace("{}", "node"));
+        describe(&mut text, family, "node");
         if let Some(at) = stats.iter().map(|stats| stats.at).max() {
-            sample(&mut text, &format!("node_{name}"), "", stats.iter().map(value).sum(), at);
+            sample(&mut text, family, "node", "", sum(&stats.iter().collect::<Vec<_>>()), at);
         }
-        describe(&mut text, &format!("pod_{name}"), kind, &help.replace("{}", "pod"));
+        describe(&mut text, family, "pod");
         for (pod, stats) in by_pod(stats) {
-            let labels = format!(r#"namespace="{}",pod="{}""#, pod.namespace, pod.name);
-            let at = stats.iter().map(|stats| stats.at).max().unwrap_or_else(coracle_clock::now);
-            sample(&mut text, &format!("pod_{name}"), &labels, stats.iter().map(|stats| value(stats)).sum(), at);
+            let labels = format!(r#"{{namespace="{}",pod="{}"}}"#, pod.namespace, pod.name);
+            let at = stats.iter().map(|stats| stats.at).max().unwrap_or_default();
+            sample(&mut text, family, "pod", &labels, sum(&stats), at);
         }
     }
     text
 }
 
-fn describe(text: &mut String, name: &str, kind: &str, help: &str) {
-    // Writing to a string cannot fail.
-    let _ = write!(text, "# HELP {name} [STABLE] {help}\n# TYPE {name} {kind}\n");
+// Writing to a string cannot fail.
+fn describe(text: &mut String, Family { name, kind, help, .. }: &Family, of: &str) {
+    let help = help.replace("{}", of);
+    let _ = write!(text, "# HELP {of}_{name} [STABLE] {help}\n# TYPE {of}_{name} {kind}\n");
 }
 
-fn sample(text: &mut String, name: &str, labels: &str, value: f64, at: jiff::Timestamp) {
-    let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
-    let _ = writeln!(text, "{name}{labels} {value} {}", at.as_millisecond());
+fn sample(text: &mut String, family: &Family, of: &str, labels: &str, value: f64, at: jiff::Timestamp) {
+    let _ = writeln!(text, "{of}_{}{labels} {value} {}", family.name, at.as_millisecond());
 }
 
 #[cfg(test)]

@@ -136,15 +136,16 @@ async fn write(
     options: &ExecOptions,
     mut to: mpsc::Receiver<ToClient>,
 ) -> Result<(), Error> {
-    // An empty message tells the client that the session stands.
-    let first = if options.stdout {
-        STDOUT
-    } else if options.stderr {
-        STDERR
-    } else {
-        ERROR
-    };
-    sink.send(format.write(first, b"")).await?;
+    // An empty message tells older clients that the session stands. Those that close channels (kubectl) know, and
+    // complain of messages that come before they are ready.
+    if !format.close {
+        let first = match (options.stdout, options.stderr) {
+            (true, _) => STDOUT,
+            (false, true) => STDERR,
+            (false, false) => ERROR,
+        };
+        sink.send(format.write(first, b"")).await?;
+    }
     while let Some(message) = to.recv().await {
         match message {
             ToClient::Output(OutputStream::Stdout, data) if options.stdout => {
