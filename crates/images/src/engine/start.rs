@@ -146,8 +146,17 @@ fn is_stale(running: Option<&str>, program: &str) -> bool {
     running != Some(program)
 }
 
+/// The program that a process runs; `None` if there is no such process, or nothing is left of it but
+/// an exit status that nobody fetches (which dockerd would take for life).
 fn program_of(pid: u32) -> Option<String> {
-    fs::read_to_string(format!("/proc/{pid}/comm")).ok().map(|name| name.trim().to_owned())
+    program_in(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+}
+
+/// Reads `Name:` and `State:` of a `/proc/<pid>/status`.
+fn program_in(status: &str) -> Option<String> {
+    let value = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+    let dead = value("State:").is_none_or(|state| state.starts_with(['Z', 'X']));
+    value("Name:").filter(|_| !dead).map(str::to_owned)
 }
 
 fn remove(path: &Path) {
@@ -169,7 +178,16 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_known_by_its_program() {
+    fn a_process_is_known_by_its_program_unless_it_is_dead() {
+        let table = [
+            ("Name:\tdockerd\nUmask:\t0022\nState:\tS (sleeping)\n", Some("dockerd")),
+            ("Name:\tcontainerd\nState:\tZ (zombie)\n", None),
+            ("Name:\tcontainerd\nState:\tX (dead)\n", None),
+            ("", None),
+        ];
+        for (status, expected) in table {
+            assert_eq!(program_in(status).as_deref(), expected, "{status}");
+        }
         assert!(program_of(std::process::id()).is_some());
         assert_eq!(program_of(u32::MAX), None);
     }
