@@ -13,6 +13,9 @@ use super::modify::Outcome;
 use super::patch::Patch;
 use crate::body::{Body, RequestBody};
 
+/// How the wanted Scale is made from the present one.
+type Rescale = Box<dyn Fn(&Value) -> ApiResult<Value> + Send + Sync>;
+
 /// The Scale of a workload (`autoscaling/v1`).
 fn scale_of(object: &Value) -> Value {
     let meta = &object["metadata"];
@@ -43,7 +46,7 @@ impl Call {
     /// `get`, `update` and `patch` of `…/scale`.
     pub(super) async fn scale(&mut self, parts: &Parts, body: RequestBody) -> ApiResult<Response<Body>> {
         let name = self.info.name.clone();
-        let rescale: Box<dyn Fn(&Value) -> ApiResult<Value> + Send + Sync> = match self.info.verb.as_str() {
+        let rescale: Rescale = match self.info.verb.as_str() {
             "get" => {
                 let entry = self.current(&name).await?.ok_or_else(|| self.not_found())?;
                 return Ok(self.answer(200, scale_of(&self.row.parse(&entry)).to_string()));
