@@ -150,11 +150,11 @@ fn carry_over(service: &mut Value, old: &Value) {
 
 /// An updater who changes the type and leaves the rest wants what the old type needed to go.
 fn drop_unneeded(service: &mut Value, old: &Value) {
-    if needs_cluster_ip(old) && !needs_cluster_ip(service) && service["spec"]["clusterIP"] == old["spec"]["clusterIP"] {
-        if let Some(spec) = service["spec"].as_object_mut() {
-            for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
-                spec.remove(field);
-            }
+    let same_ip = service["spec"]["clusterIP"] == old["spec"]["clusterIP"];
+    let no_more_ip = needs_cluster_ip(old) && !needs_cluster_ip(service);
+    if let (true, true, Some(spec)) = (no_more_ip, same_ip, service["spec"].as_object_mut()) {
+        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
+            spec.remove(field);
         }
     }
     if old.is_object() && needs_node_ports(old) && !needs_node_ports(service) {
