@@ -96,7 +96,7 @@ impl From<&RequestInfo> for Attributes {
             resource: info.resource.clone(),
             subresource: info.subresource.clone(),
             namespace: info.namespace.clone(),
-            name: info.name.clone(),
+            name: if info.name.is_empty() { info.selected_name.clone() } else { info.name.clone() },
             path: info.path.clone(),
         }
     }

@@ -36,6 +36,9 @@ pub struct RequestInfo {
     pub name: String,
     /// The path.
     pub path: String,
+    /// The one object that a list, watch or deletion of a collection is narrowed to by the field selector
+    /// `metadata.name=…`: whoever may see just that object may ask so. Otherwise empty.
+    pub selected_name: String,
 }
 
 /// Subresources of a namespace; every other segment after its name is a resource in it.
@@ -101,8 +104,21 @@ impl RequestInfo {
             _ => return info,
         }
         .to_owned();
+        if info.name.is_empty() && info.verb != "create" {
+            info.selected_name = selected_name(uri);
+        }
         info
     }
+}
+
+/// The name that a `fieldSelector` asks for, if it asks for one.
+fn selected_name(uri: &Uri) -> String {
+    let selector = query_param(uri, "fieldSelector").unwrap_or_default();
+    let name = selector.split(',').find_map(|term| {
+        let value = term.trim().strip_prefix("metadata.name=")?;
+        Some(value.strip_prefix('=').unwrap_or(value).to_owned())
+    });
+    name.unwrap_or_default()
 }
 
 /// The pairs of the URL's query, decoded, in order.
@@ -192,6 +208,15 @@ mod tests {
             let info = RequestInfo::parse(&Method::GET, &path.parse().unwrap());
             assert!(!info.is_resource && info.verb == "get", "{path}");
         }
+    }
+
+    #[test]
+    fn a_list_of_one_object_by_name_says_so() {
+        let name = |url: &str| RequestInfo::parse(&Method::GET, &url.parse().unwrap()).selected_name;
+        assert_eq!(name("/api/v1/namespaces/d/secrets?watch=1&fieldSelector=metadata.name%3Done"), "one");
+        assert_eq!(name("/api/v1/secrets?fieldSelector=type!=x,metadata.name==one"), "one");
+        assert_eq!(name("/api/v1/secrets?fieldSelector=metadata.name!=one"), "");
+        assert_eq!(name("/api/v1/namespaces/d/secrets/two?fieldSelector=metadata.name=one"), "");
     }
 
     #[test]

@@ -199,6 +199,9 @@ async fn a_node_reads_the_secrets_of_its_own_pods_only() {
         Api::default_namespaced(server.client_as(UserInfo::new(format!("system:node:{name}"), &["system:nodes"])))
     };
     of_node("n1").get("mine").await.unwrap();
+    let only = |name: &str| ListParams::default().fields(&format!("metadata.name={name}"));
+    assert_eq!(of_node("n1").list(&only("mine")).await.unwrap().items.len(), 1);
+    assert!(of_node("n1").list(&only("theirs")).await.is_err());
     let refused = r#"secrets "theirs" is forbidden: User "system:node:n1" cannot get resource "secrets" in API group "" in the namespace "default""#;
     assert_eq!(message(of_node("n1").get("theirs").await), refused);
     assert!(of_node("n2").get("mine").await.is_err());
