@@ -1,5 +1,8 @@
 //! The Docker runtime against a real engine. Skipped where none answers, unless `CORACLE_TEST_DOCKER=require`.
 
+// A test that cannot go on has failed.
+#![allow(clippy::unwrap_used)]
+
 #[path = "docker/support.rs"]
 mod support;
 
@@ -236,7 +239,7 @@ async fn a_log_is_followed_to_its_end() {
     let Some(world) = World::new("logs", 7).await else { return };
     let pod = world.pod("logs");
     let sandbox = world.sandbox(&pod, "10.203.7.7").await;
-    let id = world.run(&sandbox, &pod, "main", "echo 1; echo 2 >&2; sleep 1; echo 3").await;
+    let id = world.run(&sandbox, &pod, "main", "echo 1; sleep 0.3; echo 2 >&2; sleep 1; echo 3").await;
     let follow = world.runtime.logs(&id, &LogOptions { follow: true, ..Default::default() }).await.unwrap();
     let pieces: Vec<_> = follow.try_collect().await.unwrap();
     let lines: Vec<_> = pieces.iter().map(|piece| (piece.stream, &piece.data[..])).collect();

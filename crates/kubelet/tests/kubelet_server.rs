@@ -1,5 +1,8 @@
 //! The kubelet's server as its clients meet it: over TLS on the loopback, speaking their protocols byte for byte.
 
+// A test that cannot go on has failed.
+#![allow(clippy::unwrap_used)]
+
 #[path = "server/fake.rs"]
 mod fake;
 
