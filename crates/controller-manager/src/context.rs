@@ -5,7 +5,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use coracle_client::{EventRecorder, Informer, Informers, ObjectKey, Requeue, WorkQueue, run_workers};
-use kube::{Client, Resource};
+use kube::runtime::watcher;
+use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +34,19 @@ impl Context {
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
         self.informers.get()
+    }
+
+    /// An informer of all objects of one name in all namespaces, which the cluster has one of each: for kinds too
+    /// numerous to keep whole.
+    pub(crate) fn informer_of_name<K>(&self, name: &str) -> Informer<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let informer: Informer<K> = Informer::new(Api::all(self.client.clone()), config);
+        let (running, shutdown) = (informer.clone(), self.shutdown.clone());
+        tokio::spawn(async move { running.run(shutdown).await });
+        informer
     }
 
     /// A recorder in the name of one controller.

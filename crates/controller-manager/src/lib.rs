@@ -22,7 +22,12 @@ mod pods;
 mod table;
 
 mod deployment;
+mod endpoints;
+mod load_balancer;
 mod replica_set;
+mod root_ca;
+mod service_account;
+mod volumes;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

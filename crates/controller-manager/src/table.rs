@@ -29,6 +29,14 @@ controllers! {
     "replicaset-controller", "replicaset", crate::replica_set::run_replica_sets;
     "replicationcontroller-controller", "replicationcontroller", crate::replica_set::run_replication_controllers;
     "deployment-controller", "deployment", crate::deployment::run;
+    "endpointslice-controller", "endpointslice", crate::endpoints::slices::run;
+    "endpoints-controller", "endpoint", crate::endpoints::legacy::run;
+    "serviceaccount-controller", "serviceaccount", crate::service_account::run;
+    "root-ca-certificate-publisher-controller", "root-ca-cert-publisher", crate::root_ca::run;
+    "service-lb-controller", "service", crate::load_balancer::run;
+    "persistentvolume-binder-controller", "persistentvolume-binder", crate::volumes::run;
+    "persistentvolumeclaim-protection-controller", "pvc-protection", crate::volumes::protection::run_claims;
+    "persistentvolume-protection-controller", "pv-protection", crate::volumes::protection::run_volumes;
 }
 
 /// Whether a list such as `*,-foo` lets a controller run. What names it decides, the first such entry first;
