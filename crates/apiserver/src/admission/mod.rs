@@ -4,6 +4,7 @@
 //! `--enable-admission-plugins` and `--disable-admission-plugins` mean what they mean elsewhere.
 
 mod always_pull_images;
+mod claim_resize;
 mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
@@ -29,7 +30,7 @@ pub use service_account::ServiceAccount;
 type Row = (&'static str, bool, fn() -> Box<dyn AdmissionPlugin>);
 
 /// All plugins, in the order they run.
-pub const PLUGINS: [Row; 14] = [
+pub const PLUGINS: [Row; 15] = [
     ("NamespaceLifecycle", true, || Box::new(namespace_lifecycle::NamespaceLifecycle)),
     ("LimitRanger", true, || Box::new(limit_ranger::LimitRanger)),
     ("ServiceAccount", true, || Box::new(service_account::ServiceAccount)),
@@ -41,10 +42,37 @@ pub const PLUGINS: [Row; 14] = [
     ("DefaultTolerationSeconds", true, || Box::new(default_toleration_seconds::DefaultTolerationSeconds)),
     ("DefaultStorageClass", true, || Box::new(default_storage_class::DefaultStorageClass)),
     ("StorageObjectInUseProtection", true, || Box::new(storage_protection::StorageObjectInUseProtection)),
+    ("PersistentVolumeClaimResize", true, || Box::new(claim_resize::PersistentVolumeClaimResize)),
     ("RuntimeClass", true, || Box::new(runtime_class::RuntimeClass)),
     ("DefaultIngressClass", true, || Box::new(default_ingress_class::DefaultIngressClass)),
     // Last: what another plugin refuses spends no quota.
     ("ResourceQuota", true, || Box::new(resource_quota::ResourceQuota)),
+];
+
+/// Upstream's plugins that are not here: they may be disabled, since they are, but not enabled.
+const ELSEWHERE: [&str; 22] = [
+    "AlwaysAdmit",
+    "AlwaysDeny",
+    "CertificateApproval",
+    "CertificateSigning",
+    "CertificateSubjectRestriction",
+    "ClusterTrustBundleAttest",
+    "DenyServiceExternalIPs",
+    "EventRateLimit",
+    "ExtendedResourceToleration",
+    "ImagePolicyWebhook",
+    "LimitPodHardAntiAffinityTopology",
+    "MutatingAdmissionPolicy",
+    "MutatingAdmissionWebhook",
+    "NamespaceAutoProvision",
+    "NamespaceExists",
+    "OwnerReferencesPermissionEnforcement",
+    "PodNodeSelector",
+    "PodTolerationRestriction",
+    "PodTopologyLabels",
+    "SecurityContextDeny",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionWebhook",
 ];
 
 /// A flag names a plugin that does not exist.
@@ -59,7 +87,8 @@ pub struct UnknownPlugin {
 
 /// The plugins that run by default, with `enable` and without `disable` (which wins), in their order.
 pub fn plugins(enable: &[String], disable: &[String]) -> Result<Vec<Box<dyn AdmissionPlugin>>, UnknownPlugin> {
-    for name in enable.iter().chain(disable) {
+    let elsewhere = disable.iter().filter(|name| !ELSEWHERE.contains(&name.as_str()));
+    for name in enable.iter().chain(elsewhere) {
         if !PLUGINS.iter().any(|(known, ..)| known == name) {
             let known: Vec<&str> = PLUGINS.iter().map(|(name, ..)| *name).collect();
             return Err(UnknownPlugin { name: name.clone(), known: known.join(", ") });

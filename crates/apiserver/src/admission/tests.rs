@@ -84,6 +84,9 @@ fn plugins_are_switched_by_name_and_keep_their_order() {
     assert!(names(&["AlwaysPullImages"], &[]).unwrap().contains(&"AlwaysPullImages"));
     assert!(!names(&["LimitRanger"], &["LimitRanger"]).unwrap().contains(&"LimitRanger"));
     assert!(names(&["Nonsense"], &[]).unwrap_err().to_string().starts_with("admission plugin \"Nonsense\" is unknown"));
+    assert!(
+        names(&[], &["ValidatingAdmissionWebhook"]).is_ok() && names(&["ValidatingAdmissionWebhook"], &[]).is_err()
+    );
     for (name, _, make) in PLUGINS {
         assert_eq!(make().name(), name);
     }
@@ -169,6 +172,30 @@ fn a_claim_without_a_class_gets_the_newest_default() {
         let none = json!({ "metadata": { "name": "data" }, "spec": { "storageClassName": "" } });
         let admitted = world.create("DefaultStorageClass", "", "persistentvolumeclaims", none).await.unwrap();
         assert_eq!(admitted["spec"]["storageClassName"], "");
+    });
+}
+
+#[test]
+fn a_claim_grows_only_where_its_class_lets_it() {
+    in_simulation(async || {
+        let world = World::new().await;
+        let claim = |size: &str, phase: &str| {
+            json!({ "metadata": { "name": "data" }, "status": { "phase": phase },
+                "spec": { "storageClassName": "c", "resources": { "requests": { "storage": size } } } })
+        };
+        let grow = async |from: Value, to: &str| {
+            let mut request = world.request(Operation::Update, "", "persistentvolumeclaims", claim(to, "Bound"));
+            request.old_object = from;
+            world.run("PersistentVolumeClaimResize", request).await.map(|_| ()).map_err(|e| e.message)
+        };
+        grow(claim("1Gi", "Bound"), "1Gi").await.unwrap();
+        assert!(grow(claim("1Gi", "Bound"), "2Gi").await.unwrap_err().contains("must support resize"));
+        let class = json!({ "metadata": { "name": "c" }, "allowVolumeExpansion": true });
+        put(&world.storage, "storage.k8s.io", "storageclasses", class).await;
+        grow(claim("1Gi", "Bound"), "2Gi").await.unwrap();
+        assert!(
+            grow(claim("1Gi", "Pending"), "2Gi").await.unwrap_err().contains("Only bound persistent volume claims")
+        );
     });
 }
 

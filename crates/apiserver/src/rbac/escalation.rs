@@ -40,6 +40,15 @@ impl EscalationCheck {
     }
 }
 
+/// All there is: an aggregated role may come to hold anything that somebody labels so.
+fn everything() -> [Rule; 2] {
+    let all = || vec!["*".to_owned()];
+    [
+        Rule { verbs: all(), api_groups: all(), resources: all(), ..Rule::default() },
+        Rule { verbs: all(), non_resource_urls: all(), ..Rule::default() },
+    ]
+}
+
 #[async_trait]
 impl AdmissionPlugin for EscalationCheck {
     fn name(&self) -> &'static str {
@@ -59,6 +68,11 @@ impl AdmissionPlugin for EscalationCheck {
         let index = self.rbac.index();
         let given: Vec<Rule> = match plural {
             "roles" | "clusterroles" => {
+                let aggregates = !request.object["aggregationRule"].is_null() && !unchanged("aggregationRule");
+                if aggregates && !index.missing(&request.user, "", &everything()).is_empty() {
+                    let why = "must have cluster-admin privileges to use the aggregationRule";
+                    return Err(ApiError::forbidden(GROUP, plural, &request.name, why));
+                }
                 if unchanged("rules") || self.may(request, "escalate", plural, &request.name).await {
                     return Ok(());
                 }

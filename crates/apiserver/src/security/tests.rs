@@ -111,6 +111,13 @@ async fn nobody_gives_away_what_they_do_not_hold() {
         "{refusal}"
     );
     own.create(&PostParams::default(), &binding("same", "manager")).await.unwrap();
+    let aggregate = json!({ "metadata": { "name": "sum" },
+        "aggregationRule": { "clusterRoleSelectors": [{ "matchLabels": { "a": "b" } }] }, "rules": [] });
+    let roles: Api<ClusterRole> = Api::all(server.client_as(UserInfo::new("mallory", &[])));
+    let refusal = message(roles.create(&PostParams::default(), &object(aggregate.clone())).await);
+    assert!(refusal.ends_with("must have cluster-admin privileges to use the aggregationRule"), "{refusal}");
+    let roles: Api<ClusterRole> = Api::all(admin(&server));
+    roles.create(&PostParams::default(), &object(aggregate)).await.unwrap();
 }
 
 #[tokio::test]

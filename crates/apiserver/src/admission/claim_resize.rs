@@ -1,0 +1,45 @@
+//! PersistentVolumeClaimResize: a claim may only grow where its class says that volumes can.
+
+use async_trait::async_trait;
+use coracle_api::ApiResult;
+use coracle_api::quantity::Quantity;
+use serde_json::Value;
+
+use super::{is, refuse, text};
+use crate::hooks::{AdmissionContext, AdmissionPlugin, AdmissionRequest, Operation};
+
+#[derive(Debug)]
+pub(super) struct PersistentVolumeClaimResize;
+
+fn size(claim: &Value) -> Option<Quantity> {
+    let size = &claim["spec"]["resources"]["requests"]["storage"];
+    if size.is_null() { None } else { Quantity::from_json(size).ok() }
+}
+
+#[async_trait]
+impl AdmissionPlugin for PersistentVolumeClaimResize {
+    fn name(&self) -> &'static str {
+        "PersistentVolumeClaimResize"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        operation == Operation::Update
+    }
+
+    async fn validate(&self, request: &AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {
+        // Smaller is for validation to refuse.
+        if !is(request, "persistentvolumeclaims") || size(&request.object) <= size(&request.old_object) {
+            return Ok(());
+        }
+        if request.old_object["status"]["phase"] != "Bound" {
+            return Err(refuse(request, "Only bound persistent volume claims can be expanded"));
+        }
+        let name = text(&request.object, "/spec/storageClassName");
+        let class = context.storage.get("storage.k8s.io", "storageclasses", "", name).await?;
+        if class.is_some_and(|class| class["allowVolumeExpansion"] == true) {
+            return Ok(());
+        }
+        let why = "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize";
+        Err(refuse(request, why))
+    }
+}
