@@ -32,7 +32,7 @@ impl ObservedPod {
     /// The instances of a container, newest first.
     pub fn instances(&self, name: &str) -> Vec<&ContainerStatus> {
         let mut all: Vec<_> = self.containers.iter().filter(|c| c.name == name).collect();
-        all.sort_by(|a, b| (b.attempt, b.created_at).cmp(&(a.attempt, a.created_at)));
+        all.sort_by_key(|c| std::cmp::Reverse((c.attempt, c.created_at)));
         all
     }
 

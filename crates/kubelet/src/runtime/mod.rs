@@ -5,7 +5,7 @@
 //! are streams. The kubelet's pod workers drive this trait and know nothing of what is behind it:
 //!
 //! - [`docker`]: containers in a Docker Engine;
-//! - `simulated`: containers that only pretend, for simulations in virtual time.
+//! - [`simulated`]: containers that only pretend, for simulations in virtual time.
 //!
 //! # Contract
 //!
@@ -28,6 +28,7 @@ mod image;
 mod reference;
 mod sandbox;
 mod session;
+pub mod simulated;
 
 use std::time::Duration;
 
