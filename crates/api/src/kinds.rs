@@ -3,15 +3,16 @@
 //! Most kinds need none: [`GENERIC`] clears `status` when an object is made, keeps it when the object is
 //! updated, and keeps the rest when only `status` is.
 
+mod prepare;
+mod table;
+
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use crate::field::FieldErrors;
 use crate::resource::{Column, Strategy};
-
-/// A column of the table: name, OpenAPI type, format, priority.
-pub type ColumnRow = (&'static str, &'static str, &'static str, i32);
+use crate::table::{ColumnRow, GENERIC_COLUMNS, generic};
 
 /// The functions of one kind.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub struct Kind {
     pub definition: &'static str,
     /// Fills in defaults.
     pub default: fn(&mut Value),
+    /// Whether a creator may set `status`, as a kubelet does when it registers its node.
+    pub keeps_status: bool,
     /// Derives what creation derives, after `status` has been cleared.
     pub prepare_create: fn(&mut Value),
     /// Carries over what an update may not touch, besides `status` and `spec`.
@@ -30,7 +33,7 @@ pub struct Kind {
     pub validate_update: fn(&Value, &Value, &str, &mut FieldErrors),
     /// Warnings for the client.
     pub warnings: fn(&Value) -> Vec<String>,
-    /// The Table's columns between Name and Age, or all of them if the kind has its own order.
+    /// The Table's columns.
     pub columns: &'static [ColumnRow],
     /// The cells of a row.
     pub cells: fn(&Value) -> Vec<Value>,
@@ -40,22 +43,21 @@ pub struct Kind {
 pub const GENERIC: Kind = Kind {
     definition: "",
     default: |_| {},
+    keeps_status: false,
     prepare_create: |_| {},
     prepare_update: |_, _, _| {},
     validate: |_, _| {},
     validate_update: |_, _, _, _| {},
     warnings: |_| Vec::new(),
-    columns: &[("Name", "string", "name", 0), ("Age", "string", "", 0)],
-    cells: |object| vec![crate::table::name(object), crate::table::age(object)],
+    columns: GENERIC_COLUMNS,
+    cells: generic,
 };
-
-static KINDS: &[Kind] = &[];
 
 impl Kind {
     /// The functions of the kind with that schema.
     pub fn of(definition: &str) -> &'static Kind {
         static NONE: Kind = GENERIC;
-        KINDS.iter().find(|kind| kind.definition == definition).unwrap_or(&NONE)
+        table::KINDS.iter().find(|kind| kind.definition == definition).unwrap_or(&NONE)
     }
 
     /// The Table's columns.
@@ -86,7 +88,9 @@ impl Strategy for KindStrategy {
     }
 
     fn prepare_for_create(&self, object: &mut Value) {
-        clear_status(object);
+        if !self.kind.keeps_status {
+            clear_status(object);
+        }
         (self.kind.prepare_create)(object);
     }
 

@@ -4,6 +4,7 @@
 //! so that the API server, `kubectl`-like tools and tests can all stand on it.
 
 pub mod decode;
+pub mod defaults;
 pub mod field;
 pub mod kinds;
 pub mod meta;

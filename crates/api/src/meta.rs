@@ -57,8 +57,6 @@ pub fn fill_on_create(object: &mut Value) {
         for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
             meta.remove(field);
         }
-        // Indexing inserted nulls above where nothing was.
-        meta.retain(|_, value| !value.is_null());
     }
     meta["uid"] = coracle_clock::uuid().into();
     meta["creationTimestamp"] = coracle_clock::now_seconds().to_string().into();

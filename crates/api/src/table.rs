@@ -1,7 +1,103 @@
 //! What `kubectl get` prints: the cells of the server-side Table.
 
+mod core;
+mod pod;
+mod policy;
+mod workload;
+
 use jiff::Timestamp;
 use serde_json::Value;
+
+pub use core::*;
+pub use pod::*;
+pub use policy::*;
+pub use workload::*;
+
+/// A column: name, OpenAPI type, format, priority (1: with `-o wide` only).
+pub type ColumnRow = (&'static str, &'static str, &'static str, i32);
+
+const NAME: ColumnRow = ("Name", "string", "name", 0);
+const AGE: ColumnRow = ("Age", "string", "", 0);
+
+const fn text(name: &'static str) -> ColumnRow {
+    (name, "string", "", 0)
+}
+
+const fn wide(name: &'static str) -> ColumnRow {
+    (name, "string", "", 1)
+}
+
+const fn number(name: &'static str) -> ColumnRow {
+    (name, "integer", "", 0)
+}
+
+const fn flag(name: &'static str) -> ColumnRow {
+    (name, "boolean", "", 0)
+}
+
+/// Name and Age: the columns of a kind that has none of its own.
+pub const GENERIC_COLUMNS: &[ColumnRow] = &[NAME, AGE];
+
+/// The cells of a kind that has none of its own.
+pub fn generic(object: &Value) -> Vec<Value> {
+    vec![name(object), age(object)]
+}
+
+/// Name and creation time, for kinds that print the time itself.
+pub const CREATED_AT_COLUMNS: &[ColumnRow] = &[NAME, ("Created At", "date", "", 0)];
+
+/// The cells of [`CREATED_AT_COLUMNS`].
+pub fn created_at(object: &Value) -> Vec<Value> {
+    vec![name(object), object["metadata"]["creationTimestamp"].clone()]
+}
+
+/// The text at a path of keys; empty if there is none.
+fn str_at<'a>(object: &'a Value, path: &str) -> &'a str {
+    path.split('.').fold(object, |value, key| &value[key]).as_str().unwrap_or_default()
+}
+
+/// The number at a path of keys; 0 if there is none.
+fn int_at(object: &Value, path: &str) -> i64 {
+    path.split('.').fold(object, |value, key| &value[key]).as_i64().unwrap_or_default()
+}
+
+fn list<'a>(object: &'a Value, key: &str) -> &'a [Value] {
+    object[key].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// `text`, or `<none>` if it is empty.
+fn or_none(text: &str) -> &str {
+    if text.is_empty() { "<none>" } else { text }
+}
+
+/// Texts joined by commas, or `<none>`.
+fn joined<'a>(texts: impl IntoIterator<Item = &'a str>) -> Value {
+    or_none(&texts.into_iter().collect::<Vec<_>>().join(",")).into()
+}
+
+/// `a=b,c=d` of a map of labels, or `<none>`.
+fn labels(map: &Value) -> Value {
+    let texts: Vec<String> =
+        map.as_object().into_iter().flatten().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
+    joined(texts.iter().map(String::as_str))
+}
+
+/// A LabelSelector's text, or `<none>`.
+fn selector(value: &Value) -> Value {
+    let text = crate::selector::Selector::from_json(value).map(|s| s.to_string()).unwrap_or_default();
+    or_none(&text).into()
+}
+
+/// The names and the images of a template's containers.
+fn containers_and_images(pod_spec: &Value) -> (Value, Value) {
+    let of = |key: &str| list(pod_spec, "containers").iter().map(|c| str_at(c, key)).collect::<Vec<_>>().join(",");
+    (of("name").into(), of("image").into())
+}
+
+/// `translateTimestampSince` for a time that may be missing: then `<none>`.
+fn since_or_none(time: &Value) -> String {
+    if time.is_null() { "<none>".into() } else { since(time) }
+}
 
 /// `metadata.name`.
 pub fn name(object: &Value) -> Value {

@@ -11,6 +11,7 @@ use futures::future::try_join_all;
 
 use crate::archive::{ImageError, recipe_of};
 use crate::builder::Builder;
+use crate::embedded::{EMBEDDED, Embedded};
 use crate::progress::{Progress, Stage};
 use crate::recipe::{Recipe, recipe, recipes};
 
@@ -31,28 +32,68 @@ pub enum Policy {
     Rebuild,
 }
 
-/// What the engine has of a recipe.
+/// What we could make an image from.
+#[derive(Debug, Clone)]
+enum Source {
+    /// A recipe.
+    Recipe(Arc<Recipe>),
+    /// A program in this binary.
+    Embedded(&'static Embedded),
+}
+
+impl Source {
+    fn of(name: &str) -> Option<Source> {
+        let embedded = Embedded::find(name).map(Source::Embedded);
+        embedded.or_else(|| recipe(name).map(Arc::new).map(Source::Recipe))
+    }
+
+    fn hash(&self) -> String {
+        match self {
+            Source::Recipe(recipe) => recipe.hash.clone(),
+            Source::Embedded(embedded) => embedded.hash(),
+        }
+    }
+
+    async fn build(&self, docker: &Docker, builder: &Builder, progress: &Arc<dyn Progress>) -> Result<(), ImageError> {
+        match self {
+            Source::Recipe(recipe) => builder.build(docker, recipe, progress).await,
+            Source::Embedded(embedded) => embedded.load(docker).await,
+        }
+    }
+}
+
+/// What the engine has of an image that we could make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// No image of that name.
     Absent,
-    /// An image built from this recipe.
+    /// The image that we would make.
     Built,
-    /// An image built from the recipe as it once was.
+    /// An image that an earlier version of its recipe made.
     Outdated,
     /// An image of that name from elsewhere, such as a registry.
     Foreign,
 }
 
-/// A recipe and what the engine has of it.
-#[derive(Debug, Clone)]
+/// An image that we can make, and what the engine has of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// The recipe.
-    pub recipe: Recipe,
-    /// The state of its image.
+    /// The image's name.
+    pub image: String,
+    /// What it is, in a line.
+    pub about: String,
+    /// What the engine has.
     pub state: State,
     /// The image's size in bytes, if it is there.
     pub size: Option<u64>,
+}
+
+/// Whether and how we could make an image ourselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Makeable {
+    No,
+    FromPackages,
+    FromThisBinary,
 }
 
 /// What is to be done for one image.
@@ -64,17 +105,19 @@ enum Step {
     Pull,
 }
 
-/// Decides what to do for one image: `state` as the engine has it, `has_recipe` whether we could build it.
-fn decide(state: State, has_recipe: bool, policy: Policy) -> Step {
-    match (state, has_recipe, policy) {
-        (_, true, Policy::Rebuild) => Step::Build,
+/// Decides what to do for one image: `state` as the engine has it.
+fn decide(state: State, makeable: Makeable, policy: Policy) -> Step {
+    match (state, makeable, policy) {
+        (State::Absent, Makeable::No, _) => Step::Pull,
+        (_, Makeable::No, _) => Step::Use,
+        (_, _, Policy::Rebuild) => Step::Build,
         (State::Built | State::Foreign, ..) => Step::Use,
         // It was built here, so this is where its successor comes from.
-        (State::Outdated, true, _) => Step::Build,
-        (State::Outdated, false, _) => Step::Use,
-        (State::Absent, true, Policy::Build) => Step::Build,
-        (State::Absent, true, Policy::PullOrBuild) => Step::PullElseBuild,
-        (State::Absent, false, _) => Step::Pull,
+        (State::Outdated, ..) => Step::Build,
+        // No registry has these.
+        (State::Absent, Makeable::FromThisBinary, _) => Step::Build,
+        (State::Absent, Makeable::FromPackages, Policy::Build) => Step::Build,
+        (State::Absent, Makeable::FromPackages, Policy::PullOrBuild) => Step::PullElseBuild,
     }
 }
 
@@ -101,15 +144,15 @@ async fn ensure_image(
     progress: &Arc<dyn Progress>,
 ) -> Result<(), ImageError> {
     progress.report(name, Stage::Look, 0, 0);
-    let found = recipe(name).map(Arc::new);
-    let state = state_of(docker, name, found.as_deref()).await?;
-    match (decide(state, found.is_some(), policy), found) {
+    let source = Source::of(name);
+    let state = state_of(docker, name, source.as_ref()).await?;
+    match (decide(state, kind_of(source.as_ref()), policy), source) {
         (Step::Use, _) => {}
-        (Step::Build, Some(recipe)) => builder.build(docker, &recipe, progress).await?,
-        (Step::PullElseBuild, Some(recipe)) => {
+        (Step::Build, Some(source)) => source.build(docker, builder, progress).await?,
+        (Step::PullElseBuild, Some(source)) => {
             if let Err(error) = pull(docker, name, progress).await {
                 tracing::info!(name, %error, "no registry has it for us; building it");
-                builder.build(docker, &recipe, progress).await?;
+                source.build(docker, builder, progress).await?;
             }
         }
         (Step::Pull | Step::PullElseBuild | Step::Build, _) => pull(docker, name, progress).await?,
@@ -118,26 +161,36 @@ async fn ensure_image(
     Ok(())
 }
 
-/// Every recipe and what the engine has of it.
+/// Every image that we can make and what the engine has of it.
 pub async fn list(docker: &Docker) -> Result<Vec<Listed>, ImageError> {
+    let recipes = recipes().into_iter().map(|recipe| (recipe.image, recipe.about));
+    let embedded = EMBEDDED.iter().map(|embedded| (embedded.image.to_owned(), embedded.about.to_owned()));
     let mut listed = Vec::new();
-    for recipe in recipes() {
-        let state = state_of(docker, &recipe.image, Some(&recipe)).await?;
+    for (image, about) in recipes.chain(embedded) {
+        let state = state_of(docker, &image, Source::of(&image).as_ref()).await?;
         let size = match state {
             State::Absent => None,
-            _ => docker.inspect_image(&recipe.image).await?.size.map(|bytes| bytes.max(0) as u64),
+            _ => docker.inspect_image(&image).await?.size.map(|bytes| bytes.max(0) as u64),
         };
-        listed.push(Listed { recipe, state, size });
+        listed.push(Listed { image, about, state, size });
     }
     Ok(listed)
 }
 
-async fn state_of(docker: &Docker, name: &str, recipe: Option<&Recipe>) -> Result<State, ImageError> {
+fn kind_of(source: Option<&Source>) -> Makeable {
+    match source {
+        None => Makeable::No,
+        Some(Source::Recipe(_)) => Makeable::FromPackages,
+        Some(Source::Embedded(_)) => Makeable::FromThisBinary,
+    }
+}
+
+async fn state_of(docker: &Docker, name: &str, source: Option<&Source>) -> Result<State, ImageError> {
     let found = recipe_of(docker, name).await?;
-    Ok(match (found, recipe) {
+    Ok(match (found, source) {
         (None, _) => State::Absent,
         (Some(None), _) => State::Foreign,
-        (Some(Some(hash)), Some(recipe)) if hash != recipe.hash => State::Outdated,
+        (Some(Some(hash)), Some(source)) if hash != source.hash() => State::Outdated,
         (Some(Some(_)), _) => State::Built,
     })
 }
@@ -174,20 +227,22 @@ mod tests {
         use Policy::{Build, PullOrBuild, Rebuild};
         use State::{Absent, Built, Foreign, Outdated};
         let table = [
-            (Built, true, PullOrBuild, Step::Use),
-            (Foreign, true, PullOrBuild, Step::Use),
-            (Foreign, false, Build, Step::Use),
-            (Outdated, true, PullOrBuild, Step::Build),
-            (Absent, true, PullOrBuild, Step::PullElseBuild),
-            (Absent, true, Build, Step::Build),
-            (Absent, false, PullOrBuild, Step::Pull),
-            (Absent, false, Build, Step::Pull),
-            (Built, true, Rebuild, Step::Build),
-            (Foreign, true, Rebuild, Step::Build),
-            (Foreign, false, Rebuild, Step::Use),
+            (Built, Makeable::FromPackages, PullOrBuild, Step::Use),
+            (Foreign, Makeable::FromPackages, PullOrBuild, Step::Use),
+            (Foreign, Makeable::No, Build, Step::Use),
+            (Outdated, Makeable::FromPackages, PullOrBuild, Step::Build),
+            (Outdated, Makeable::FromThisBinary, PullOrBuild, Step::Build),
+            (Absent, Makeable::FromPackages, PullOrBuild, Step::PullElseBuild),
+            (Absent, Makeable::FromPackages, Build, Step::Build),
+            (Absent, Makeable::FromThisBinary, PullOrBuild, Step::Build),
+            (Absent, Makeable::No, PullOrBuild, Step::Pull),
+            (Absent, Makeable::No, Build, Step::Pull),
+            (Built, Makeable::FromPackages, Rebuild, Step::Build),
+            (Foreign, Makeable::FromPackages, Rebuild, Step::Build),
+            (Foreign, Makeable::No, Rebuild, Step::Use),
         ];
-        for (state, has_recipe, policy, expected) in table {
-            assert_eq!(decide(state, has_recipe, policy), expected, "{state:?} {has_recipe} {policy:?}");
+        for (state, makeable, policy, expected) in table {
+            assert_eq!(decide(state, makeable, policy), expected, "{state:?} {makeable:?} {policy:?}");
         }
     }
 }

@@ -19,16 +19,16 @@
 pub mod archive;
 pub mod builder;
 pub mod debian;
+pub mod embedded;
 pub mod engine;
 pub mod ensure;
-pub mod pause;
 pub mod progress;
 pub mod recipe;
 pub mod rootfs;
 
 pub use archive::ImageError;
+pub use embedded::{ECHO_IMAGE, PAUSE_IMAGE, ensure_pause};
 pub use engine::{EngineError, connect_engine, ensure_engine};
 pub use ensure::{Listed, Policy, State, ensure_images, list};
-pub use pause::{PAUSE_IMAGE, ensure_pause};
 pub use progress::{Progress, Silent, Stage};
 pub use recipe::{Recipe, recipe as recipe_for, recipes};

@@ -1,0 +1,74 @@
+//! The table of kinds that have code: one row each, what is left out is [`GENERIC`]'s.
+
+use super::{GENERIC, Kind, prepare};
+use crate::{defaults, table};
+
+#[rustfmt::skip]
+pub(super) static KINDS: &[Kind] = &[
+    Kind { definition: "io.k8s.api.core.v1.Pod", default: defaults::pod, prepare_create: prepare::pod, prepare_update: prepare::pod_update, columns: table::POD_COLUMNS, cells: table::pod, ..GENERIC },
+    Kind { definition: "io.k8s.api.core.v1.Service", default: defaults::service, columns: table::SERVICE_COLUMNS, cells: table::service, ..GENERIC },
+    Kind { definition: "io.k8s.api.core.v1.Node", keeps_status: true, columns: table::NODE_COLUMNS, cells: table::node, ..GENERIC },
+    Kind { definition: "io.k8s.api.core.v1.Namespace", default: defaults::namespace, prepare_create: prepare::namespace, prepare_update: prepare::namespace_update, columns: table::NAMESPACE_COLUMNS, cells: table::namespace, ..GENERIC },
+    Kind { definition: "io.k8s.api.core.v1.ConfigMap", columns: table::CONFIG_MAP_COLUMNS, cells: table::config_map, ..GENERIC },
+    Kind { definition: "io.k8s.api.core.v1.Secret", default: defaults::secret, columns: table::SECRET_COLUMNS, cells: table::secret, ..GENERIC },
+    Kind { definition: "io.k8s.api.core.v1.ServiceAccount", columns: table::SERVICE_ACCOUNT_COLUMNS, cells: table::service_account, ..GENERIC },
+    Kind { definition: "io.k8s.api.core.v1.Endpoints", default: defaults::endpoints, columns: table::ENDPOINTS_COLUMNS, cells: table::endpoints, ..GENERIC },
+    Kind { definition: "io.k8s.api.core.v1.Event", columns: table::EVENT_COLUMNS, cells: table::event, ..GENERIC },
+    Kind { definition: "io.k8s.api.core.v1.PersistentVolume", default: defaults::persistent_volume, prepare_create: prepare::pending, columns: table::PERSISTENT_VOLUME_COLUMNS, cells: table::persistent_volume, ..GENERIC },
+    Kind { definition: "io.k8s.api.core.v1.PersistentVolumeClaim", default: defaults::persistent_volume_claim, prepare_create: prepare::pending, columns: table::CLAIM_COLUMNS, cells: table::persistent_volume_claim, ..GENERIC },
+    Kind { definition: "io.k8s.api.core.v1.ReplicationController", default: defaults::replication_controller, columns: table::REPLICA_SET_COLUMNS, cells: table::replication_controller, ..GENERIC },
+    Kind { definition: "io.k8s.api.core.v1.ResourceQuota", columns: table::QUOTA_COLUMNS, cells: table::resource_quota, ..GENERIC },
+    Kind { definition: "io.k8s.api.core.v1.LimitRange", columns: table::CREATED_AT_COLUMNS, cells: table::created_at, ..GENERIC },
+    Kind { definition: "io.k8s.api.core.v1.PodTemplate", columns: table::POD_TEMPLATE_COLUMNS, cells: table::pod_template, ..GENERIC },
+    Kind { definition: "io.k8s.api.core.v1.ComponentStatus", columns: table::COMPONENT_STATUS_COLUMNS, cells: table::component_status, ..GENERIC },
+    Kind { definition: "io.k8s.api.apps.v1.Deployment", default: defaults::deployment, columns: table::DEPLOYMENT_COLUMNS, cells: table::deployment, ..GENERIC },
+    Kind { definition: "io.k8s.api.apps.v1.ReplicaSet", default: defaults::replica_set, columns: table::REPLICA_SET_COLUMNS, cells: table::replica_set, ..GENERIC },
+    Kind { definition: "io.k8s.api.apps.v1.StatefulSet", default: defaults::stateful_set, columns: table::STATEFUL_SET_COLUMNS, cells: table::stateful_set, ..GENERIC },
+    Kind { definition: "io.k8s.api.apps.v1.DaemonSet", default: defaults::daemon_set, columns: table::DAEMON_SET_COLUMNS, cells: table::daemon_set, ..GENERIC },
+    Kind { definition: "io.k8s.api.apps.v1.ControllerRevision", columns: table::CONTROLLER_REVISION_COLUMNS, cells: table::controller_revision, ..GENERIC },
+    Kind { definition: "io.k8s.api.batch.v1.Job", default: defaults::job, prepare_create: prepare::job, columns: table::JOB_COLUMNS, cells: table::job, ..GENERIC },
+    Kind { definition: "io.k8s.api.batch.v1.CronJob", default: defaults::cron_job, columns: table::CRON_JOB_COLUMNS, cells: table::cron_job, ..GENERIC },
+    Kind { definition: "io.k8s.api.discovery.v1.EndpointSlice", default: defaults::endpoint_slice, columns: table::ENDPOINT_SLICE_COLUMNS, cells: table::endpoint_slice, ..GENERIC },
+    Kind { definition: "io.k8s.api.events.v1.Event", columns: table::EVENT_COLUMNS, cells: table::event_v1, ..GENERIC },
+    Kind { definition: "io.k8s.api.rbac.v1.Role", columns: table::CREATED_AT_COLUMNS, cells: table::created_at, ..GENERIC },
+    Kind { definition: "io.k8s.api.rbac.v1.ClusterRole", columns: table::CREATED_AT_COLUMNS, cells: table::created_at, ..GENERIC },
+    Kind { definition: "io.k8s.api.rbac.v1.RoleBinding", default: defaults::role_binding, columns: table::BINDING_COLUMNS, cells: table::role_binding, ..GENERIC },
+    Kind { definition: "io.k8s.api.rbac.v1.ClusterRoleBinding", default: defaults::role_binding, columns: table::BINDING_COLUMNS, cells: table::role_binding, ..GENERIC },
+    Kind { definition: "io.k8s.api.storage.v1.StorageClass", default: defaults::storage_class, columns: table::STORAGE_CLASS_COLUMNS, cells: table::storage_class, ..GENERIC },
+    Kind { definition: "io.k8s.api.storage.v1.VolumeAttachment", columns: table::VOLUME_ATTACHMENT_COLUMNS, cells: table::volume_attachment, ..GENERIC },
+    Kind { definition: "io.k8s.api.storage.v1.CSINode", columns: table::CSI_NODE_COLUMNS, cells: table::csi_node, ..GENERIC },
+    Kind { definition: "io.k8s.api.coordination.v1.Lease", columns: table::LEASE_COLUMNS, cells: table::lease, ..GENERIC },
+    Kind { definition: "io.k8s.api.scheduling.v1.PriorityClass", default: defaults::priority_class, columns: table::PRIORITY_CLASS_COLUMNS, cells: table::priority_class, ..GENERIC },
+    Kind { definition: "io.k8s.api.node.v1.RuntimeClass", columns: table::RUNTIME_CLASS_COLUMNS, cells: table::runtime_class, ..GENERIC },
+    Kind { definition: "io.k8s.api.policy.v1.PodDisruptionBudget", columns: table::BUDGET_COLUMNS, cells: table::pod_disruption_budget, ..GENERIC },
+    Kind { definition: "io.k8s.api.autoscaling.v1.HorizontalPodAutoscaler", default: defaults::hpa_v1, columns: table::HPA_COLUMNS, cells: table::hpa_v1, ..GENERIC },
+    Kind { definition: "io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler", default: defaults::hpa_v2, columns: table::HPA_COLUMNS, cells: table::hpa_v2, ..GENERIC },
+    Kind { definition: "io.k8s.api.networking.v1.Ingress", columns: table::INGRESS_COLUMNS, cells: table::ingress, ..GENERIC },
+    Kind { definition: "io.k8s.api.networking.v1.IngressClass", default: defaults::ingress_class, columns: table::INGRESS_CLASS_COLUMNS, cells: table::ingress_class, ..GENERIC },
+    Kind { definition: "io.k8s.api.networking.v1.NetworkPolicy", default: defaults::network_policy, columns: table::NETWORK_POLICY_COLUMNS, cells: table::network_policy, ..GENERIC },
+    Kind { definition: "io.k8s.api.networking.v1.IPAddress", columns: table::IP_ADDRESS_COLUMNS, cells: table::ip_address, ..GENERIC },
+    Kind { definition: "io.k8s.api.networking.v1.ServiceCIDR", columns: table::SERVICE_CIDR_COLUMNS, cells: table::service_cidr, ..GENERIC },
+    Kind { definition: "io.k8s.api.certificates.v1.CertificateSigningRequest", prepare_update: prepare::certificate_update, columns: table::CSR_COLUMNS, cells: table::certificate_signing_request, ..GENERIC },
+    Kind { definition: "io.k8s.api.admissionregistration.v1.MutatingWebhookConfiguration", default: defaults::mutating_webhooks, columns: table::WEBHOOKS_COLUMNS, cells: table::webhooks, ..GENERIC },
+    Kind { definition: "io.k8s.api.admissionregistration.v1.ValidatingWebhookConfiguration", default: defaults::validating_webhooks, columns: table::WEBHOOKS_COLUMNS, cells: table::webhooks, ..GENERIC },
+    Kind { definition: "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicy", columns: table::ADMISSION_POLICY_COLUMNS, cells: table::admission_policy, ..GENERIC },
+    Kind { definition: "io.k8s.api.flowcontrol.v1.FlowSchema", columns: table::FLOW_SCHEMA_COLUMNS, cells: table::flow_schema, ..GENERIC },
+    Kind { definition: "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIService", columns: table::API_SERVICE_COLUMNS, cells: table::api_service, ..GENERIC },
+    Kind { definition: "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition", default: defaults::custom_resource_definition, columns: table::CREATED_AT_COLUMNS, cells: table::created_at, ..GENERIC },
+];
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::registry::builtin;
+
+    #[test]
+    fn every_row_is_a_resource_and_has_a_cell_for_each_column() {
+        for kind in KINDS {
+            assert!(builtin().iter().any(|r| r.definition == kind.definition), "{}", kind.definition);
+            assert_eq!((kind.cells)(&json!({})).len(), kind.columns.len(), "{}", kind.definition);
+        }
+    }
+}
