@@ -19,6 +19,7 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod table;
+pub mod validate;
 
 pub use field::{FieldError, FieldErrorKind, FieldErrors};
 pub use resource::{Column, Resource, Scope, Strategy, Subresource};

@@ -87,5 +87,10 @@ pub fn encode(object: &Value) -> Option<Vec<u8>> {
     Some(body)
 }
 
+/// Whether a text is a duration as Go prints it, such as `1h30m`.
+pub(crate) fn is_duration(text: &str) -> bool {
+    text == "0s" || read::duration_nanos(text) != 0
+}
+
 #[cfg(test)]
 mod tests;

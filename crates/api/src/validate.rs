@@ -1,0 +1,162 @@
+//! Validation: what is wrong with an object of a kind, field by field, in upstream's words.
+//!
+//! One function per kind, called with the object after defaulting; metadata is [`crate::meta`]'s. The `*_update`
+//! functions say what a change may not touch.
+
+mod apps;
+mod batch;
+mod container;
+mod core;
+mod pod;
+mod policy;
+mod rbac;
+mod service;
+mod volume;
+
+use serde_json::Value;
+
+use crate::field::FieldErrors;
+use crate::names::Problems;
+use crate::quantity::Quantity;
+
+pub use apps::{
+    daemon_set, deployment, replica_set, replication_controller, selector_update, stateful_set, stateful_set_update,
+};
+pub use batch::{cron_job, job, job_update};
+pub use core::{
+    config_map, config_map_update, endpoint_slice, endpoint_slice_update, endpoints, event, lease, node, node_update,
+    persistent_volume, persistent_volume_claim, persistent_volume_claim_update, persistent_volume_update,
+    resource_quota, secret, secret_update,
+};
+pub use pod::{pod, pod_template, pod_update};
+pub use policy::{
+    certificate_signing_request, custom_resource_definition, hpa, ingress, network_policy, pod_disruption_budget,
+    priority_class, priority_class_update, storage_class, storage_class_update,
+};
+pub use rbac::{cluster_role, cluster_role_binding, role, role_binding, role_binding_update};
+pub use service::{service, service_update};
+
+/// What may not be changed.
+pub(crate) const IMMUTABLE: &str = "field is immutable";
+
+pub(crate) fn text<'a>(object: &'a Value, key: &str) -> &'a str {
+    object[key].as_str().unwrap_or_default()
+}
+
+pub(crate) fn list<'a>(object: &'a Value, key: &str) -> &'a [Value] {
+    object[key].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Each item of a list with its path.
+pub(crate) fn each<'a>(object: &'a Value, path: &str, key: &str) -> impl Iterator<Item = (String, &'a Value)> {
+    let base = join(path, key);
+    list(object, key).iter().enumerate().map(move |(i, item)| (format!("{base}[{i}]"), item))
+}
+
+pub(crate) fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// One `Invalid` per problem.
+pub(crate) fn report(problems: Problems, path: &str, value: &str, errors: &mut FieldErrors) {
+    for problem in problems {
+        errors.invalid(path, value, problem);
+    }
+}
+
+/// A name that must be there and obey its grammar.
+pub(crate) fn required_name(
+    object: &Value,
+    path: &str,
+    key: &str,
+    check: fn(&str) -> Problems,
+    errors: &mut FieldErrors,
+) {
+    let (path, value) = (join(path, key), text(object, key));
+    if value.is_empty() {
+        errors.required(&path, "");
+    } else {
+        report(check(value), &path, value, errors);
+    }
+}
+
+/// A text that must be there.
+pub(crate) fn required(object: &Value, path: &str, key: &str, errors: &mut FieldErrors) {
+    if text(object, key).is_empty() {
+        errors.required(&join(path, key), "");
+    }
+}
+
+/// A text that, if it is there, is one of `allowed`.
+pub(crate) fn one_of(object: &Value, path: &str, key: &str, allowed: &[&str], errors: &mut FieldErrors) {
+    let value = text(object, key);
+    if !value.is_empty() && !allowed.contains(&value) {
+        errors.not_supported(&join(path, key), value, allowed);
+    }
+}
+
+/// A number that, if it is there, is not negative.
+pub(crate) fn not_negative(object: &Value, path: &str, key: &str, errors: &mut FieldErrors) {
+    if let Some(number) = object[key].as_i64().filter(|number| *number < 0) {
+        errors.invalid(&join(path, key), number, "must be greater than or equal to 0");
+    }
+}
+
+/// A field that must stay as it was.
+pub(crate) fn unchanged(new: &Value, old: &Value, path: &str, key: &str, errors: &mut FieldErrors) {
+    if new[key] != old[key] {
+        errors.invalid(&join(path, key), new[key].clone(), IMMUTABLE);
+    }
+}
+
+/// A quantity; malformed ones do not come this far.
+pub(crate) fn quantity(value: &Value) -> Quantity {
+    Quantity::from_json(value).unwrap_or_default()
+}
+
+/// A LabelSelector.
+pub(crate) fn label_selector(selector: &Value, path: &str, errors: &mut FieldErrors) {
+    crate::meta::validate_labels(&selector["matchLabels"], &join(path, "matchLabels"), errors);
+    for (path, expression) in each(selector, path, "matchExpressions") {
+        let values = list(expression, "values");
+        match text(expression, "operator") {
+            "In" | "NotIn" if values.is_empty() => {
+                errors.required(&join(&path, "values"), "must be specified when `operator` is 'In' or 'NotIn'");
+            }
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
+                let why = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
+                errors.forbidden(&join(&path, "values"), why);
+            }
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            other => errors.invalid(&join(&path, "operator"), other, "not a valid selector operator"),
+        }
+        let key = text(expression, "key");
+        report(crate::names::check_qualified_name(key), &join(&path, "key"), key, errors);
+    }
+}
+
+/// An IntOrString that must be a number ≥ 0 or a percentage.
+pub(crate) fn count_or_percent(object: &Value, path: &str, key: &str, errors: &mut FieldErrors) {
+    let path = join(path, key);
+    match &object[key] {
+        Value::String(text) => {
+            let digits = text.strip_suffix('%').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+            if !digits {
+                let why = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or \
+                           '93%', regex used for validation is '[0-9]+%')";
+                errors.invalid(&path, text.as_str(), why);
+            }
+        }
+        Value::Number(number) if number.as_i64().is_some_and(|n| n < 0) => {
+            errors.invalid(&path, object[key].clone(), "must be greater than or equal to 0");
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+pub(crate) fn errors_of(validate: fn(&Value, &mut FieldErrors), object: &Value) -> Vec<String> {
+    let mut errors = FieldErrors::default();
+    validate(object, &mut errors);
+    errors.0.iter().map(ToString::to_string).collect()
+}
