@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use coracle_kubelet::runtime::docker::DockerRuntime;
 use coracle_kubelet::runtime::{
-    ContainerEventKind, ContainerFilter, ContainerState, EnvVar, ExecOptions, LogOptions, Mount, OutputStream, Runtime,
-    RuntimeError, SandboxFilter, SandboxState, SecurityContext, TerminalSize,
+    ContainerEventKind, ContainerFilter, ContainerState, EnvVar, ExecOptions, LogOptions, Mount, MountPropagation,
+    OutputStream, Runtime, RuntimeError, SandboxFilter, SandboxState, SecurityContext, TerminalSize,
 };
 use futures::{StreamExt, TryStreamExt};
 use support::{IMAGE, World};
@@ -53,6 +53,8 @@ async fn a_pod_lives_and_is_adopted_and_goes_away() {
     config.mounts = vec![Mount {
         host_path: hosts.path().to_str().unwrap().into(),
         container_path: "/etc/hosts".into(),
+        // Where mounts cannot travel this is taken for private.
+        propagation: MountPropagation::HostToContainer,
         ..Default::default()
     }];
     let container = world.runtime.create_container(&sandbox, &config).await.unwrap();
@@ -184,8 +186,11 @@ async fn commands_run_with_their_streams_and_exit_codes() {
 
     let output = world.runtime.exec_sync(&id, &sh("echo out; echo err >&2; exit 4"), None).await.unwrap();
     assert_eq!((output.stdout, output.stderr, output.exit_code), (b"out\n".to_vec(), b"err\n".to_vec(), 4));
-    let late = world.runtime.exec_sync(&id, &sh("sleep 5"), Some(Duration::from_millis(500))).await;
+    // What takes too long is killed: here before it can leave a trace.
+    let late = world.runtime.exec_sync(&id, &sh("sleep 2; echo > /late"), Some(Duration::from_millis(500))).await;
     assert!(matches!(late, Err(RuntimeError::Timeout(_))), "{late:?}");
+    let trace = world.runtime.exec_sync(&id, &sh("sleep 3; test ! -e /late"), None).await.unwrap();
+    assert_eq!(trace.exit_code, 0);
     let missing = world.runtime.exec_sync(&id, &["no-such-program".into()], None).await.unwrap();
     assert_ne!(missing.exit_code, 0);
 

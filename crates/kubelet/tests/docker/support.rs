@@ -4,9 +4,8 @@ use std::path::Path;
 use std::process::Command;
 
 use bollard::Docker;
-use bollard::query_parameters::{CreateImageOptions, ListContainersOptions, RemoveContainerOptions};
+use bollard::query_parameters::CreateImageOptions;
 use bytes::Bytes;
-use coracle_kubelet::runtime::docker::labels::CLUSTER;
 use coracle_kubelet::runtime::docker::{DockerConfig, DockerRuntime, NetworkConfig};
 use coracle_kubelet::runtime::{ContainerConfig, PodRef, Runtime, SandboxConfig};
 use futures::TryStreamExt;
@@ -19,7 +18,6 @@ const TOOLS: [&str; 6] = ["sh", "cat", "sleep", "stty", "tail", "id"];
 pub struct World {
     pub runtime: DockerRuntime,
     pub config: DockerConfig,
-    docker: Docker,
 }
 
 impl World {
@@ -47,7 +45,7 @@ impl World {
         };
         let id = runtime.ensure_network(&network).await.unwrap();
         assert_eq!(runtime.ensure_network(&network).await.unwrap(), id, "asking twice makes one network");
-        Some(World { runtime, config, docker })
+        Some(World { runtime, config })
     }
 
     /// A pod of the default namespace.
@@ -92,13 +90,7 @@ impl World {
 
     /// Removes everything that belongs to this world's cluster.
     pub async fn clean_up(self) {
-        let filters = [("label".to_string(), vec![format!("{CLUSTER}={}", self.config.cluster_id)])];
-        let options = ListContainersOptions { all: true, filters: Some(filters.into()), ..Default::default() };
-        for container in self.docker.list_containers(Some(options)).await.unwrap() {
-            let force = RemoveContainerOptions { force: true, v: true, ..Default::default() };
-            let _ = self.docker.remove_container(&container.id.unwrap(), Some(force)).await;
-        }
-        self.runtime.remove_network(&self.config.network).await.unwrap();
+        self.runtime.remove_cluster().await.unwrap();
     }
 }
 

@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ContainerUpdateBody, HostConfig, HostConfigLogConfig,
-    Mount as DockerMount, MountBindOptions, MountBindOptionsPropagationEnum, MountType,
+    Mount as DockerMount,
 };
 use bollard::query_parameters::StopContainerOptions;
 use jiff::Timestamp;
 
 use super::error::{ignore, refusal, translate};
 use super::labels::{self, Identity};
-use super::{DockerConfig, DockerRuntime};
+use super::{DockerConfig, DockerRuntime, mount};
 use crate::runtime::{
-    ContainerConfig, ContainerFilter, ContainerState, ContainerStatus, ImageUser, Mount, MountPropagation, Resources,
-    Result, RuntimeError, Seccomp, SecurityContext,
+    ContainerConfig, ContainerFilter, ContainerState, ContainerStatus, ImageUser, Resources, Result, RuntimeError,
+    Seccomp, SecurityContext,
 };
 
 /// What a container's status shows when its process could not be started, as containerd reports it.
@@ -31,7 +31,7 @@ impl DockerRuntime {
         let sandbox_host = sandbox.host_config.unwrap_or_default();
         let host_ipc = sandbox_host.ipc_mode.as_deref() == Some("host");
 
-        let mut body = create_body(&self.config, sandbox_id, host_ipc, config);
+        let mut body = create_body(&self.config, sandbox_id, host_ipc, config, mount::mounts(&config.mounts).await);
         body.user = self.user(&config.image, &config.security).await?;
         body.labels = Some(self.owner.container_labels(sandbox_id, config).into_iter().collect());
         if let Some(host) = &mut body.host_config {
@@ -144,6 +144,7 @@ fn create_body(
     sandbox_id: &str,
     host_ipc: bool,
     config: &ContainerConfig,
+    mounts: Vec<DockerMount>,
 ) -> ContainerCreateBody {
     let sandbox = format!("container:{sandbox_id}");
     let pid_mode = match &config.target_container {
@@ -158,7 +159,7 @@ fn create_body(
         network_mode: Some(sandbox.clone()),
         ipc_mode: Some(if host_ipc { "host".into() } else { sandbox }),
         pid_mode,
-        mounts: Some(config.mounts.iter().map(mount).collect()),
+        mounts: Some(mounts),
         log_config: Some(HostConfigLogConfig {
             typ: Some("json-file".into()),
             config: Some(log_options.into_iter().map(|(name, value)| (name.to_string(), value)).collect()),
@@ -183,22 +184,6 @@ fn create_body(
         stdin_once: Some(config.stdin_once),
         stop_signal: config.stop_signal.clone(),
         host_config: Some(host),
-        ..Default::default()
-    }
-}
-
-fn mount(mount: &Mount) -> DockerMount {
-    let propagation = match mount.propagation {
-        MountPropagation::Private => MountBindOptionsPropagationEnum::RPRIVATE,
-        MountPropagation::HostToContainer => MountBindOptionsPropagationEnum::RSLAVE,
-        MountPropagation::Bidirectional => MountBindOptionsPropagationEnum::RSHARED,
-    };
-    DockerMount {
-        typ: Some(MountType::BIND),
-        source: Some(mount.host_path.clone()),
-        target: Some(mount.container_path.clone()),
-        read_only: Some(mount.read_only),
-        bind_options: Some(MountBindOptions { propagation: Some(propagation), ..Default::default() }),
         ..Default::default()
     }
 }
@@ -330,7 +315,7 @@ mod tests {
     fn a_container_joins_the_namespaces_of_its_sandbox() {
         let runtime = DockerConfig::new("c", "n", "net", "pause");
         let config = ContainerConfig { share_pid: true, ..Default::default() };
-        let host = create_body(&runtime, "s1", false, &config).host_config.unwrap();
+        let host = create_body(&runtime, "s1", false, &config, Vec::new()).host_config.unwrap();
         assert_eq!(host.network_mode.as_deref(), Some("container:s1"));
         assert_eq!(host.ipc_mode.as_deref(), Some("container:s1"));
         assert_eq!(host.pid_mode.as_deref(), Some("container:s1"));
@@ -340,7 +325,7 @@ mod tests {
     fn an_ephemeral_container_joins_the_processes_of_its_target() {
         let runtime = DockerConfig::new("c", "n", "net", "pause");
         let config = ContainerConfig { target_container: Some("c2".into()), share_pid: true, ..Default::default() };
-        let host = create_body(&runtime, "s1", true, &config).host_config.unwrap();
+        let host = create_body(&runtime, "s1", true, &config, Vec::new()).host_config.unwrap();
         assert_eq!(host.pid_mode.as_deref(), Some("container:c2"));
         assert_eq!(host.ipc_mode.as_deref(), Some("host"));
     }

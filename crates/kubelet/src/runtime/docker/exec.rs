@@ -8,6 +8,7 @@ use bollard::exec::{CreateExecOptions, ResizeExecOptions, StartExecOptions, Star
 use bollard::query_parameters::{AttachContainerOptions, ResizeContainerTTYOptions, WaitContainerOptions};
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::mpsc;
 
 use super::DockerRuntime;
@@ -32,8 +33,8 @@ impl DockerRuntime {
         timeout: Option<Duration>,
     ) -> Result<ExecOutput> {
         let options = ExecOptions { command: command.to_vec(), stdout: true, stderr: true, ..Default::default() };
+        let (exec_id, mut session) = self.start_exec(container_id, &options).await?;
         let run = async {
-            let mut session = self.exec_impl(container_id, &options).await?;
             let mut output = ExecOutput::default();
             while let Some(chunk) = session.output.try_next().await? {
                 match chunk.stream {
@@ -44,13 +45,36 @@ impl DockerRuntime {
             output.exit_code = session.exit_code.await?;
             Ok(output)
         };
-        match timeout {
-            Some(limit) => coracle_clock::timeout(limit, run).await.unwrap_or(Err(RuntimeError::Timeout(limit))),
-            None => run.await,
+        let Some(limit) = timeout else { return run.await };
+        match coracle_clock::timeout(limit, run).await {
+            Ok(output) => output,
+            Err(_) => {
+                self.kill_exec(container_id, &exec_id).await;
+                Err(RuntimeError::Timeout(limit))
+            }
+        }
+    }
+
+    /// Kills a command as far as that is possible: Docker has no call for it, so its process is killed from here when
+    /// it runs on this machine, which the control group it is in proves.
+    async fn kill_exec(&self, container_id: &str, exec_id: &str) {
+        let Ok(exec) = self.docker.inspect_exec(exec_id).await else { return };
+        let pid = exec.pid.filter(|_| exec.running == Some(true)).and_then(|pid| i32::try_from(pid).ok());
+        let Some(pid) = pid.and_then(Pid::from_raw) else { return };
+        let groups = tokio::fs::read_to_string(format!("/proc/{pid}/cgroup")).await.unwrap_or_default();
+        if !groups.contains(container_id) {
+            return;
+        }
+        if let Err(error) = kill_process(pid, Signal::KILL) {
+            tracing::debug!(%error, "could not kill a command that took too long");
         }
     }
 
     pub(super) async fn exec_impl(&self, container_id: &str, options: &ExecOptions) -> Result<Session> {
+        Ok(self.start_exec(container_id, options).await?.1)
+    }
+
+    async fn start_exec(&self, container_id: &str, options: &ExecOptions) -> Result<(String, Session)> {
         let create = CreateExecOptions {
             attach_stdin: Some(options.stdin),
             attach_stdout: Some(options.stdout),
@@ -81,11 +105,11 @@ impl DockerRuntime {
                 async move { docker.resize_exec(&exec_id, options).await }
             });
         }
-        let docker = self.docker.clone();
+        let (docker, id) = (self.docker.clone(), exec_id.clone());
         let exit_code = async move {
             // The output may end a moment before the engine has noted the exit.
             loop {
-                let exec = docker.inspect_exec(&exec_id).await.map_err(|error| translate(&exec_id, error))?;
+                let exec = docker.inspect_exec(&id).await.map_err(|error| translate(&id, error))?;
                 match exec.exit_code {
                     Some(code) if exec.running != Some(true) => return Ok(code.try_into().unwrap_or(-1)),
                     _ => coracle_clock::sleep(POLL_INTERVAL).await,
@@ -93,7 +117,7 @@ impl DockerRuntime {
             }
         };
         let stdin = options.stdin.then_some(input);
-        Ok(Session { stdin, output: chunks(output), resize, exit_code: exit_code.boxed() })
+        Ok((exec_id, Session { stdin, output: chunks(output), resize, exit_code: exit_code.boxed() }))
     }
 
     pub(super) async fn attach_impl(&self, container_id: &str, options: &ExecOptions) -> Result<Session> {

@@ -1,8 +1,10 @@
 //! Images: looked up, pulled, listed and removed.
 
+use bollard::BollardRequest;
 use bollard::auth::DockerCredentials;
 use bollard::query_parameters::{CreateImageOptions, ListImagesOptions, RemoveImageOptions};
 use futures::TryStreamExt;
+use http::{HeaderName, HeaderValue};
 
 use super::DockerRuntime;
 use super::error::{refusal, translate};
@@ -18,7 +20,8 @@ impl DockerRuntime {
             serveraddress: Some(auth.server.clone()).filter(|server| !server.is_empty()),
             ..Default::default()
         });
-        let progress = self.patient.create_image(Some(options), None, credentials);
+        let docker = self.patient.clone().with_request_modifier(url_safe_auth);
+        let progress = docker.create_image(Some(options), None, credentials);
         let pulled = progress.try_for_each(|_| async { Ok(()) }).await;
         pulled.map_err(|error| match translate(&reference, error) {
             down @ RuntimeError::EngineDown(_) => down,
@@ -90,6 +93,23 @@ impl DockerRuntime {
         }
         name
     }
+}
+
+/// Engines decode credentials from the URL-safe form of base64; the client library writes the other.
+fn url_safe_auth(mut request: BollardRequest) -> BollardRequest {
+    const REGISTRY_AUTH: HeaderName = HeaderName::from_static("x-registry-auth");
+    if let Some(auth) = request.headers_mut().get_mut(REGISTRY_AUTH) {
+        let url_safe = |byte: &u8| match byte {
+            b'+' => b'-',
+            b'/' => b'_',
+            other => *other,
+        };
+        let bytes: Vec<u8> = auth.as_bytes().iter().map(url_safe).collect();
+        if let Ok(value) = HeaderValue::from_bytes(&bytes) {
+            *auth = value;
+        }
+    }
+    request
 }
 
 fn is_id(image: &str) -> bool {

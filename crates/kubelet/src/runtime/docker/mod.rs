@@ -12,6 +12,7 @@
 //! containers), privileged containers and protection from the out-of-memory killer are degraded with a warning
 //! instead of refused.
 
+mod cluster;
 mod container;
 mod error;
 mod events;
@@ -19,6 +20,7 @@ mod exec;
 mod image;
 pub mod labels;
 mod logs;
+mod mount;
 mod network;
 mod port_forward;
 mod rights;
