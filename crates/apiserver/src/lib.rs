@@ -7,6 +7,7 @@
 
 pub mod admission;
 pub mod allocate;
+pub mod assembly;
 pub mod auth;
 pub mod body;
 pub mod bootstrap;

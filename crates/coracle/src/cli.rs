@@ -1,0 +1,410 @@
+//! The command line. The help texts are meant to be read: they are the first lesson.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A Kubernetes you can carry: a whole cluster in one binary, with real containers in Docker.
+///
+/// Begin with `coracle demo`: it brings up a cluster with WordPress and MySQL and says what to try.
+/// Then point kubectl at it: export KUBECONFIG=$(coracle kubeconfig --path)
+#[derive(Debug, Parser)]
+#[command(name = "coracle", version, max_term_width = 100, propagate_version = true)]
+pub struct Cli {
+    /// Where the cluster lives: store, certificates, volumes, logs. One cluster per directory.
+    #[arg(long, global = true, value_name = "DIR", env = "CORACLE_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// Say more: -v for what happens, -vv for why (RUST_LOG picks in detail).
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands, in the order in which they are met.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Bring up WordPress and MySQL, from nothing, and say what to try.
+    ///
+    /// Makes sure that a Docker engine answers (on Debian and Ubuntu, as root, it installs one), gets the
+    /// images (those there are; else from a registry; else built from Debian packages), starts a cluster,
+    /// applies examples/wordpress-mysql and waits until WordPress answers. Run again, it goes on where it was.
+    Demo(Demo),
+    /// Start a cluster: API server, store, controllers, scheduler, nodes, proxy and DNS in one process.
+    ///
+    /// State in the data directory survives `down` and `up`, and also `kill -9`: containers run on
+    /// meanwhile and are adopted, not restarted.
+    Up(Up),
+    /// Stop the cluster and its containers; keep its state.
+    Down(Down),
+    /// Say whether the cluster runs, and how it is.
+    Status,
+    /// Print the kubeconfig, or merge it into yours.
+    Kubeconfig(Kubeconfig),
+    /// Container images: what there is, and building them from Debian packages.
+    Images(Images),
+    /// Print the log of a cluster that runs in the background.
+    Logs(Logs),
+    /// Make sure that a Docker engine answers, and do nothing else.
+    Setup,
+    /// Print a completion script, such as: source <(coracle completions bash)
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Measure: starting, pods beside plain Docker, memory and idle CPU.
+    Bench(Bench),
+    /// Run the API server alone (kube-apiserver): REST in front of the store.
+    Apiserver(Apiserver),
+    /// Run the controllers alone (kube-controller-manager), against any Kubernetes API server.
+    ControllerManager(ControllerManager),
+    /// Run the scheduler alone (kube-scheduler), against any Kubernetes API server.
+    Scheduler(Scheduler),
+    /// Run one node's kubelet alone, against any Kubernetes API server.
+    Kubelet(Kubelet),
+    /// Run the service proxy alone (kube-proxy), against any Kubernetes API server.
+    Proxy(Proxy),
+}
+
+/// `coracle demo`.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Leave the cluster running and exit once WordPress answers.
+    #[arg(long)]
+    pub exit: bool,
+    /// How the cluster is started, if it does not run yet.
+    #[command(flatten)]
+    pub cluster: ClusterShape,
+}
+
+/// What a cluster is made with.
+#[derive(Clone, Debug, Args)]
+pub struct ClusterShape {
+    /// How many nodes; kept from the last start unless given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=32))]
+    pub nodes: Option<u8>,
+    /// The API server's port on 127.0.0.1; kept from the last start unless given.
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+}
+
+/// `coracle up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Run in the background; return when the nodes are ready.
+    #[arg(long, short)]
+    pub detach: bool,
+    /// What the cluster is made with.
+    #[command(flatten)]
+    pub cluster: ClusterShape,
+}
+
+/// `coracle down`.
+#[derive(Debug, Args)]
+pub struct Down {
+    /// Remove the data directory too: all objects, all volumes.
+    #[arg(long)]
+    pub purge: bool,
+}
+
+/// `coracle kubeconfig`.
+#[derive(Debug, Args)]
+pub struct Kubeconfig {
+    /// Print the file's path instead of its contents.
+    #[arg(long, conflicts_with = "merge")]
+    pub path: bool,
+    /// Add cluster, user and context `coracle` to ~/.kube/config (or $KUBECONFIG); everything else in it stays.
+    #[arg(long)]
+    pub merge: bool,
+}
+
+/// `coracle images`.
+#[derive(Debug, Args)]
+pub struct Images {
+    /// What to do with images.
+    #[command(subcommand)]
+    pub command: ImagesCommand,
+}
+
+/// What to do with images.
+#[derive(Debug, Subcommand)]
+pub enum ImagesCommand {
+    /// The images Coracle can build, and what the engine has of them.
+    List,
+    /// Build images from Debian packages, without any registry.
+    Build {
+        /// Which; all of them if none is named.
+        names: Vec<String>,
+        /// Build anew what is already there.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// `coracle logs`.
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// Only this component's lines.
+    pub component: Option<Component>,
+    /// Go on as lines come.
+    #[arg(long, short)]
+    pub follow: bool,
+}
+
+/// A component of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Component {
+    /// The API server.
+    Apiserver,
+    /// The store.
+    Store,
+    /// The controllers.
+    ControllerManager,
+    /// The scheduler.
+    Scheduler,
+    /// The nodes.
+    Kubelet,
+    /// The service proxy.
+    Proxy,
+    /// The cluster's DNS.
+    Dns,
+}
+
+/// `coracle bench`.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// What to measure.
+    pub what: BenchKind,
+    /// How often.
+    #[arg(long, default_value_t = 5)]
+    pub runs: usize,
+}
+
+/// What to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BenchKind {
+    /// From an empty data directory to ready nodes, and again on the data that is there.
+    Startup,
+    /// Pods' start beside `docker run` of the same containers.
+    Pods,
+    /// An idle cluster's memory and CPU.
+    Memory,
+}
+
+/// How a component reaches the API server.
+#[derive(Clone, Debug, Args)]
+pub struct ClientFlags {
+    /// The kubeconfig by which the API server is reached.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: PathBuf,
+    /// Take part in leader election, so that one of several instances is active.
+    #[arg(long, default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub leader_elect: bool,
+}
+
+/// `coracle apiserver`. Flags that upstream has too are named as upstream names them.
+#[derive(Debug, Args)]
+pub struct Apiserver {
+    /// The address to listen on.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub bind_address: IpAddr,
+    /// The port to listen on with TLS.
+    #[arg(long, default_value_t = 6443)]
+    pub secure_port: u16,
+    /// The address by which pods reach this server.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub advertise_address: Ipv4Addr,
+    /// Where the certificates lie or are made (default: pki in the data directory).
+    #[arg(long, value_name = "DIR")]
+    pub cert_dir: Option<PathBuf>,
+    /// The certificate to show to clients.
+    #[arg(long, value_name = "FILE", requires = "tls_private_key_file")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// Its private key.
+    #[arg(long, value_name = "FILE", requires = "tls_cert_file")]
+    pub tls_private_key_file: Option<PathBuf>,
+    /// The authority whose client certificates are taken (default: the cluster's own).
+    #[arg(long, value_name = "FILE")]
+    pub client_ca_file: Option<PathBuf>,
+    /// Static tokens: a CSV file of token,user,uid,"group1,group2".
+    #[arg(long, value_name = "FILE")]
+    pub token_auth_file: Option<PathBuf>,
+    /// The key that signs and verifies ServiceAccount tokens (default: the cluster's own).
+    #[arg(long, value_name = "FILE")]
+    pub service_account_key_file: Option<PathBuf>,
+    /// Who decides, in order.
+    #[arg(long, value_delimiter = ',', default_value = "Node,RBAC")]
+    pub authorization_mode: Vec<AuthorizationMode>,
+    /// Whether requests without credentials are taken as system:anonymous.
+    #[arg(long, default_value_t = true, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub anonymous_auth: bool,
+    /// The range of Services' cluster IPs.
+    #[arg(long, default_value = "10.96.0.0/16")]
+    pub service_cluster_ip_range: String,
+    /// The range of node ports.
+    #[arg(long, default_value = "30000-32767")]
+    pub service_node_port_range: String,
+    /// Admission plugins to run besides the default ones.
+    #[arg(long, value_delimiter = ',')]
+    pub enable_admission_plugins: Vec<String>,
+    /// Admission plugins not to run.
+    #[arg(long, value_delimiter = ',')]
+    pub disable_admission_plugins: Vec<String>,
+    /// Where objects are kept: sled:DIR, or memory (gone when the server ends).
+    #[arg(long, value_name = "STORE")]
+    pub store: Option<String>,
+}
+
+/// An authorization mode, by upstream's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AuthorizationMode {
+    /// Everybody may do everything.
+    #[value(name = "AlwaysAllow")]
+    AlwaysAllow,
+    /// What kubelets need for the pods on their node.
+    #[value(name = "Node")]
+    Node,
+    /// What Roles and their bindings permit.
+    #[value(name = "RBAC")]
+    Rbac,
+}
+
+/// `coracle controller-manager`.
+#[derive(Debug, Args)]
+pub struct ControllerManager {
+    /// How the API server is reached.
+    #[command(flatten)]
+    pub client: ClientFlags,
+    /// Which controllers run: * for those on by default, name or -name for one.
+    #[arg(long, value_delimiter = ',', default_value = "*")]
+    pub controllers: Vec<String>,
+    /// The authority published to each namespace, for pods to trust the API server (default: the kubeconfig's).
+    #[arg(long, value_name = "FILE")]
+    pub root_ca_file: Option<PathBuf>,
+    /// The authority that signs certificate requests.
+    #[arg(long, value_name = "FILE", requires = "cluster_signing_key_file")]
+    pub cluster_signing_cert_file: Option<PathBuf>,
+    /// Its private key.
+    #[arg(long, value_name = "FILE", requires = "cluster_signing_cert_file")]
+    pub cluster_signing_key_file: Option<PathBuf>,
+    /// How long a node may be silent before it counts as unreachable, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 50)]
+    pub node_monitor_grace_period: u64,
+    /// Where provisioned volumes lie (default: volumes in the data directory).
+    #[arg(long, value_name = "DIR")]
+    pub volume_dir: Option<PathBuf>,
+    /// The addresses for Services of type LoadBalancer.
+    #[arg(long, value_name = "CIDR", default_value = "10.112.0.0/24")]
+    pub load_balancer_ip_range: String,
+}
+
+/// `coracle scheduler`.
+#[derive(Debug, Args)]
+pub struct Scheduler {
+    /// How the API server is reached.
+    #[command(flatten)]
+    pub client: ClientFlags,
+    /// Only pods with this spec.schedulerName are scheduled.
+    #[arg(long, default_value = "default-scheduler")]
+    pub scheduler_name: String,
+}
+
+/// `coracle kubelet`.
+#[derive(Debug, Args)]
+pub struct Kubelet {
+    /// The kubeconfig by which the API server is reached.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: PathBuf,
+    /// The node's name (default: the host's).
+    #[arg(long)]
+    pub hostname_override: Option<String>,
+    /// The node's address.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub node_ip: IpAddr,
+    /// The addresses of this node's pods.
+    #[arg(long, default_value = "10.244.1.0/24")]
+    pub pod_cidr: String,
+    /// The addresses of all pods: the Docker network they share.
+    #[arg(long, default_value = "10.244.0.0/16")]
+    pub cluster_cidr: String,
+    /// The Docker network of the pods; made if it is not there.
+    #[arg(long, default_value = "coracle")]
+    pub network: String,
+    /// Where pods' files lie (default: the data directory).
+    #[arg(long, value_name = "DIR")]
+    pub root_dir: Option<PathBuf>,
+    /// The cluster's DNS server.
+    #[arg(long, value_delimiter = ',', default_value = "10.96.0.10")]
+    pub cluster_dns: Vec<String>,
+    /// The cluster's domain.
+    #[arg(long, default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// Labels of the node.
+    #[arg(long, value_delimiter = ',', value_name = "KEY=VALUE")]
+    pub node_labels: Vec<String>,
+    /// Greatest number of pods.
+    #[arg(long, default_value_t = 110)]
+    pub max_pods: u32,
+    /// The port of the kubelet's own server.
+    #[arg(long, default_value_t = 10250)]
+    pub port: u16,
+    /// The authority whose client certificates the server takes.
+    #[arg(long, value_name = "FILE")]
+    pub client_ca_file: Option<PathBuf>,
+    /// The certificate the server shows.
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// Its private key.
+    #[arg(long, value_name = "FILE")]
+    pub tls_private_key_file: Option<PathBuf>,
+    /// Who runs containers: docker, or simulated (pods play by rules, nothing runs).
+    #[arg(long, default_value = "docker")]
+    pub container_runtime: ContainerRuntime,
+}
+
+/// Who runs containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ContainerRuntime {
+    /// A Docker engine.
+    Docker,
+    /// Nobody: pods play by rules.
+    Simulated,
+}
+
+/// `coracle proxy`.
+#[derive(Debug, Args)]
+pub struct Proxy {
+    /// The kubeconfig by which the API server is reached.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: PathBuf,
+    /// The nodes served from this host (default: all).
+    #[arg(long, value_delimiter = ',')]
+    pub hostname_override: Vec<String>,
+    /// The addresses of all pods.
+    #[arg(long, default_value = "10.244.0.0/16")]
+    pub cluster_cidr: String,
+    /// The ranges of Service addresses that are routed to the pods' bridge.
+    #[arg(long, value_delimiter = ',', default_value = "10.96.0.0/16,10.112.0.0/24")]
+    pub service_ranges: Vec<String>,
+    /// The pods' bridge.
+    #[arg(long, default_value = "coracle0")]
+    pub bridge: String,
+    /// How Services are served.
+    #[arg(long, default_value = "auto")]
+    pub proxy_mode: ProxyMode,
+}
+
+/// How Services are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProxyMode {
+    /// nftables where it may be used, else user space.
+    Auto,
+    /// By the kernel.
+    Nftables,
+    /// NodePorts and load balancers only.
+    Userspace,
+}

@@ -1,0 +1,49 @@
+//! The control plane's front: the API server on its store, behind TLS.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use coracle_apiserver::ApiServer;
+use coracle_apiserver::assembly::{Options, assemble};
+use coracle_apiserver::auth::jwt::TokenKey;
+use coracle_apiserver::pki::Pki;
+use coracle_apiserver::serve;
+use coracle_store::SharedStore;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::data_dir::ClusterConfig;
+
+/// An assembled API server.
+#[derive(Debug)]
+pub struct ControlPlane {
+    /// The server.
+    pub api: Arc<ApiServer>,
+}
+
+impl ControlPlane {
+    /// Puts the API server together and makes sure that the cluster's first objects are there.
+    pub async fn assemble(store: SharedStore, config: &ClusterConfig, pki: &Pki) -> anyhow::Result<Self> {
+        let key = TokenKey::from_pem(pki.service_account_key())?;
+        let mut options = Options::new(config.service_cidr().parse()?, key);
+        options.advertise = (config.gateway(), config.port);
+        options.kubelet = Some((pki.kubelet_client().clone(), pki.ca_pem().to_owned()));
+        options.client_ca_pem = Some(pki.ca_pem().to_owned());
+        let api = assemble(store, options).await.context("the API server")?;
+        Ok(ControlPlane { api })
+    }
+
+    /// Serves a listener until shutdown.
+    pub fn serve(
+        &self,
+        listener: TcpListener,
+        pki: &Pki,
+        shutdown: &CancellationToken,
+        components: &mut JoinSet<()>,
+    ) -> anyhow::Result<()> {
+        let tls = serve::tls(pki.server(), pki.ca_pem())?;
+        components.spawn(serve::serve(listener, tls, self.api.service(), shutdown.clone()));
+        Ok(())
+    }
+}

@@ -1,0 +1,244 @@
+//! A cluster in one process: the components, joined only by API clients.
+//!
+//! ```text
+//! store ─► API server ─┬─ TLS on 127.0.0.1 and on the pods' gateway
+//!                      ├─ controller manager, scheduler, proxy, DNS   (clients in this process)
+//!                      └─ one kubelet a node                          (clients in this process)
+//! ```
+//!
+//! [`Cluster::start`] brings all of it up and returns when the API server is ready; nodes follow
+//! within moments. A component that fails is started again, as everywhere in Kubernetes.
+
+mod control_plane;
+mod network;
+mod node;
+mod teardown;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bollard::Docker;
+use coracle_apiserver::pki::Pki;
+use coracle_apiserver::{ApiServer, UserInfo};
+use coracle_store::{SharedStore, SledConfig, SledStore};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::data_dir::{ClusterConfig, DataDir, Lock, write_private};
+
+pub use control_plane::ControlPlane;
+pub use network::choose_index;
+pub use node::{NodeOptions, run_node, run_node_on};
+pub use teardown::teardown;
+
+/// How long a failed component rests before it is started again.
+const RESTART_DELAY: Duration = Duration::from_secs(1);
+
+/// A running cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    /// What it is made with.
+    pub config: ClusterConfig,
+    /// Its API server.
+    pub api: Arc<ApiServer>,
+    store: SharedStore,
+    docker: Docker,
+    shutdown: CancellationToken,
+    components: JoinSet<()>,
+    _lock: Lock,
+}
+
+impl Cluster {
+    /// Starts the cluster of a data directory; makes it first if there is none.
+    ///
+    /// # Errors
+    /// If the directory or the port is taken, no Docker engine answers, or the store is damaged.
+    pub async fn start(dir: &DataDir, docker: Docker, nodes: Option<u8>, port: Option<u16>) -> anyhow::Result<Self> {
+        dir.create()?;
+        let lock = dir.lock()?;
+        let config = configure(dir, &docker, nodes, port).await?;
+        let shutdown = CancellationToken::new();
+        // Binding the port comes first: if it is taken, nothing has been touched.
+        let local = coracle_apiserver::serve::bind(SocketAddr::from(([127, 0, 0, 1], config.port))).await?;
+
+        let pki_dir = dir.join("pki");
+        let ips = [config.gateway().into(), config.kubernetes_ip().into()];
+        let names: Vec<String> = rustix::system::uname().nodename().to_str().map(str::to_owned).into_iter().collect();
+        let pki = Arc::new(tokio::task::spawn_blocking(move || Pki::ensure(&pki_dir, &names, &ips)).await??);
+        let kubeconfig = pki.kubeconfig(&config.server_url(), pki.admin());
+        write_private(&dir.kubeconfig(), kubeconfig.as_bytes())?;
+
+        // The network and the images of sandboxes are Docker's work, the store is the disk's: side by side.
+        let network = network::ensure(&config);
+        let store = SledStore::open(SledConfig::new(dir.join("store")));
+        let pause = coracle_images::ensure_pause(&docker);
+        let (network, store, pause) = tokio::join!(network, store, pause);
+        let store: SharedStore = store.context("the store")?;
+        pause.context("the image of sandboxes")?;
+        let rights = network?;
+
+        let plane = ControlPlane::assemble(store.clone(), &config, &pki).await?;
+        let mut components = JoinSet::new();
+        plane.serve(local, &pki, &shutdown, &mut components)?;
+        if let Some(gateway) = rights.gateway_listener(config.port).await {
+            plane.serve(gateway, &pki, &shutdown, &mut components)?;
+        }
+        let api = plane.api;
+        let mut cluster = Cluster { config, api, store, docker, shutdown, components, _lock: lock };
+        cluster.start_components(dir, &pki, rights).await?;
+        Ok(cluster)
+    }
+
+    /// A client that acts as the cluster's administrator.
+    pub fn admin(&self) -> kube::Client {
+        self.api.client_as(UserInfo::new("kubernetes-admin", &["kubeadm:cluster-admins"]))
+    }
+
+    async fn start_components(&mut self, dir: &DataDir, pki: &Arc<Pki>, rights: network::Rights) -> anyhow::Result<()> {
+        let config = self.config.clone();
+        let client = |user: &str, groups: &[&str]| self.api.client_as(UserInfo::new(user, groups));
+        let mut components = JoinSet::new();
+
+        let manager = coracle_controller_manager::Config {
+            cluster_ca: pki.ca_pem().to_owned(),
+            volume_dir: dir.join("volumes"),
+            load_balancer_pool: rights.load_balancer_pool(&config),
+            ..Default::default()
+        };
+        let user = client("system:kube-controller-manager", &[]);
+        supervise(&mut components, &self.shutdown, "controller-manager", move |stop| {
+            coracle_controller_manager::run(user.clone(), manager.clone(), stop)
+        });
+
+        let user = client("system:kube-scheduler", &[]);
+        supervise(&mut components, &self.shutdown, "scheduler", move |stop| {
+            coracle_scheduler::run(user.clone(), coracle_scheduler::Config::default(), stop)
+        });
+
+        for number in 0..config.nodes {
+            let name = config.node_name(number);
+            let options = NodeOptions {
+                kubelet: node::kubelet_config(&config, number, dir, rights),
+                cluster_id: config.id.clone(),
+                network: config.network(),
+                certificate: Some(node::certificate(pki, &config, number, rights)?),
+            };
+            let user = client(&format!("system:node:{name}"), &["system:nodes"]);
+            supervise(&mut components, &self.shutdown, "kubelet", move |stop| {
+                run_node(user.clone(), options.clone(), stop)
+            });
+        }
+
+        let proxy = coracle_proxy::Config {
+            mode: if rights.host_network { coracle_proxy::Mode::Auto } else { coracle_proxy::Mode::Userspace },
+            nodes: Vec::new(),
+            pod_cidr: config.pod_cidr(),
+            service_ranges: vec![config.service_cidr(), config.load_balancer_cidr()],
+            bridge: config.bridge(),
+            table: config.table(),
+        };
+        let user = client("system:kube-proxy", &[]);
+        supervise(&mut components, &self.shutdown, "proxy", move |stop| {
+            coracle_proxy::run(user.clone(), proxy.clone(), stop)
+        });
+
+        let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let dns = coracle_dns::Config {
+            listen: SocketAddr::new(rights.pods_reach(&config).into(), 0),
+            cluster_ip: config.dns_ip(),
+            domain: "cluster.local".into(),
+            upstream: coracle_dns::server::name_servers(&resolv_conf),
+        };
+        // The DNS server manages its own Service; upstream's kubeadm does that as an administrator.
+        let user = client("system:kube-dns-manager", &["system:masters"]);
+        supervise(&mut components, &self.shutdown, "dns", move |stop| {
+            coracle_dns::run(user.clone(), dns.clone(), stop)
+        });
+
+        let (store, stop) = (self.store.clone(), self.shutdown.clone());
+        components.spawn(async move {
+            coracle_store::run_compactor(store, coracle_store::Retention::default(), stop.cancelled_owned()).await;
+        });
+        while let Some(component) = components.try_join_next() {
+            component?;
+        }
+        self.components.spawn(async move { while components.join_next().await.is_some() {} });
+        Ok(())
+    }
+
+    /// Stops the components and then the store. Containers run on; [`Cluster::stop_all`] stops them too.
+    pub async fn stop(mut self) -> anyhow::Result<(Docker, ClusterConfig)> {
+        self.shutdown.cancel();
+        let all = async { while self.components.join_next().await.is_some() {} };
+        if coracle_clock::timeout(Duration::from_secs(10), all).await.is_err() {
+            tracing::warn!("a component did not stop in time");
+        }
+        self.store.close().await.context("the store")?;
+        Ok((self.docker, self.config))
+    }
+
+    /// Stops the components, the store, the containers and the Services' rules.
+    pub async fn stop_all(self) -> anyhow::Result<()> {
+        let (docker, config) = self.stop().await?;
+        teardown(&docker, &config).await
+    }
+}
+
+/// The cluster's configuration: the one there is, or a new one; with the flags of this start.
+async fn configure(
+    dir: &DataDir,
+    docker: &Docker,
+    nodes: Option<u8>,
+    port: Option<u16>,
+) -> anyhow::Result<ClusterConfig> {
+    let mut config = match dir.config()? {
+        Some(config) => config,
+        None => ClusterConfig {
+            id: format!("{:08x}", coracle_clock::random_u64() as u32),
+            index: choose_index(docker).await?,
+            port: 6443,
+            nodes: 2,
+        },
+    };
+    if nodes.is_some_and(|nodes| nodes < config.nodes) {
+        tracing::info!("fewer nodes than before: pods of the others are rescheduled once those count as lost");
+    }
+    config.nodes = nodes.unwrap_or(config.nodes);
+    config.port = port.unwrap_or(config.port);
+    if config.port == 0 {
+        bail!("--port must not be 0: clients need to know it");
+    }
+    dir.save(&config)?;
+    Ok(config)
+}
+
+/// Runs a component until shutdown; starts it again when it fails or ends.
+fn supervise<F, Fut>(components: &mut JoinSet<()>, shutdown: &CancellationToken, name: &'static str, start: F)
+where
+    F: Fn(CancellationToken) -> Fut + Send + 'static,
+    Fut: Future<Output = anyhow::Result<()>> + Send + 'static,
+{
+    let shutdown = shutdown.clone();
+    components.spawn(async move {
+        while !shutdown.is_cancelled() {
+            // A panic must not take the other components with it.
+            let outcome = tokio::spawn(start(shutdown.child_token())).await;
+            if shutdown.is_cancelled() {
+                return;
+            }
+            match outcome {
+                Ok(Ok(())) => tracing::warn!(component = name, "ended; starting it again"),
+                Ok(Err(error)) => tracing::error!(component = name, "failed; starting it again: {error:#}"),
+                Err(error) => tracing::error!(component = name, %error, "crashed; starting it again"),
+            }
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => {}
+                () = coracle_clock::sleep(RESTART_DELAY) => {}
+            }
+        }
+    });
+}

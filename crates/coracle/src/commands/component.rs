@@ -1,0 +1,310 @@
+//! The components, each alone: `coracle apiserver`, `controller-manager`, `scheduler`, `kubelet`, `proxy`.
+//!
+//! They are the same libraries that `coracle up` joins in one process; alone, all but the API server
+//! work against any Kubernetes API server, by its kubeconfig.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use coracle_apiserver::assembly::{AuthorizationMode, Options, assemble};
+use coracle_apiserver::auth::jwt::TokenKey;
+use coracle_apiserver::auth::static_token::StaticTokens;
+use coracle_apiserver::pki::{CertKey, Pki};
+use coracle_apiserver::serve;
+use coracle_client::{LeaderElectionConfig, LeaderElector};
+use coracle_kubelet::runtime::docker::{DockerConfig, DockerRuntime, NetworkConfig};
+use coracle_kubelet::runtime::simulated::{SimulatedConfig, SimulatedRuntime};
+use coracle_kubelet::server::ServerCertificate;
+use coracle_store::{MemoryStore, SharedStore, SledConfig, SledStore};
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{self, ClientFlags};
+use crate::cluster::{NodeOptions, run_node, run_node_on};
+use crate::data_dir::DataDir;
+
+/// A client by a kubeconfig.
+pub async fn client(path: &Path) -> anyhow::Result<Client> {
+    let context = || format!("kubeconfig {}", path.display());
+    let kubeconfig = Kubeconfig::read_from(path).with_context(context)?;
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+    Ok(Client::try_from(config.with_context(context)?)?)
+}
+
+/// A token that is cancelled by SIGINT or SIGTERM.
+fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let token = CancellationToken::new();
+    let cancel = token.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        cancel.cancel();
+    });
+    Ok(token)
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().to_lowercase()
+}
+
+/// Runs `work`, as the leader if that was asked for.
+async fn led<F, Fut>(name: &str, flags: &ClientFlags, work: F) -> anyhow::Result<()>
+where
+    F: FnOnce(Client, CancellationToken) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
+    let client = client(&flags.kubeconfig).await?;
+    let shutdown = shutdown_on_signal()?;
+    if !flags.leader_elect {
+        return work(client, shutdown).await;
+    }
+    let identity = format!("{}_{}", hostname(), coracle_clock::uuid());
+    let elector = LeaderElector::new(client.clone(), LeaderElectionConfig::new(name, identity));
+    elector.run(shutdown, |leading| work(client, leading)).await
+}
+
+/// `coracle controller-manager`.
+pub async fn controller_manager(options: cli::ControllerManager) -> anyhow::Result<()> {
+    let cluster_ca = match &options.root_ca_file {
+        Some(path) => read(path)?,
+        None => certificate_authority(&options.client.kubeconfig)?,
+    };
+    let volume_dir = match options.volume_dir {
+        Some(dir) => dir,
+        None => DataDir::new(None)?.join("volumes"),
+    };
+    let signer = match (&options.cluster_signing_cert_file, &options.cluster_signing_key_file) {
+        (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
+        _ => None,
+    };
+    if signer.is_some() {
+        tracing::warn!("certificate requests are not signed by this version");
+    }
+    let config = coracle_controller_manager::Config {
+        controllers: options.controllers,
+        cluster_ca,
+        volume_dir,
+        load_balancer_pool: options.load_balancer_ip_range,
+        node_monitor_grace_period: Duration::from_secs(options.node_monitor_grace_period),
+        ..Default::default()
+    };
+    led("kube-controller-manager", &options.client, |client, shutdown| {
+        coracle_controller_manager::run(client, config, shutdown)
+    })
+    .await
+}
+
+/// The authority in a kubeconfig's current cluster.
+fn certificate_authority(path: &Path) -> anyhow::Result<String> {
+    let config = Kubeconfig::read_from(path).with_context(|| format!("kubeconfig {}", path.display()))?;
+    let cluster = config.clusters.iter().find_map(|cluster| cluster.cluster.as_ref());
+    let Some(cluster) = cluster else { bail!("{} names no cluster", path.display()) };
+    match (&cluster.certificate_authority_data, &cluster.certificate_authority) {
+        (Some(data), _) => {
+            use base64::Engine;
+            let bytes = base64::engine::general_purpose::STANDARD.decode(data.trim())?;
+            Ok(String::from_utf8(bytes)?)
+        }
+        (None, Some(file)) => read(Path::new(file)),
+        (None, None) => Ok(String::new()),
+    }
+}
+
+/// `coracle scheduler`.
+pub async fn scheduler(options: cli::Scheduler) -> anyhow::Result<()> {
+    let config = coracle_scheduler::Config { scheduler_name: options.scheduler_name };
+    led("kube-scheduler", &options.client, |client, shutdown| coracle_scheduler::run(client, config, shutdown)).await
+}
+
+/// `coracle proxy`.
+pub async fn proxy(options: cli::Proxy) -> anyhow::Result<()> {
+    let client = client(&options.kubeconfig).await?;
+    let config = coracle_proxy::Config {
+        mode: match options.proxy_mode {
+            cli::ProxyMode::Auto => coracle_proxy::Mode::Auto,
+            cli::ProxyMode::Nftables => coracle_proxy::Mode::Nftables,
+            cli::ProxyMode::Userspace => coracle_proxy::Mode::Userspace,
+        },
+        nodes: options.hostname_override,
+        pod_cidr: options.cluster_cidr,
+        service_ranges: options.service_ranges,
+        table: options.bridge.clone(),
+        bridge: options.bridge,
+    };
+    coracle_proxy::run(client, config, shutdown_on_signal()?).await
+}
+
+/// `coracle kubelet`.
+pub async fn kubelet(options: cli::Kubelet) -> anyhow::Result<()> {
+    let client = client(&options.kubeconfig).await?;
+    let name = options.hostname_override.unwrap_or_else(hostname);
+    let root = match options.root_dir {
+        Some(dir) => dir,
+        None => DataDir::new(None)?.path().to_owned(),
+    };
+    let mut kubelet = coracle_kubelet::Config::new(&name, options.node_ip, &options.pod_cidr, root);
+    kubelet.cluster_dns = options.cluster_dns;
+    kubelet.cluster_domain = options.cluster_domain;
+    kubelet.max_pods = options.max_pods;
+    kubelet.port = options.port;
+    kubelet.labels = labels(&options.node_labels)?;
+    let certificate = match (&options.tls_cert_file, &options.tls_private_key_file, &options.client_ca_file) {
+        (Some(certificate), Some(key), Some(ca)) => {
+            let bytes = |path: &Path| read(path).map(String::into_bytes);
+            Some(ServerCertificate { chain_pem: bytes(certificate)?, key_pem: bytes(key)?, client_ca_pem: bytes(ca)? })
+        }
+        (None, None, None) => None,
+        _ => bail!("the kubelet's server needs --tls-cert-file, --tls-private-key-file and --client-ca-file together"),
+    };
+    let node = NodeOptions { kubelet, cluster_id: options.network.clone(), network: options.network, certificate };
+    let shutdown = shutdown_on_signal()?;
+    if options.container_runtime == cli::ContainerRuntime::Simulated {
+        let mut node = node;
+        node.kubelet.on_disk = false;
+        return run_node_on(client, node, Arc::new(SimulatedRuntime::new(SimulatedConfig::default())), shutdown).await;
+    }
+    let docker = coracle_images::connect_engine().await?;
+    coracle_images::ensure_pause(&docker).await?;
+    let runtime =
+        DockerRuntime::new(DockerConfig::new(&node.cluster_id, &name, &node.network, coracle_images::PAUSE_IMAGE))?;
+    let network = NetworkConfig {
+        name: node.network.clone(),
+        subnet: options.cluster_cidr.clone(),
+        docker_range: first_24(&options.cluster_cidr)?,
+        gateway: first_address(&options.cluster_cidr)?.to_string(),
+        interface: "coracle0".into(),
+    };
+    runtime.ensure_network(&network).await?;
+    run_node(client, node, shutdown).await
+}
+
+fn first_address(cidr: &str) -> anyhow::Result<IpAddr> {
+    let range: coracle_apiserver::allocate::Ipv4Cidr = cidr.parse()?;
+    Ok(range.address(0).into())
+}
+
+/// The first 256 addresses of a range: no node's own.
+fn first_24(cidr: &str) -> anyhow::Result<String> {
+    let IpAddr::V4(first) = first_address(cidr)? else { bail!("{cidr} is not IPv4") };
+    let [a, b, c, _] = first.octets();
+    Ok(format!("{a}.{b}.{c}.0/24"))
+}
+
+fn labels(texts: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
+    let pair = |text: &String| {
+        let (key, value) = text.split_once('=').with_context(|| format!("--node-labels: {text:?} is not key=value"))?;
+        Ok((key.to_owned(), value.to_owned()))
+    };
+    texts.iter().map(pair).collect()
+}
+
+/// `coracle apiserver`.
+pub async fn apiserver(options: cli::Apiserver) -> anyhow::Result<()> {
+    let data = DataDir::new(None)?;
+    let pki_dir = options.cert_dir.clone().unwrap_or_else(|| data.join("pki"));
+    let service_range = options.service_cluster_ip_range.parse()?;
+    let ips = [
+        options.bind_address,
+        options.advertise_address.into(),
+        coracle_apiserver::allocate::service_ip(&service_range).into(),
+    ];
+    let pki = Pki::ensure(&pki_dir, &[hostname()], &ips)?;
+    let listener = serve::bind(SocketAddr::new(options.bind_address, options.secure_port)).await?;
+    let port = listener.local_addr()?.port();
+
+    let key = match &options.service_account_key_file {
+        Some(path) => read(path)?,
+        None => pki.service_account_key().to_owned(),
+    };
+    let client_ca = match &options.client_ca_file {
+        Some(path) => read(path)?,
+        None => pki.ca_pem().to_owned(),
+    };
+    let mut assembly = Options::new(service_range, TokenKey::from_pem(&key)?);
+    assembly.service_node_port_range = port_range(&options.service_node_port_range)?;
+    assembly.advertise = (options.advertise_address, port);
+    assembly.anonymous_auth = options.anonymous_auth;
+    assembly.authorization_mode = options
+        .authorization_mode
+        .iter()
+        .map(|mode| match mode {
+            cli::AuthorizationMode::AlwaysAllow => AuthorizationMode::AlwaysAllow,
+            cli::AuthorizationMode::Node => AuthorizationMode::Node,
+            cli::AuthorizationMode::Rbac => AuthorizationMode::Rbac,
+        })
+        .collect();
+    if let Some(path) = &options.token_auth_file {
+        let tokens = StaticTokens::parse(&read(path)?).with_context(|| format!("{}", path.display()))?;
+        assembly.static_tokens = Some(tokens);
+    }
+    assembly.enable_admission_plugins = options.enable_admission_plugins;
+    assembly.disable_admission_plugins = options.disable_admission_plugins;
+    assembly.kubelet = Some((pki.kubelet_client().clone(), pki.ca_pem().to_owned()));
+    assembly.client_ca_pem = Some(client_ca.clone());
+
+    let store = open_store(options.store.as_deref(), &data).await?;
+    let api = assemble(store.clone(), assembly).await?;
+    let shown = match (&options.tls_cert_file, &options.tls_private_key_file) {
+        (Some(certificate), Some(key)) => CertKey { cert_pem: read(certificate)?, key_pem: read(key)? },
+        _ => pki.server().clone(),
+    };
+    let tls = serve::tls(&shown, &client_ca)?;
+    let shutdown = shutdown_on_signal()?;
+    let compactor = coracle_store::run_compactor(
+        store.clone(),
+        coracle_store::Retention::default(),
+        shutdown.clone().cancelled_owned(),
+    );
+    tokio::spawn(compactor);
+    tracing::info!(address = %options.bind_address, port, certificates = %pki_dir.display(), "serving");
+    serve::serve(listener, tls, api.service(), shutdown).await;
+    store.close().await?;
+    Ok(())
+}
+
+async fn open_store(store: Option<&str>, data: &DataDir) -> anyhow::Result<SharedStore> {
+    let sled = |dir: PathBuf| async move { anyhow::Ok(SledStore::open(SledConfig::new(dir)).await? as SharedStore) };
+    match store.map(|store| store.split_once(':').unwrap_or((store, ""))) {
+        None => sled(data.join("store")).await,
+        Some(("sled", dir)) if !dir.is_empty() => sled(dir.into()).await,
+        Some(("memory", "")) => Ok(MemoryStore::new()),
+        Some(_) => bail!("--store is sled:DIR or memory, not {:?}", store.unwrap_or_default()),
+    }
+}
+
+fn port_range(text: &str) -> anyhow::Result<RangeInclusive<u16>> {
+    let parse = || {
+        let (first, last) = text.split_once('-')?;
+        let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
+        (0 < first && first <= last).then_some(first..=last)
+    };
+    parse().with_context(|| format!("--service-node-port-range: {text:?} is not like 30000-32767"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_range_has_a_first_and_a_last_port() {
+        assert_eq!(port_range("30000-32767").unwrap(), 30_000..=32_767);
+        for bad in ["", "30000", "2-1", "0-5", "1-99999"] {
+            assert!(port_range(bad).is_err(), "{bad}");
+        }
+    }
+}
