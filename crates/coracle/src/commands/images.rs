@@ -25,7 +25,7 @@ pub async fn run(data_dir: Option<PathBuf>, options: Images) -> anyhow::Result<(
                     State::Foreign => "pulled",
                 };
                 let size = listed.size.map_or_else(String::new, |bytes| format!("{:.1} MB", bytes as f64 / 1e6));
-                println!("{:<28} {state:<10} {size:>9}", listed.recipe.image);
+                println!("{:<28} {state:<10} {size:>9}", listed.image);
             }
             Ok(())
         }
