@@ -120,7 +120,7 @@ impl Kubelet {
             while self.reserve_addresses().await.is_err() {
                 coracle_clock::sleep(RUNTIME_RETRY).await;
             }
-            PodManager::new(self.shared.clone()).run(&mut messages).await;
+            PodManager::new(self.shared.clone(), self.pods.clone()).run(&mut messages).await;
         };
         let work = async {
             futures::join!(
@@ -184,6 +184,7 @@ async fn watch_runtime(shared: Arc<Shared>, sender: mpsc::UnboundedSender<Messag
 /// Gives each pod its worker.
 struct PodManager {
     shared: Arc<Shared>,
+    pods: Informer<Pod>,
     workers: BTreeMap<String, WorkerHandle>,
     done: mpsc::UnboundedSender<String>,
     finished: mpsc::UnboundedReceiver<String>,
@@ -194,9 +195,9 @@ fn uid(pod: &Pod) -> String {
 }
 
 impl PodManager {
-    fn new(shared: Arc<Shared>) -> PodManager {
+    fn new(shared: Arc<Shared>, pods: Informer<Pod>) -> PodManager {
         let (done, finished) = mpsc::unbounded_channel();
-        PodManager { shared, workers: BTreeMap::new(), done, finished }
+        PodManager { shared, pods, workers: BTreeMap::new(), done, finished }
     }
 
     async fn run(mut self, messages: &mut mpsc::UnboundedReceiver<Message>) {
@@ -249,7 +250,9 @@ impl PodManager {
         let runtime = &self.shared.runtime;
         let sandboxes = runtime.list_sandboxes(&SandboxFilter::default()).await?;
         let containers = runtime.list_containers(&ContainerFilter::default()).await?;
-        let orphaned = |uid: &String| !self.workers.contains_key(uid);
+        // Asked only now: a pod whose containers were just listed had long been in the cache, if not with a worker.
+        let known: BTreeSet<String> = self.pods.list().iter().map(|pod| uid(pod)).collect();
+        let orphaned = |uid: &String| !known.contains(uid) && !self.workers.contains_key(uid);
         for container in containers.iter().filter(|c| orphaned(&c.pod.uid)) {
             tracing::info!(pod = container.pod.name, container = container.name, "removing an orphaned container");
             runtime.remove_container(&container.id).await?;
