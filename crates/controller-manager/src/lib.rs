@@ -22,8 +22,11 @@ mod pods;
 mod table;
 
 mod deployment;
+mod discovery;
 mod endpoints;
+mod garbage_collector;
 mod load_balancer;
+mod namespace;
 mod replica_set;
 mod root_ca;
 mod service_account;

@@ -37,6 +37,8 @@ controllers! {
     "persistentvolume-binder-controller", "persistentvolume-binder", crate::volumes::run;
     "persistentvolumeclaim-protection-controller", "pvc-protection", crate::volumes::protection::run_claims;
     "persistentvolume-protection-controller", "pv-protection", crate::volumes::protection::run_volumes;
+    "namespace-controller", "namespace", crate::namespace::run;
+    "garbage-collector-controller", "garbagecollector", crate::garbage_collector::run;
 }
 
 /// Whether a list such as `*,-foo` lets a controller run. What names it decides, the first such entry first;
