@@ -32,9 +32,11 @@ if [ ! -e "$target/index.php" ] || [ ! -e "$target/wp-includes/version.php" ]; t
   done
   # Pods that share the volume may do the same at this moment: each copies under a name of its own.
   own_copy=$target/wp-includes.$HOSTNAME
+  rm -rf "$own_copy"
   copy "$source/wp-includes" "$own_copy"
   [ -e "$target/wp-includes/version.php" ] || rm -rf "$target/wp-includes"
   mv -T "$own_copy" "$target/wp-includes" 2> /dev/null || rm -rf "$own_copy"
+  own "$target/.htaccess"
   copy "$source/index.php" "$target/"
   echo >&2 "Complete! WordPress has been successfully copied to $target"
 fi
