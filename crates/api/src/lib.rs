@@ -7,6 +7,7 @@ pub mod decode;
 pub mod defaults;
 pub mod field;
 pub mod kinds;
+pub mod managed_fields;
 pub mod meta;
 pub mod names;
 pub mod openapi;

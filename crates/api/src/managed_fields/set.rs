@@ -1,0 +1,119 @@
+//! Sets of paths, in the `FieldsV1` format: `{"f:spec": {"f:replicas": {}}}`.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+/// A set of paths as a tree. The keys are `FieldsV1`'s: `f:<field>`, `k:<keys of a list's item>`, `v:<value>`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FieldSet {
+    /// Whether the path that leads here is in the set.
+    pub member: bool,
+    /// What follows.
+    pub children: BTreeMap<String, FieldSet>,
+}
+
+impl FieldSet {
+    /// Reads `fieldsV1`.
+    pub fn from_json(value: &Value) -> FieldSet {
+        let mut set = FieldSet::default();
+        for (key, child) in value.as_object().into_iter().flatten() {
+            if key == "." {
+                set.member = true;
+                continue;
+            }
+            let mut child_set = FieldSet::from_json(child);
+            // An empty object is a leaf.
+            child_set.member |= child.as_object().is_none_or(Map::is_empty);
+            set.children.insert(key.clone(), child_set);
+        }
+        set
+    }
+
+    /// Writes `fieldsV1`.
+    pub fn to_json(&self) -> Value {
+        let mut map = Map::new();
+        if self.member && !self.children.is_empty() {
+            map.insert(".".into(), json!({}));
+        }
+        map.extend(self.children.iter().map(|(key, child)| (key.clone(), child.to_json())));
+        Value::Object(map)
+    }
+
+    /// A path by itself.
+    pub fn leaf() -> FieldSet {
+        FieldSet { member: true, children: BTreeMap::new() }
+    }
+
+    /// Whether no path is in it.
+    pub fn is_empty(&self) -> bool {
+        !self.member && self.children.values().all(FieldSet::is_empty)
+    }
+
+    /// Drops branches without members.
+    pub fn tidy(&mut self) {
+        self.children.values_mut().for_each(FieldSet::tidy);
+        self.children.retain(|_, child| !child.is_empty());
+    }
+
+    /// The paths in either.
+    pub fn union(&self, other: &FieldSet) -> FieldSet {
+        let mut set = self.clone();
+        set.member |= other.member;
+        for (key, child) in &other.children {
+            let merged = set.children.get(key).map_or_else(|| child.clone(), |mine| mine.union(child));
+            set.children.insert(key.clone(), merged);
+        }
+        set
+    }
+
+    /// The paths in both.
+    pub fn intersection(&self, other: &FieldSet) -> FieldSet {
+        self.combine(other, |mine, theirs| mine && theirs)
+    }
+
+    /// The paths in this one only.
+    pub fn difference(&self, other: &FieldSet) -> FieldSet {
+        self.combine(other, |mine, theirs| mine && !theirs)
+    }
+
+    fn combine(&self, other: &FieldSet, rule: fn(bool, bool) -> bool) -> FieldSet {
+        let nothing = FieldSet::default();
+        let children = self
+            .children
+            .iter()
+            .map(|(key, child)| (key.clone(), child.combine(other.children.get(key).unwrap_or(&nothing), rule)));
+        let mut set = FieldSet { member: rule(self.member, other.member), children: children.collect() };
+        set.tidy();
+        set
+    }
+
+    /// The paths as people read them: `.spec.containers[name="a"].image`.
+    pub fn paths(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        self.collect("", &mut found);
+        found
+    }
+
+    fn collect(&self, path: &str, found: &mut Vec<String>) {
+        if self.member {
+            found.push(path.to_owned());
+        }
+        for (key, child) in &self.children {
+            child.collect(&format!("{path}{}", readable(key)), found);
+        }
+    }
+}
+
+fn readable(key: &str) -> String {
+    match key.split_at_checked(2) {
+        Some(("f:", name)) => format!(".{name}"),
+        Some(("v:", value)) => format!("[={value}]"),
+        Some(("k:", keys)) => {
+            let keys: Map<String, Value> = serde_json::from_str(keys).unwrap_or_default();
+            let texts: Vec<String> = keys.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            format!("[{}]", texts.join(","))
+        }
+        _ => key.to_owned(),
+    }
+}
