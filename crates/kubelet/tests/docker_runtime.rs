@@ -14,7 +14,8 @@ use std::time::Duration;
 use coracle_kubelet::runtime::docker::DockerRuntime;
 use coracle_kubelet::runtime::{
     ContainerEventKind, ContainerFilter, ContainerState, EnvVar, ExecOptions, LogOptions, Mount, MountPropagation,
-    OutputStream, Runtime, RuntimeError, SandboxFilter, SandboxState, SecurityContext, TerminalSize,
+    OutputStream, PortMapping, Runtime, RuntimeError, SandboxConfig, SandboxFilter, SandboxState, SecurityContext,
+    TerminalSize,
 };
 use futures::{StreamExt, TryStreamExt};
 use support::{IMAGE, World};
@@ -34,6 +35,17 @@ async fn exited(world: &World, id: &str) -> coracle_kubelet::runtime::ContainerS
 async fn log(world: &World, id: &str, options: LogOptions) -> String {
     let pieces: Vec<_> = world.runtime.logs(id, &options).await.unwrap().try_collect().await.unwrap();
     pieces.iter().map(|piece| String::from_utf8_lossy(&piece.data).into_owned()).collect()
+}
+
+/// Runs a server in a pod: a thread of this test that enters the pod's network.
+async fn in_the_pods_network(sandbox: &str, serve: impl FnOnce() + Send + 'static) {
+    let docker = bollard::Docker::connect_with_defaults().unwrap();
+    let pid = docker.inspect_container(sandbox, None).await.unwrap().state.unwrap().pid.unwrap();
+    std::thread::spawn(move || {
+        let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), None).unwrap();
+        serve();
+    });
 }
 
 #[tokio::test]
@@ -293,20 +305,16 @@ async fn a_port_of_the_pods_own_loopback_is_reached() {
     let Some(world) = World::new("port", 9).await else { return };
     let pod = world.pod("port");
     let sandbox = world.sandbox(&pod, "10.203.9.7").await;
-    let docker = bollard::Docker::connect_with_defaults().unwrap();
-    let pid = docker.inspect_container(&sandbox, None).await.unwrap().state.unwrap().pid.unwrap();
     let (ready, listening) = tokio::sync::oneshot::channel();
-    // A server in the pod: a thread of this test that enters the pod's network.
-    std::thread::spawn(move || {
-        let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
-        rustix::thread::move_into_link_name_space(namespace.as_fd(), None).unwrap();
+    in_the_pods_network(&sandbox, move || {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         ready.send(listener.local_addr().unwrap().port()).unwrap();
         let (mut client, _) = listener.accept().unwrap();
         let mut asked = [0; 4];
         client.read_exact(&mut asked).unwrap();
         client.write_all(b"pong").unwrap();
-    });
+    })
+    .await;
     let port = listening.await.unwrap();
     let mut connection = world.runtime.port_forward(&sandbox, port).await.unwrap();
     connection.write_all(b"ping").await.unwrap();
@@ -315,6 +323,69 @@ async fn a_port_of_the_pods_own_loopback_is_reached() {
     assert_eq!(answer, "pong");
     let refused = world.runtime.port_forward(&sandbox, 1).await.err().unwrap();
     assert!(refused.to_string().contains("onnection refused"), "{refused}");
+    world.clean_up().await;
+}
+
+#[tokio::test]
+async fn namespaces_are_shared_as_asked() {
+    let Some(world) = World::new("share", 11).await else { return };
+    let pod = world.pod("share");
+    // A port that was free a moment ago.
+    let host_port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+    let mut sandbox = SandboxConfig {
+        pod: pod.clone(),
+        hostname: "shared".into(),
+        ip: Some("10.203.11.7".parse().unwrap()),
+        port_mappings: vec![PortMapping {
+            host_ip: Some(Ipv4Addr::LOCALHOST.into()),
+            host_port,
+            container_port: 80,
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    sandbox.sysctls.insert("net.ipv4.ip_unprivileged_port_start".into(), "0".into());
+    let id = world.runtime.run_sandbox(&sandbox).await.unwrap();
+    let (ready, listening) = tokio::sync::oneshot::channel();
+    in_the_pods_network(&id, move || {
+        let listener = TcpListener::bind(("10.203.11.7", 80)).unwrap();
+        ready.send(()).unwrap();
+        listener.accept().unwrap().0.write_all(b"served").unwrap();
+    })
+    .await;
+    listening.await.unwrap();
+    let mut connection = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, host_port)).await.unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(answer, "served");
+
+    let mut config = world.script(&pod, "main", "cat /etc/hostname; echo $$");
+    config.share_pid = true;
+    let main = world.runtime.create_container(&id, &config).await.unwrap();
+    world.runtime.start_container(&main).await.unwrap();
+    exited(&world, &main).await;
+    let said = log(&world, &main, LogOptions::default()).await;
+    assert!(said.starts_with("shared\n") && said != "shared\n1\n", "the first process is not its own: {said}");
+
+    let pod = world.pod("host");
+    let host =
+        SandboxConfig { pod: pod.clone(), host_network: true, host_pid: true, host_ipc: true, ..Default::default() };
+    let host = world.runtime.run_sandbox(&host).await.unwrap();
+    let status = world.runtime.sandbox_status(&host).await.unwrap();
+    assert_eq!((status.host_network, status.ip), (true, None));
+    let mut config = world.script(&pod, "main", "cat /proc/net/route; echo; cat /proc/1/comm");
+    config.host_pid = true;
+    let main = world.runtime.create_container(&host, &config).await.unwrap();
+    world.runtime.start_container(&main).await.unwrap();
+    exited(&world, &main).await;
+    let said = log(&world, &main, LogOptions::default()).await;
+    assert!(said.contains(&world.interface), "the host's routes: {said}");
+    assert!(said.ends_with(&std::fs::read_to_string("/proc/1/comm").unwrap()), "{said}");
+
+    // Nothing starts in a sandbox that is dead.
+    world.runtime.stop_sandbox(&host).await.unwrap();
+    let refused = world.runtime.create_container(&host, &config).await;
+    assert!(matches!(refused, Err(RuntimeError::NotRunning(_))), "{refused:?}");
     world.clean_up().await;
 }
 

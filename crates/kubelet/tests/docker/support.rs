@@ -18,6 +18,8 @@ const TOOLS: [&str; 6] = ["sh", "cat", "sleep", "stty", "tail", "id"];
 pub struct World {
     pub runtime: DockerRuntime,
     pub config: DockerConfig,
+    /// The network's Linux bridge.
+    pub interface: String,
 }
 
 impl World {
@@ -45,7 +47,7 @@ impl World {
         };
         let id = runtime.ensure_network(&network).await.unwrap();
         assert_eq!(runtime.ensure_network(&network).await.unwrap(), id, "asking twice makes one network");
-        Some(World { runtime, config })
+        Some(World { runtime, config, interface: network.interface })
     }
 
     /// A pod of the default namespace.
