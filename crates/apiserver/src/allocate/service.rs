@@ -148,27 +148,51 @@ fn carry_over(service: &mut Value, old: &Value) {
     }
 }
 
+fn is_load_balancer(service: &Value) -> bool {
+    kind(service) == "LoadBalancer"
+}
+
+fn is_external(service: &Value) -> bool {
+    matches!(kind(service), "NodePort" | "LoadBalancer")
+        || service["spec"]["externalIPs"].as_array().is_some_and(|ips| !ips.is_empty())
+}
+
+/// A field that only some Services need, and which.
+type Dependent = (&'static str, fn(&Value) -> bool);
+
+const DEPENDENT: [Dependent; 9] = [
+    ("clusterIP", needs_cluster_ip),
+    ("clusterIPs", needs_cluster_ip),
+    ("ipFamilies", needs_cluster_ip),
+    ("ipFamilyPolicy", needs_cluster_ip),
+    ("internalTrafficPolicy", needs_cluster_ip),
+    ("externalTrafficPolicy", is_external),
+    ("healthCheckNodePort", needs_health_check_port),
+    ("allocateLoadBalancerNodePorts", is_load_balancer),
+    ("loadBalancerClass", is_load_balancer),
+];
+
 /// An updater who changes the type and leaves the rest wants what the old type needed to go.
 fn drop_unneeded(service: &mut Value, old: &Value) {
-    let same_ip = service["spec"]["clusterIP"] == old["spec"]["clusterIP"];
-    let no_more_ip = needs_cluster_ip(old) && !needs_cluster_ip(service);
-    if let (true, true, Some(spec)) = (no_more_ip, same_ip, service["spec"].as_object_mut()) {
-        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
+    if !old.is_object() {
+        return;
+    }
+    for (field, needs) in DEPENDENT {
+        let same = service["spec"][field] == old["spec"][field];
+        if needs(old)
+            && !needs(service)
+            && same
+            && let Some(spec) = service["spec"].as_object_mut()
+        {
             spec.remove(field);
         }
     }
-    if old.is_object() && needs_node_ports(old) && !needs_node_ports(service) {
+    if needs_node_ports(old) && !needs_node_ports(service) {
         let before = Used::of(old).ports;
         for port in service["spec"]["ports"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
             if port.get("nodePort").and_then(port_number).is_some_and(|number| before.contains(&number)) {
                 port.remove("nodePort");
             }
-        }
-    }
-    if old.is_object() && needs_health_check_port(old) && !needs_health_check_port(service) {
-        let same = service["spec"]["healthCheckNodePort"] == old["spec"]["healthCheckNodePort"];
-        if let (true, Some(spec)) = (same, service["spec"].as_object_mut()) {
-            spec.remove("healthCheckNodePort");
         }
     }
 }

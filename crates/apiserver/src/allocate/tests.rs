@@ -91,6 +91,23 @@ fn an_update_keeps_what_it_leaves_out_and_drops_what_the_new_type_does_not_need(
 }
 
 #[test]
+fn a_service_that_is_no_longer_external_loses_what_only_those_have() {
+    let fields = json!({ "type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [{ "port": 80 }],
+        "allocateLoadBalancerNodePorts": true });
+    let old = given(fields, Value::Null).unwrap();
+    let mut spec = old.clone();
+    spec["type"] = "ClusterIP".into();
+    let new = given(spec, service("web", old.clone())).unwrap();
+    for field in ["externalTrafficPolicy", "allocateLoadBalancerNodePorts", "healthCheckNodePort"] {
+        assert!(new[field].is_null(), "{field}");
+    }
+    assert_eq!(new["clusterIP"], old["clusterIP"]);
+    let mut spec = old.clone();
+    spec["type"] = "ExternalName".into();
+    assert!(given(spec, service("web", old)).unwrap()["clusterIPs"].is_null());
+}
+
+#[test]
 fn a_load_balancer_with_local_traffic_gets_a_health_check_port() {
     let spec = json!({ "type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [{ "port": 80 }] });
     let spec = given(spec, Value::Null).unwrap();

@@ -79,7 +79,6 @@ async fn everybody_may_do_what_they_were_given_and_nothing_else() {
         "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "alice" }],
     }));
     bindings.create(&PostParams::default(), &binding).await.unwrap();
-    server.config.storage.fresh().await.unwrap();
     pods.list(&ListParams::default()).await.unwrap();
     assert!(message(pods.create(&PostParams::default(), &pod()).await).contains("cannot create resource"));
 }
