@@ -1,7 +1,7 @@
 //! Makes sure that a Docker engine answers.
 //!
-//! [`ensure_engine`] looks at the host ([`observe`]), decides what to do about it ([`decide`], a pure
-//! function from [`Findings`] to [`Plan`]) and does it ([`start`]). Where Coracle may not or cannot
+//! [`ensure_engine`] looks at the host (`observe`), decides what to do about it ([`decide`], a pure
+//! function from [`Findings`] to [`Plan`]) and does it (`start`). Where Coracle may not or cannot
 //! help itself, the error says what is missing and what to type.
 
 use std::path::{Path, PathBuf};

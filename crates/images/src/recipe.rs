@@ -81,7 +81,7 @@ pub struct Recipe {
     /// Step 5: the recipe's own files; executable if they begin with `#!`.
     #[serde(skip)]
     pub files: Vec<(&'static str, &'static [u8])>,
-    /// The hash of all of the above and of [`BUILDER_VERSION`].
+    /// The hash of all of the above and of the builder's version.
     #[serde(skip)]
     pub hash: String,
 }
