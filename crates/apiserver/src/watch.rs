@@ -47,7 +47,7 @@ pub struct WatchRequest {
 struct Watcher {
     storage: Arc<Storage>,
     request: WatchRequest,
-    wake: tokio::sync::watch::Receiver<()>,
+    wake: coracle_clock::watch::Receiver<()>,
     /// Objects that are there already and are sent first, as ADDED.
     initial: VecDeque<Arc<Entry>>,
     /// Send the bookmark that ends the initial events.

@@ -5,11 +5,14 @@
 //!
 //! - [`now`]: wall time, for timestamps in objects;
 //! - [`instant`] and [`sleep`]: tokio's clock, for measuring and waiting (pausable in tests);
-//! - [`random_u64`], [`random_below`], [`random_unit`], [`uuid`], [`name_suffix`]: chance.
+//! - [`random_u64`], [`random_below`], [`random_unit`], [`uuid`], [`name_suffix`]: chance;
+//! - [`watch`]: a value that many watch, without chance in who is woken first.
 //!
 //! Outside a simulation these are the machine's clock and a randomly seeded generator. Inside one
 //! ([`Simulation::start`], which holds for the current thread) wall time advances exactly with
 //! tokio's paused clock from a fixed start, and chance follows from the seed: same seed, same history.
+
+pub mod watch;
 
 use std::cell::RefCell;
 use std::time::Duration;

@@ -13,9 +13,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use coracle_api::Resource;
 use coracle_clock::Instant;
+use coracle_clock::watch;
 use coracle_store::Revision;
 use serde_json::Value;
-use tokio::sync::watch;
 
 use super::codec;
 

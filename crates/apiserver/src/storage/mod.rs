@@ -16,9 +16,9 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use coracle_api::{ApiError, ApiResult, Resource};
+use coracle_clock::watch;
 use coracle_store::{LeaseId, Revision, SharedStore, StoreError};
 use serde_json::Value;
-use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use cache::{Entry, ResourceCache};
