@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_client::{EventRecorder, Informer};
+use coracle_clock::watch;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::runtime::watcher;
 use kube::{Api, Client};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use coracle_client::{EventRecorder, EventType, Informer, object_reference};
+use coracle_clock::watch;
 use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Pod, Secret, Service};
 use kube::Client;
-use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::dns::{ClusterDns, parse_resolv_conf};

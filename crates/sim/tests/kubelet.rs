@@ -1,5 +1,7 @@
 //! A kubelet on simulated containers, through the real API server, in virtual time.
 
+#![allow(clippy::unwrap_used)] // a test may; clippy does not see that its helpers belong to it
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -30,9 +30,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use coracle_client::EventType;
+use coracle_clock::watch;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodStatus, Secret};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::backoff::Backoff;
