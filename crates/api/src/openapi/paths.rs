@@ -308,12 +308,12 @@ fn add_subresource(resource: &Resource, subresource: &Subresource, middle: &str)
             if writes && !connect { vec![DRY_RUN, FIELD_MANAGER, FIELD_VALIDATION] } else { Vec::new() };
         parameters.extend((method == "patch" && !connect).then_some(FORCE));
         let prefix = prefix(&resource.group, &resource.version);
-        let word =
-            if connect && subresource.name != "log" { format!("connect{}", capitalised(method)) } else { word.into() };
+        let stream = connect && subresource.name != "log";
+        let (word, method_word) = if stream { ("connect", capitalised(method)) } else { (word, String::new()) };
         let operation = Operation {
             resource,
-            action: if connect && subresource.name != "log" { "connect" } else { action },
-            id: format!("{word}{prefix}{suffix}"),
+            action: if stream { "connect" } else { action },
+            id: format!("{word}{prefix}{method_word}{suffix}"),
             description: format!("{word} {} of the specified {}", subresource.name, resource.kind),
             parameters,
             body: definition.filter(|_| writes && !connect).map(str::to_owned),

@@ -166,7 +166,7 @@ pub(super) fn list_definition(resource: &Resource) -> String {
 /// Adds the list of each resource that can be listed.
 pub(super) fn add_lists(schemas: &mut Map<String, Value>, resources: &[Arc<Resource>]) {
     for resource in resources.iter().filter(|r| r.verbs.iter().any(|verb| verb == "list")) {
-        let item = json!({ "allOf": [reference(&resource.definition)], "default": {} });
+        let item = reference(&resource.definition);
         let schema = json!({
             "type": "object",
             "description": format!("{} is a list of {}.", resource.list_kind, resource.kind),
@@ -185,26 +185,32 @@ pub(super) fn add_lists(schemas: &mut Map<String, Value>, resources: &[Arc<Resou
 
 /// Adds to a schema what the schema table knows.
 fn extend(name: &str, schema: &mut Value) {
-    // Upstream's documents say in `default` what they leave out of `required`.
     let Some(ty) = type_of(name) else { return };
+    // `k8s-openapi` requires the metadata of every object; upstream does not.
+    if let Some(map) = schema.as_object_mut() {
+        let required = map.get("required").and_then(Value::as_array).cloned().unwrap_or_default();
+        let named = |name: &Value| name.as_str().and_then(|name| ty.field(name)).is_none_or(|field| field.required);
+        let required: Vec<Value> = required.into_iter().filter(named).collect();
+        map.remove("required");
+        if !required.is_empty() {
+            map.insert("required".into(), required.into());
+        }
+    }
     if ty.atomic {
         schema["x-kubernetes-map-type"] = "atomic".into();
     }
     let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
     for (name, property) in properties {
-        wrap_reference(property);
-        if let Some(items) = property.get_mut("items") {
-            wrap_reference(items);
-        }
         if let Some(field) = ty.field(name) {
             extend_property(field, property);
         }
+        wrap_reference(property);
     }
 }
 
 /// A `$ref` hides what stands beside it; inside `allOf` it does not.
 fn wrap_reference(property: &mut Value) {
-    let Some(map) = property.as_object_mut() else { return };
+    let Some(map) = property.as_object_mut().filter(|map| map.len() > 1) else { return };
     if let Some(reference) = map.remove("$ref") {
         map.insert("allOf".into(), json!([{ "$ref": reference }]));
     }
@@ -213,6 +219,15 @@ fn wrap_reference(property: &mut Value) {
 fn extend_property(field: &Field, property: &mut Value) {
     if field.always && matches!(field.kind, Kind::Message(_)) {
         property["default"] = json!({});
+    }
+    // What Go always writes has Go's zero for a default.
+    if field.required && field.shape == Shape::One {
+        match field.kind {
+            Kind::String => property["default"] = "".into(),
+            Kind::Int32 | Kind::Int64 => property["default"] = 0.into(),
+            Kind::Bool => property["default"] = false.into(),
+            _ => {}
+        }
     }
     if let Some((list_type, keys)) = field.declared_list_type() {
         let of = if field.shape == Shape::List { "x-kubernetes-list-type" } else { "x-kubernetes-map-type" };
