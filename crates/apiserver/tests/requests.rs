@@ -397,3 +397,27 @@ fn who_may_not_is_told_what() {
         );
     });
 }
+
+#[test]
+fn server_side_apply_creates_merges_and_guards_what_others_own() {
+    simulate(async || {
+        let server = Server::start().await;
+        let path = format!("{DEPLOYMENTS}/web");
+        let apply = async |query: &str, config: &Value| {
+            server.patch(&format!("{path}?{query}"), "application/apply-patch+yaml", config.clone()).await
+        };
+        let config = deployment("web");
+        assert_eq!(apply("", &config).await.expect(422)["details"]["causes"][0]["field"], "fieldManager");
+        let created = apply("fieldManager=one", &config).await.expect(201);
+        assert_eq!(created["metadata"]["managedFields"][0]["manager"], "one");
+        let same = apply("fieldManager=one", &config).await.expect(200);
+        assert_eq!(same, created);
+
+        server.patch(&format!("{path}/scale"), MERGE, json!({ "spec": { "replicas": 7 } })).await.expect(200);
+        assert_eq!(apply("fieldManager=one", &config).await.expect(409)["reason"], "Conflict");
+        let mut without = config.clone();
+        without["spec"].as_object_mut().unwrap().remove("replicas");
+        assert_eq!(apply("fieldManager=one", &without).await.expect(200)["spec"]["replicas"], 7);
+        assert_eq!(apply("fieldManager=one&force=true", &config).await.expect(200)["spec"]["replicas"], 2);
+    });
+}

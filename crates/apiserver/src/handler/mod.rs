@@ -3,6 +3,7 @@
 //! A handler asks the resource's row of the registry for all that differs between kinds.
 
 mod admit;
+mod apply;
 mod body;
 mod create;
 mod delete;
@@ -38,6 +39,8 @@ pub(crate) struct Call {
     pub(crate) user: UserInfo,
     pub(crate) options: Options,
     pub(crate) accept: Accept,
+    /// Who owns the fields it sets: `fieldManager`, or the program the client says it is.
+    pub(crate) manager: String,
     /// Texts for the response's `Warning` headers.
     pub(crate) warnings: Vec<String>,
 }
@@ -68,7 +71,8 @@ pub(crate) async fn handle(
     if !wanted.contains(&info.verb) {
         return Err(ApiError::method_not_allowed());
     }
-    let mut call = Call { server, info, row, user, options, accept, warnings: Vec::new() };
+    let manager = manager(&options, &request);
+    let mut call = Call { manager, server, info, row, user, options, accept, warnings: Vec::new() };
     let name = match call.info.subresource.as_str() {
         "" => call.row.resource.qualified(),
         subresource => format!("{}/{subresource}", call.row.resource.qualified()),
@@ -88,6 +92,15 @@ pub(crate) async fn handle(
     };
     render::add_warnings(&mut response, &call.warnings);
     Ok(response)
+}
+
+/// `fieldManager`, or the name in `User-Agent` up to its version.
+fn manager(options: &Options, request: &Request<RequestBody>) -> String {
+    if !options.field_manager.is_empty() {
+        return options.field_manager.clone();
+    }
+    let agent = request.headers().get(http::header::USER_AGENT).and_then(|value| value.to_str().ok());
+    agent.and_then(|text| text.split('/').next()).filter(|name| !name.is_empty()).unwrap_or("unknown").to_owned()
 }
 
 impl Call {

@@ -43,30 +43,24 @@ impl Call {
         let ty = type_of(&self.row.resource.definition);
         let patch = Patch::read(parts, body, ty.is_some()).await?;
         if patch.kind == PatchType::Apply {
-            return self.apply(patch.bytes).await;
+            return self.apply(&patch.bytes).await;
         }
         let name = self.info.name.clone();
         let mut edit = |call: &mut Call, old: &Value| {
             let patched = patch.apply(old, ty)?;
             let resource = call.row.resource.clone();
-            let patched = call.accept_object(&resource, patched, Vec::new())?;
+            let mut patched = call.accept_object(&resource, patched, Vec::new())?;
             let renamed =
                 ["name", "namespace"].iter().any(|field| patched["metadata"][*field] != old["metadata"][*field]);
             if renamed {
                 return Err(ApiError::bad_request("the name of the object does not match the name on the URL"));
             }
+            call.track(&mut patched, old);
             Ok(patched)
         };
         match self.modify(&name, &mut edit).await? {
             Outcome::Stored(stored) => Ok(self.answer_object(200, &stored)),
             Outcome::Dry(object) => Ok(self.answer_value(200, &object)),
         }
-    }
-
-    /// Server-side apply.
-    async fn apply(&mut self, _bytes: Bytes) -> ApiResult<Response<Body>> {
-        Err(ApiError::unsupported_media_type(
-            "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json",
-        ))
     }
 }

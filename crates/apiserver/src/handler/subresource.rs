@@ -72,6 +72,7 @@ impl Call {
             }
             let mut new = old.clone();
             new["spec"]["replicas"] = replicas.into();
+            call.track(&mut new, old);
             Ok(new)
         };
         let object = match self.modify(&name, &mut edit).await? {

@@ -31,11 +31,12 @@ impl Call {
             ));
         }
         let namespaced = self.row.resource.namespaced();
-        let mut edit = |call: &mut Call, _: &Value| {
+        let mut edit = |call: &mut Call, old: &Value| {
             let mut new = object.clone();
             if namespaced {
                 new["metadata"]["namespace"] = call.info.namespace.as_str().into();
             }
+            call.track(&mut new, old);
             Ok(new)
         };
         match self.modify(&name, &mut edit).await? {
