@@ -1,7 +1,10 @@
 //! Passing a request on: connect, send, and either stream the answer back or, after an upgrade, splice
 //! the two connections so that neither side sees that somebody is between.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use coracle_api::{ApiError, ApiResult};
@@ -11,7 +14,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -54,7 +57,7 @@ fn unreachable(method: &http::Method, target: &Target, why: &dyn std::fmt::Displ
     ApiError { code: 500, reason: "", message, details: serde_json::Value::Null }
 }
 
-async fn connect(target: &Target, tls: &Tls) -> std::io::Result<Box<dyn Io>> {
+async fn connect(target: &Target, tls: &Tls) -> io::Result<Box<dyn Io>> {
     let stream = TcpStream::connect((target.host.as_str(), target.port)).await?;
     stream.set_nodelay(true)?;
     let config = match target.transport {
@@ -62,7 +65,7 @@ async fn connect(target: &Target, tls: &Tls) -> std::io::Result<Box<dyn Io>> {
         Transport::Kubelet => tls.kubelet.clone(),
         Transport::Https => tls.any.clone(),
     };
-    let name = ServerName::try_from(target.host.clone()).map_err(std::io::Error::other)?;
+    let name = ServerName::try_from(target.host.clone()).map_err(io::Error::other)?;
     Ok(Box::new(TlsConnector::from(config).connect(name, stream).await?))
 }
 
@@ -88,7 +91,7 @@ pub async fn forward(target: &Target, tls: &Tls, request: Request<RequestBody>) 
 
     let stream = match coracle_clock::timeout(CONNECT, connect(target, tls)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
             return Err(failed(&"connect: connection refused"));
         }
         Ok(Err(error)) => return Err(failed(&error)),
@@ -125,6 +128,33 @@ pub async fn forward(target: &Target, tls: &Tls, request: Request<RequestBody>) 
     Ok(Response::from_parts(parts, Body::forward(body)))
 }
 
+/// A stream whose peer may leave without TLS' goodbye. What was said until then still counts, and the
+/// other side must be told of the end in good order; what flows here marks its own end.
+struct Abrupt<T>(T);
+
+impl<T: AsyncRead + Unpin> AsyncRead for Abrupt<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match ready!(Pin::new(&mut self.0).poll_read(cx, buf)) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+            result => Poll::Ready(result),
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Abrupt<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
 /// Copies bytes both ways until both sides are done.
 async fn splice(client: OnUpgrade, backend: OnUpgrade) {
     let (client, backend) = match tokio::try_join!(client, backend) {
@@ -134,7 +164,8 @@ async fn splice(client: OnUpgrade, backend: OnUpgrade) {
             return;
         }
     };
-    let result = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(backend)).await;
+    let (mut client, mut backend) = (Abrupt(TokioIo::new(client)), Abrupt(TokioIo::new(backend)));
+    let result = tokio::io::copy_bidirectional(&mut client, &mut backend).await;
     if let Err(error) = result {
         tracing::debug!(%error, "an upgraded connection broke off");
     }

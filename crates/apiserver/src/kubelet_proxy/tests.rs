@@ -34,7 +34,7 @@ async fn kubelet(mut request: Request<Incoming>) -> Result<Response<Body>, Infal
         io.write_all(b"\n").await.unwrap();
         let (mut reader, mut writer) = tokio::io::split(io);
         tokio::io::copy(&mut reader, &mut writer).await.unwrap();
-        writer.shutdown().await.unwrap();
+        // And leaves without a word.
     });
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
