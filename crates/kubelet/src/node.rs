@@ -227,15 +227,19 @@ pub(crate) async fn keep_status(shared: Arc<Shared>) {
     let _ = coracle_clock::timeout(Duration::from_secs(1), machine.wait_for(Option::is_some)).await;
     let facts = MachineFacts::gather(&shared.config);
     let mut written = register(&shared).await;
-    let mut written_at = None;
+    let mut written_at: Option<coracle_clock::Instant> = None;
+    let mut images = Vec::new();
     node_event(&shared, "Starting", "Starting kubelet.".into());
     loop {
         let up = machine.borrow_and_update().clone();
-        let images = if up.is_some() { shared.runtime.list_images().await.unwrap_or_default() } else { Vec::new() };
+        let due = written_at.is_none_or(|at| at.elapsed() >= STATUS_REPORT);
+        if due && up.is_some() {
+            // Images come and go, but nobody waits for this list.
+            images = shared.runtime.list_images().await.unwrap_or_default();
+        }
         let now = coracle_clock::now();
         let status = node_status(&shared.config, up.as_ref(), &facts, &images, &written, now);
         let changed = without_heartbeats(&status) != without_heartbeats(&written);
-        let due = written_at.is_none_or(|at: coracle_clock::Instant| at.elapsed() >= STATUS_REPORT);
         if changed || due {
             let patch = json!({ "status": status });
             let api: Api<Node> = Api::all(shared.client.clone());
