@@ -278,6 +278,45 @@ fn a_deleted_pod_is_given_its_grace_and_then_goes() {
 }
 
 #[test]
+fn a_pre_stop_hook_delays_the_stop_within_the_grace_period() {
+    simulate(async || {
+        let cluster = Cluster::start(SimulatedConfig::default()).await;
+        for (name, seconds) in [("short", 5), ("long", 60)] {
+            let hook = json!({ "preStop": { "sleep": { "seconds": seconds } } });
+            let container = json!({ "name": "a", "image": "busybox:1", "lifecycle": hook });
+            cluster.create(name, json!({ "containers": [container], "terminationGracePeriodSeconds": 10 })).await;
+        }
+        pass(5).await;
+        for name in ["short", "long"] {
+            cluster.pods().delete(name, &DeleteParams::default()).await.unwrap();
+        }
+        pass(4).await;
+        assert!(cluster.pods().get_opt("short").await.unwrap().is_some());
+        pass(2).await;
+        assert!(cluster.pods().get_opt("short").await.unwrap().is_none());
+        assert!(cluster.pods().get_opt("long").await.unwrap().is_some());
+        pass(6).await;
+        assert!(cluster.pods().get_opt("long").await.unwrap().is_none(), "the hook is cut off");
+    });
+}
+
+#[test]
+fn a_failed_init_container_fails_a_pod_that_never_restarts() {
+    simulate(async || {
+        let cluster = Cluster::start(SimulatedConfig::default()).await;
+        let spec = json!({
+            "restartPolicy": "Never",
+            "initContainers": [{ "name": "i", "image": "busybox:1", "command": ["false"] }],
+            "containers": [{ "name": "a", "image": "busybox:1" }],
+        });
+        cluster.create("p", spec).await;
+        pass(10).await;
+        assert_eq!(cluster.phase("p").await, "Failed");
+        assert!(cluster.container("p").await.state.unwrap().running.is_none());
+    });
+}
+
+#[test]
 fn a_second_deletion_may_cut_the_grace_short() {
     simulate(async || {
         let stubborn = Behaviour { stop_delay: Duration::from_secs(3600), ..Behaviour::default() };

@@ -61,7 +61,11 @@ async fn api_server() -> Arc<ApiServer> {
     ApiServer::new(config)
 }
 
-fn start_kubelet(server: &Arc<ApiServer>, runtime: &Arc<DockerRuntime>, data: &Path) -> (CancellationToken, Arc<Lookup>) {
+fn start_kubelet(
+    server: &Arc<ApiServer>,
+    runtime: &Arc<DockerRuntime>,
+    data: &Path,
+) -> (CancellationToken, Arc<Lookup>) {
     let client = server.client_as(UserInfo::new("system:node:n", &["system:nodes"]));
     let config = Config::new("n", "10.203.77.1".parse().unwrap(), "10.203.77.0/25", data);
     let kubelet = Kubelet::new(client, runtime.clone(), config).unwrap();
