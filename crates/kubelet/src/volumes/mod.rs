@@ -8,7 +8,6 @@
 //! ```text
 //! <data>/pods/<uid>/volumes/kubernetes.io~configmap/<name>/{..data -> ..2026_…, key -> ..data/key}
 //! <data>/pods/<uid>/volumes/kubernetes.io~empty-dir/<name>/
-//! <data>/pods/<uid>/volume-subpaths/…   (never made: a subPath is mounted as it is)
 //! ```
 
 mod atomic;
