@@ -1,5 +1,7 @@
 //! Many clients at once: nothing is lost, and who was slower is told or tried again for.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use common::*;

@@ -1,5 +1,7 @@
 //! Lists, their pages, and watches.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use std::time::Duration;
@@ -261,5 +263,28 @@ fn a_collection_is_deleted_by_selector() {
         let deleted = server.delete(&format!("{MAPS}?labelSelector=app%3Dx"), json!({})).await.expect(200);
         assert_eq!(names(&deleted), ["a", "c"]);
         assert_eq!(names(&server.get(MAPS).await.expect(200)), ["b"]);
+    });
+}
+
+#[test]
+fn a_read_does_not_wait_for_keys_outside_the_registry() {
+    simulate(async || {
+        let server = Server::start().await;
+        server.store.txn(coracle_store::Txn::put_if("/elsewhere", 0, "x", 0)).await.unwrap();
+        let before = coracle_clock::instant();
+        server.get(MAPS).await.expect(200);
+        assert_eq!(before.elapsed(), Duration::ZERO);
+    });
+}
+
+#[test]
+fn what_is_acknowledged_is_read_by_everybody_at_once() {
+    simulate(async || {
+        let server = Server::start().await;
+        for i in 0..20 {
+            server.post(MAPS, config_map(&format!("m{i:02}"))).await.expect(201);
+            server.get(&format!("{MAPS}/m{i:02}")).await.expect(200);
+            assert_eq!(names(&server.get(MAPS).await.expect(200)).len(), i + 1);
+        }
     });
 }

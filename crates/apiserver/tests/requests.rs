@@ -1,5 +1,7 @@
 //! Reading and writing objects through the API server, as clients see it.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use common::*;

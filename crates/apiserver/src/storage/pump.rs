@@ -1,4 +1,4 @@
-//! Fills the caches: one watch of the whole registry, from a snapshot on.
+//! Fills the caches: one watch of the whole store, from a snapshot of the registry on.
 //!
 //! The snapshot is taken a little in the past, if the store still knows it, and the changes since then
 //! are replayed into the logs: so watches that were open before a restart can go on where they stood.
@@ -56,7 +56,8 @@ async fn load(storage: &Storage, revision: Revision) -> Result<WatchStream, Stor
     };
     reset(storage, &snapshot, at);
     storage.applied.send_replace(at);
-    let range = KeyRange::prefix(REGISTRY);
+    // Everything, not the registry alone: so every revision is seen, and nobody waits for one that is elsewhere.
+    let range = KeyRange::prefix("");
     storage.store.watch(WatchRequest { range, start: Some(at + 1), progress: Some(TIDY) }).await
 }
 

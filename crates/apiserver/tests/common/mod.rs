@@ -1,5 +1,6 @@
 //! What the tests share: an API server over a store in memory, in virtual time, and requests to it.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, missing_docs, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::sync::Arc;
 use std::time::Duration;
