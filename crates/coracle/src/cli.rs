@@ -236,9 +236,9 @@ pub struct Apiserver {
     /// The key that signs and verifies ServiceAccount tokens (default: the cluster's own).
     #[arg(long, value_name = "FILE")]
     pub service_account_key_file: Option<PathBuf>,
-    /// Who decides, in order.
+    /// Who decides, in order: of AlwaysAllow, Node, RBAC.
     #[arg(long, value_delimiter = ',', default_value = "Node,RBAC")]
-    pub authorization_mode: Vec<AuthorizationMode>,
+    pub authorization_mode: Vec<String>,
     /// Whether requests without credentials are taken as system:anonymous.
     #[arg(long, default_value_t = true, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub anonymous_auth: bool,
@@ -257,20 +257,6 @@ pub struct Apiserver {
     /// Where objects are kept: sled:DIR, or memory (gone when the server ends).
     #[arg(long, value_name = "STORE")]
     pub store: Option<String>,
-}
-
-/// An authorization mode, by upstream's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum AuthorizationMode {
-    /// Everybody may do everything.
-    #[value(name = "AlwaysAllow")]
-    AlwaysAllow,
-    /// What kubelets need for the pods on their node.
-    #[value(name = "Node")]
-    Node,
-    /// What Roles and their bindings permit.
-    #[value(name = "RBAC")]
-    Rbac,
 }
 
 /// `coracle controller-manager`.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use coracle_apiserver::ApiServer;
-use coracle_apiserver::assembly::{Options, assemble};
+use coracle_apiserver::assembly::assemble;
 use coracle_apiserver::auth::jwt::TokenKey;
 use coracle_apiserver::pki::Pki;
+use coracle_apiserver::security::SecurityConfig;
 use coracle_apiserver::serve;
 use coracle_store::SharedStore;
 use tokio::net::TcpListener;
@@ -26,11 +27,11 @@ impl ControlPlane {
     /// Puts the API server together and makes sure that the cluster's first objects are there.
     pub async fn assemble(store: SharedStore, config: &ClusterConfig, pki: &Pki) -> anyhow::Result<Self> {
         let key = TokenKey::from_pem(pki.service_account_key())?;
-        let mut options = Options::new(config.service_cidr().parse()?, key);
-        options.advertise = (config.gateway(), config.port);
-        options.kubelet = Some((pki.kubelet_client().clone(), pki.ca_pem().to_owned()));
-        options.client_ca_pem = Some(pki.ca_pem().to_owned());
-        let api = assemble(store, options).await.context("the API server")?;
+        let mut security = SecurityConfig::new(key, config.service_cidr().parse()?);
+        let ca = pki.ca_pem().to_owned();
+        security.kubelet_client = Some((pki.kubelet_client().clone(), ca.clone()));
+        let advertise = (config.gateway(), config.port);
+        let api = assemble(store, security, advertise, Some(ca)).await.context("the API server")?;
         Ok(ControlPlane { api })
     }
 

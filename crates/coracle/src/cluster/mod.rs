@@ -152,8 +152,7 @@ impl Cluster {
             domain: "cluster.local".into(),
             upstream: coracle_dns::server::name_servers(&resolv_conf),
         };
-        // The DNS server manages its own Service; upstream's kubeadm does that as an administrator.
-        let user = client("system:kube-dns-manager", &["system:masters"]);
+        let user = client("system:kube-dns", &[]);
         supervise(&mut components, &self.shutdown, "dns", move |stop| {
             coracle_dns::run(user.clone(), dns.clone(), stop)
         });

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use coracle_apiserver::assembly::{AuthorizationMode, Options, assemble};
+use coracle_apiserver::assembly::assemble;
 use coracle_apiserver::auth::jwt::TokenKey;
 use coracle_apiserver::auth::static_token::StaticTokens;
 use coracle_apiserver::pki::{CertKey, Pki};
+use coracle_apiserver::security::SecurityConfig;
 use coracle_apiserver::serve;
 use coracle_client::{LeaderElectionConfig, LeaderElector};
 use coracle_kubelet::runtime::docker::{DockerConfig, DockerRuntime, NetworkConfig};
@@ -235,30 +236,21 @@ pub async fn apiserver(options: cli::Apiserver) -> anyhow::Result<()> {
         Some(path) => read(path)?,
         None => pki.ca_pem().to_owned(),
     };
-    let mut assembly = Options::new(service_range, TokenKey::from_pem(&key)?);
-    assembly.service_node_port_range = port_range(&options.service_node_port_range)?;
-    assembly.advertise = (options.advertise_address, port);
-    assembly.anonymous_auth = options.anonymous_auth;
-    assembly.authorization_mode = options
-        .authorization_mode
-        .iter()
-        .map(|mode| match mode {
-            cli::AuthorizationMode::AlwaysAllow => AuthorizationMode::AlwaysAllow,
-            cli::AuthorizationMode::Node => AuthorizationMode::Node,
-            cli::AuthorizationMode::Rbac => AuthorizationMode::Rbac,
-        })
-        .collect();
+    let mut security = SecurityConfig::new(TokenKey::from_pem(&key)?, service_range);
+    security.node_ports = port_range(&options.service_node_port_range)?;
+    security.anonymous_auth = options.anonymous_auth;
+    security.authorization = options.authorization_mode.iter().map(|mode| mode.parse()).collect::<Result<_, _>>()?;
     if let Some(path) = &options.token_auth_file {
         let tokens = StaticTokens::parse(&read(path)?).with_context(|| format!("{}", path.display()))?;
-        assembly.static_tokens = Some(tokens);
+        security.static_tokens = Some(tokens);
     }
-    assembly.enable_admission_plugins = options.enable_admission_plugins;
-    assembly.disable_admission_plugins = options.disable_admission_plugins;
-    assembly.kubelet = Some((pki.kubelet_client().clone(), pki.ca_pem().to_owned()));
-    assembly.client_ca_pem = Some(client_ca.clone());
+    security.enable_admission = options.enable_admission_plugins;
+    security.disable_admission = options.disable_admission_plugins;
+    security.kubelet_client = Some((pki.kubelet_client().clone(), pki.ca_pem().to_owned()));
 
     let store = open_store(options.store.as_deref(), &data).await?;
-    let api = assemble(store.clone(), assembly).await?;
+    let advertise = (options.advertise_address, port);
+    let api = assemble(store.clone(), security, advertise, Some(client_ca.clone())).await?;
     let shown = match (&options.tls_cert_file, &options.tls_private_key_file) {
         (Some(certificate), Some(key)) => CertKey { cert_pem: read(certificate)?, key_pem: read(key)? },
         _ => pki.server().clone(),
