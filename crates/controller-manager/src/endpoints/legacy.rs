@@ -147,6 +147,9 @@ impl EndpointsController {
         if error.namespace_is_terminating() {
             return Ok(Requeue::Never);
         }
+        if error.reason() == "Conflict" {
+            return Err(error); // the cache lags behind our own last write: no news to anybody
+        }
         let (reason, verb) = match existing {
             Some(_) => ("FailedToUpdateEndpoint", "update"),
             None => ("FailedToCreateEndpoint", "create"),

@@ -265,6 +265,9 @@ impl SliceController {
             if error.namespace_is_terminating() {
                 return Ok(Requeue::Never);
             }
+            if error.reason() == "Conflict" {
+                return Err(error); // the cache lags behind our own last write: no news to anybody
+            }
             let message = format!("Error updating Endpoint Slices for Service {key}: {error}");
             let about = object_reference(service.as_ref());
             self.recorder.event(&about, EventType::Warning, "FailedToUpdateEndpointSlices", message);

@@ -1,0 +1,192 @@
+//! The controllers together, against the real API server, in virtual time.
+
+mod common;
+
+use common::{Cluster, simulate};
+use kube::api::DeleteParams;
+use serde_json::{Value, json};
+
+const APPS: &str = "apps/v1";
+
+fn deployment(name: &str, replicas: i32) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": name },
+        "spec": {
+            "replicas": replicas,
+            "selector": { "matchLabels": { "app": name } },
+            "template": {
+                "metadata": { "labels": { "app": name } },
+                "spec": { "containers": [{ "name": "c", "image": "a:1" }] },
+            },
+        },
+    })
+}
+
+async fn is_rolled_out(cluster: &Cluster, name: &str, replicas: i64) -> bool {
+    let deployment = cluster.get("Deployment", APPS, "default", name).await;
+    let status = &deployment["status"];
+    status["observedGeneration"] == deployment["metadata"]["generation"]
+        && ["replicas", "updatedReplicas", "availableReplicas"].iter().all(|field| status[field] == replicas)
+}
+
+#[test]
+fn a_deployment_brings_up_pods_rolls_scales_and_goes() {
+    simulate(async || {
+        let cluster = Cluster::start(&["*"]).await;
+        cluster.create(deployment("web", 3)).await;
+        cluster.until("the first rollout", async || is_rolled_out(&cluster, "web", 3).await).await;
+        let image = json!({ "spec": { "template": { "spec": { "containers": [{ "name": "c", "image": "a:2" }] } } } });
+        cluster.merge("Deployment", APPS, "default", "web", image).await;
+        cluster.until("the second rollout", async || is_rolled_out(&cluster, "web", 3).await).await;
+        cluster.merge("Deployment", APPS, "default", "web", json!({ "spec": { "replicas": 1 } })).await;
+        cluster.until("scaling down", async || {
+            is_rolled_out(&cluster, "web", 1).await && cluster.list("Pod", "v1", "default").await.len() == 1
+        }).await;
+        let web = cluster.get("Deployment", APPS, "default", "web").await;
+        assert_eq!(web["metadata"]["annotations"]["deployment.kubernetes.io/revision"], "2");
+        let conditions: Vec<_> = web["status"]["conditions"].as_array().unwrap().iter().map(|c| c["reason"].clone()).collect();
+        assert!(conditions.contains(&json!("NewReplicaSetAvailable")), "{conditions:?}");
+        let sets = cluster.list("ReplicaSet", APPS, "default").await;
+        assert_eq!(sets.len(), 2);
+        let first = sets.iter().find(|rs| rs["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "1");
+        let first = first.unwrap()["metadata"]["name"].as_str().unwrap().to_owned();
+        let events = cluster.events("Deployment", "web").await;
+        assert_eq!(events[0], format!("ScalingReplicaSet: Scaled up replica set {first} from 0 to 3"));
+        assert!(events.contains(&format!("ScalingReplicaSet: Scaled down replica set {first} from 1 to 0")), "{events:?}");
+        let events = cluster.events("ReplicaSet", &first).await;
+        assert_eq!(events.iter().filter(|event| event.starts_with("SuccessfulCreate: Created pod: web-")).count(), 3);
+        cluster.delete("Deployment", APPS, "default", "web", DeleteParams::background()).await;
+        cluster.until("garbage collection", async || {
+            cluster.list("ReplicaSet", APPS, "default").await.is_empty()
+                && cluster.list("Pod", "v1", "default").await.is_empty()
+        }).await;
+    });
+}
+
+#[test]
+fn a_deleted_pod_is_replaced_and_a_relabelled_one_released() {
+    simulate(async || {
+        let cluster = Cluster::start(&["*"]).await;
+        cluster.create(deployment("web", 2)).await;
+        cluster.until("rollout", async || is_rolled_out(&cluster, "web", 2).await).await;
+        let names = async || {
+            let pods = cluster.list("Pod", "v1", "default").await;
+            pods.iter().map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let before = names().await;
+        cluster.delete("Pod", "v1", "default", &before[0], DeleteParams::default()).await;
+        cluster.until("replacement", async || {
+            let now = names().await;
+            now.len() == 2 && !now.contains(&before[0]) && is_rolled_out(&cluster, "web", 2).await
+        }).await;
+        cluster.merge("Pod", "v1", "default", &before[1], json!({ "metadata": { "labels": { "app": "debug" } } })).await;
+        cluster.until("release", async || names().await.len() == 3).await;
+        let released = cluster.get("Pod", "v1", "default", &before[1]).await;
+        assert_eq!(released["metadata"]["ownerReferences"], Value::Null);
+    });
+}
+
+#[test]
+fn foreground_deletion_waits_and_orphans_live_on() {
+    simulate(async || {
+        let cluster = Cluster::start(&["*"]).await;
+        for name in ["waits", "orphans"] {
+            cluster.create(deployment(name, 1)).await;
+            cluster.until("rollout", async || is_rolled_out(&cluster, name, 1).await).await;
+        }
+        cluster.delete("Deployment", APPS, "default", "waits", DeleteParams::foreground()).await;
+        cluster.until("foreground deletion", async || {
+            cluster.get("Deployment", APPS, "default", "waits").await.is_null()
+        }).await;
+        assert_eq!(cluster.list("ReplicaSet", APPS, "default").await.len(), 1, "dependents went first");
+        cluster.delete("Deployment", APPS, "default", "orphans", DeleteParams::orphan()).await;
+        cluster.until("orphaning", async || {
+            cluster.get("Deployment", APPS, "default", "orphans").await.is_null()
+        }).await;
+        coracle_clock::sleep(std::time::Duration::from_secs(60)).await;
+        let sets = cluster.list("ReplicaSet", APPS, "default").await;
+        assert_eq!((sets.len(), &sets[0]["metadata"]["ownerReferences"]), (1, &Value::Null));
+        assert_eq!(cluster.list("Pod", "v1", "default").await.len(), 1);
+    });
+}
+
+#[test]
+fn a_service_has_endpoints_slices_and_an_address() {
+    simulate(async || {
+        let cluster = Cluster::start(&["*"]).await;
+        cluster.create(json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web" }, "spec": {
+            "type": "LoadBalancer", "selector": { "app": "web" }, "ports": [{ "port": 80, "targetPort": 8080 }] } })).await;
+        cluster.create(deployment("web", 2)).await;
+        let slices = async || cluster.list("EndpointSlice", "discovery.k8s.io/v1", "default").await;
+        cluster.until("endpoints", async || {
+            slices().await.iter().any(|slice| {
+                slice["metadata"]["labels"]["kubernetes.io/service-name"] == "web"
+                    && slice["endpoints"].as_array().is_some_and(|endpoints| endpoints.len() == 2
+                        && endpoints.iter().all(|endpoint| endpoint["conditions"]["ready"] == true))
+            })
+        }).await;
+        assert_eq!(slices().await.iter().filter(|s| s["metadata"]["name"].as_str().unwrap().starts_with("web-")).count(), 1);
+        let endpoints = cluster.get("Endpoints", "v1", "default", "web").await;
+        assert_eq!(endpoints["subsets"][0]["addresses"].as_array().unwrap().len(), 2);
+        assert_eq!(endpoints["subsets"][0]["ports"][0]["port"], 8080);
+        let service = cluster.get("Service", "v1", "default", "web").await;
+        assert_eq!(service["status"]["loadBalancer"]["ingress"], json!([{ "ip": "10.112.0.1", "ipMode": "VIP" }]));
+        let mut events = cluster.events("Service", "web").await;
+        events.sort();
+        assert_eq!(
+            events,
+            ["EnsuredLoadBalancer: Ensured load balancer", "EnsuringLoadBalancer: Ensuring load balancer"]
+        );
+        cluster.delete("Service", "v1", "default", "web", DeleteParams::default()).await;
+        cluster.until("the end of all of it", async || {
+            cluster.get("Service", "v1", "default", "web").await.is_null()
+                && cluster.get("Endpoints", "v1", "default", "web").await.is_null()
+                && !slices().await.iter().any(|s| s["metadata"]["name"].as_str().unwrap().starts_with("web-"))
+        }).await;
+    });
+}
+
+#[test]
+fn a_claim_is_bound_to_a_new_volume_that_goes_with_it() {
+    simulate(async || {
+        let cluster = Cluster::start(&["*"]).await;
+        cluster.until("the default class", async || {
+            !cluster.get("StorageClass", "storage.k8s.io/v1", "", "standard").await.is_null()
+        }).await;
+        cluster.create(json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "data" },
+            "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } } })).await;
+        cluster.until("binding", async || {
+            cluster.get("PersistentVolumeClaim", "v1", "default", "data").await["status"]["phase"] == "Bound"
+        }).await;
+        let claim = cluster.get("PersistentVolumeClaim", "v1", "default", "data").await;
+        assert_eq!(claim["status"]["capacity"]["storage"], "1Gi");
+        let name = claim["spec"]["volumeName"].as_str().unwrap().to_owned();
+        let volume = cluster.get("PersistentVolume", "v1", "", &name).await;
+        assert_eq!((&volume["status"]["phase"], &volume["spec"]["claimRef"]["uid"]), (&json!("Bound"), &claim["metadata"]["uid"]));
+        cluster.delete("PersistentVolumeClaim", "v1", "default", "data", DeleteParams::default()).await;
+        cluster.until("reclaiming", async || cluster.get("PersistentVolume", "v1", "", &name).await.is_null()).await;
+        let path = volume["spec"]["hostPath"]["path"].as_str().unwrap();
+        assert_eq!(cluster.removed.0.lock().unwrap().as_slice(), [std::path::PathBuf::from(path)]);
+    });
+}
+
+#[test]
+fn a_namespace_is_born_with_an_account_and_the_ca_and_takes_all_with_it() {
+    simulate(async || {
+        let cluster = Cluster::start(&["*"]).await;
+        cluster.create(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "shop" } })).await;
+        cluster.until("account and CA", async || {
+            !cluster.get("ServiceAccount", "v1", "shop", "default").await.is_null()
+                && cluster.get("ConfigMap", "v1", "shop", "kube-root-ca.crt").await["data"]["ca.crt"] == "the CA"
+        }).await;
+        let mut web = deployment("web", 2);
+        web["metadata"]["namespace"] = "shop".into();
+        cluster.create(web).await;
+        cluster.until("pods", async || cluster.list("Pod", "v1", "shop").await.len() == 2).await;
+        cluster.delete("Namespace", "v1", "", "shop", DeleteParams::default()).await;
+        cluster.until("the end", async || cluster.get("Namespace", "v1", "", "shop").await.is_null()).await;
+        for (kind, version) in [("Pod", "v1"), ("ReplicaSet", APPS), ("ConfigMap", "v1"), ("ServiceAccount", "v1")] {
+            assert!(cluster.list(kind, version, "shop").await.is_empty(), "{kind}");
+        }
+    });
+}
