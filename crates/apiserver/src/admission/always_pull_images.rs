@@ -24,7 +24,9 @@ impl AdmissionPlugin for AlwaysPullImages {
             return Ok(());
         }
         for field in ["initContainers", "containers"] {
-            for container in request.object["spec"][field].as_array_mut().into_iter().flatten() {
+            for container in
+                request.object["spec"].get_mut(field).and_then(serde_json::Value::as_array_mut).into_iter().flatten()
+            {
                 container["imagePullPolicy"] = "Always".into();
             }
         }

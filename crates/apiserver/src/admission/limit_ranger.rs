@@ -81,7 +81,7 @@ fn give_defaults(pod: &mut Value, limits: &[Value]) {
     let mut notes = Vec::new();
     for limit in limits.iter().filter(|limit| limit["type"] == "Container") {
         for (field, noun) in [("containers", "container"), ("initContainers", "init container")] {
-            for container in pod["spec"][field].as_array_mut().into_iter().flatten() {
+            for container in pod["spec"].get_mut(field).and_then(Value::as_array_mut).into_iter().flatten() {
                 let mut given = |kind: &str, defaults: &Value| {
                     let mut set = Vec::new();
                     for (key, value) in defaults.as_object().into_iter().flatten() {

@@ -86,7 +86,7 @@ fn mount_token(spec: &mut Value, volume: &str) {
     };
     let mut used = false;
     for field in ["initContainers", "containers"] {
-        for container in spec[field].as_array_mut().into_iter().flatten() {
+        for container in spec.get_mut(field).and_then(Value::as_array_mut).into_iter().flatten() {
             if items(&container["volumeMounts"]).any(|mount| mount["mountPath"] == MOUNT_PATH) {
                 continue;
             }
