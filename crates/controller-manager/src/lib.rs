@@ -17,14 +17,18 @@ mod context;
 mod error;
 mod expectations;
 mod hash;
+mod node_lifecycle;
 mod pod_control;
+mod pod_gc;
 mod pods;
 mod table;
+mod taint_eviction;
 
 mod deployment;
 mod discovery;
 mod endpoints;
 mod garbage_collector;
+mod job;
 mod load_balancer;
 mod namespace;
 mod replica_set;

@@ -39,6 +39,11 @@ controllers! {
     "persistentvolume-protection-controller", "pv-protection", crate::volumes::protection::run_volumes;
     "namespace-controller", "namespace", crate::namespace::run;
     "garbage-collector-controller", "garbagecollector", crate::garbage_collector::run;
+    "node-lifecycle-controller", "nodelifecycle", crate::node_lifecycle::run;
+    "taint-eviction-controller", "taint-eviction", crate::taint_eviction::run;
+    "pod-garbage-collector-controller", "podgc", crate::pod_gc::run;
+    "job-controller", "job", crate::job::run;
+    "ttl-after-finished-controller", "ttl-after-finished", crate::job::run_ttl;
 }
 
 /// Whether a list such as `*,-foo` lets a controller run. What names it decides, the first such entry first;

@@ -39,12 +39,15 @@ fn a_deployment_brings_up_pods_rolls_scales_and_goes() {
         cluster.merge("Deployment", APPS, "default", "web", image).await;
         cluster.until("the second rollout", async || is_rolled_out(&cluster, "web", 3).await).await;
         cluster.merge("Deployment", APPS, "default", "web", json!({ "spec": { "replicas": 1 } })).await;
-        cluster.until("scaling down", async || {
-            is_rolled_out(&cluster, "web", 1).await && cluster.list("Pod", "v1", "default").await.len() == 1
-        }).await;
+        cluster
+            .until("scaling down", async || {
+                is_rolled_out(&cluster, "web", 1).await && cluster.list("Pod", "v1", "default").await.len() == 1
+            })
+            .await;
         let web = cluster.get("Deployment", APPS, "default", "web").await;
         assert_eq!(web["metadata"]["annotations"]["deployment.kubernetes.io/revision"], "2");
-        let conditions: Vec<_> = web["status"]["conditions"].as_array().unwrap().iter().map(|c| c["reason"].clone()).collect();
+        let conditions: Vec<_> =
+            web["status"]["conditions"].as_array().unwrap().iter().map(|c| c["reason"].clone()).collect();
         assert!(conditions.contains(&json!("NewReplicaSetAvailable")), "{conditions:?}");
         let sets = cluster.list("ReplicaSet", APPS, "default").await;
         assert_eq!(sets.len(), 2);
@@ -52,14 +55,19 @@ fn a_deployment_brings_up_pods_rolls_scales_and_goes() {
         let first = first.unwrap()["metadata"]["name"].as_str().unwrap().to_owned();
         let events = cluster.events("Deployment", "web").await;
         assert_eq!(events[0], format!("ScalingReplicaSet: Scaled up replica set {first} from 0 to 3"));
-        assert!(events.contains(&format!("ScalingReplicaSet: Scaled down replica set {first} from 1 to 0")), "{events:?}");
+        assert!(
+            events.contains(&format!("ScalingReplicaSet: Scaled down replica set {first} from 1 to 0")),
+            "{events:?}"
+        );
         let events = cluster.events("ReplicaSet", &first).await;
         assert_eq!(events.iter().filter(|event| event.starts_with("SuccessfulCreate: Created pod: web-")).count(), 3);
         cluster.delete("Deployment", APPS, "default", "web", DeleteParams::background()).await;
-        cluster.until("garbage collection", async || {
-            cluster.list("ReplicaSet", APPS, "default").await.is_empty()
-                && cluster.list("Pod", "v1", "default").await.is_empty()
-        }).await;
+        cluster
+            .until("garbage collection", async || {
+                cluster.list("ReplicaSet", APPS, "default").await.is_empty()
+                    && cluster.list("Pod", "v1", "default").await.is_empty()
+            })
+            .await;
     });
 }
 
@@ -75,11 +83,15 @@ fn a_deleted_pod_is_replaced_and_a_relabelled_one_released() {
         };
         let before = names().await;
         cluster.delete("Pod", "v1", "default", &before[0], DeleteParams::default()).await;
-        cluster.until("replacement", async || {
-            let now = names().await;
-            now.len() == 2 && !now.contains(&before[0]) && is_rolled_out(&cluster, "web", 2).await
-        }).await;
-        cluster.merge("Pod", "v1", "default", &before[1], json!({ "metadata": { "labels": { "app": "debug" } } })).await;
+        cluster
+            .until("replacement", async || {
+                let now = names().await;
+                now.len() == 2 && !now.contains(&before[0]) && is_rolled_out(&cluster, "web", 2).await
+            })
+            .await;
+        cluster
+            .merge("Pod", "v1", "default", &before[1], json!({ "metadata": { "labels": { "app": "debug" } } }))
+            .await;
         cluster.until("release", async || names().await.len() == 3).await;
         let released = cluster.get("Pod", "v1", "default", &before[1]).await;
         assert_eq!(released["metadata"]["ownerReferences"], Value::Null);
@@ -95,14 +107,14 @@ fn foreground_deletion_waits_and_orphans_live_on() {
             cluster.until("rollout", async || is_rolled_out(&cluster, name, 1).await).await;
         }
         cluster.delete("Deployment", APPS, "default", "waits", DeleteParams::foreground()).await;
-        cluster.until("foreground deletion", async || {
-            cluster.get("Deployment", APPS, "default", "waits").await.is_null()
-        }).await;
+        cluster
+            .until("foreground deletion", async || cluster.get("Deployment", APPS, "default", "waits").await.is_null())
+            .await;
         assert_eq!(cluster.list("ReplicaSet", APPS, "default").await.len(), 1, "dependents went first");
         cluster.delete("Deployment", APPS, "default", "orphans", DeleteParams::orphan()).await;
-        cluster.until("orphaning", async || {
-            cluster.get("Deployment", APPS, "default", "orphans").await.is_null()
-        }).await;
+        cluster
+            .until("orphaning", async || cluster.get("Deployment", APPS, "default", "orphans").await.is_null())
+            .await;
         coracle_clock::sleep(std::time::Duration::from_secs(60)).await;
         let sets = cluster.list("ReplicaSet", APPS, "default").await;
         assert_eq!((sets.len(), &sets[0]["metadata"]["ownerReferences"]), (1, &Value::Null));
@@ -114,18 +126,27 @@ fn foreground_deletion_waits_and_orphans_live_on() {
 fn a_service_has_endpoints_slices_and_an_address() {
     simulate(async || {
         let cluster = Cluster::start(&["*"]).await;
-        cluster.create(json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web" }, "spec": {
-            "type": "LoadBalancer", "selector": { "app": "web" }, "ports": [{ "port": 80, "targetPort": 8080 }] } })).await;
+        cluster
+            .create(json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web" }, "spec": {
+            "type": "LoadBalancer", "selector": { "app": "web" }, "ports": [{ "port": 80, "targetPort": 8080 }] } }))
+            .await;
         cluster.create(deployment("web", 2)).await;
         let slices = async || cluster.list("EndpointSlice", "discovery.k8s.io/v1", "default").await;
-        cluster.until("endpoints", async || {
-            slices().await.iter().any(|slice| {
-                slice["metadata"]["labels"]["kubernetes.io/service-name"] == "web"
-                    && slice["endpoints"].as_array().is_some_and(|endpoints| endpoints.len() == 2
-                        && endpoints.iter().all(|endpoint| endpoint["conditions"]["ready"] == true))
+        cluster
+            .until("endpoints", async || {
+                slices().await.iter().any(|slice| {
+                    slice["metadata"]["labels"]["kubernetes.io/service-name"] == "web"
+                        && slice["endpoints"].as_array().is_some_and(|endpoints| {
+                            endpoints.len() == 2
+                                && endpoints.iter().all(|endpoint| endpoint["conditions"]["ready"] == true)
+                        })
+                })
             })
-        }).await;
-        assert_eq!(slices().await.iter().filter(|s| s["metadata"]["name"].as_str().unwrap().starts_with("web-")).count(), 1);
+            .await;
+        assert_eq!(
+            slices().await.iter().filter(|s| s["metadata"]["name"].as_str().unwrap().starts_with("web-")).count(),
+            1
+        );
         let endpoints = cluster.get("Endpoints", "v1", "default", "web").await;
         assert_eq!(endpoints["subsets"][0]["addresses"].as_array().unwrap().len(), 2);
         assert_eq!(endpoints["subsets"][0]["ports"][0]["port"], 8080);
@@ -138,11 +159,13 @@ fn a_service_has_endpoints_slices_and_an_address() {
             ["EnsuredLoadBalancer: Ensured load balancer", "EnsuringLoadBalancer: Ensuring load balancer"]
         );
         cluster.delete("Service", "v1", "default", "web", DeleteParams::default()).await;
-        cluster.until("the end of all of it", async || {
-            cluster.get("Service", "v1", "default", "web").await.is_null()
-                && cluster.get("Endpoints", "v1", "default", "web").await.is_null()
-                && !slices().await.iter().any(|s| s["metadata"]["name"].as_str().unwrap().starts_with("web-"))
-        }).await;
+        cluster
+            .until("the end of all of it", async || {
+                cluster.get("Service", "v1", "default", "web").await.is_null()
+                    && cluster.get("Endpoints", "v1", "default", "web").await.is_null()
+                    && !slices().await.iter().any(|s| s["metadata"]["name"].as_str().unwrap().starts_with("web-"))
+            })
+            .await;
     });
 }
 
@@ -150,19 +173,28 @@ fn a_service_has_endpoints_slices_and_an_address() {
 fn a_claim_is_bound_to_a_new_volume_that_goes_with_it() {
     simulate(async || {
         let cluster = Cluster::start(&["*"]).await;
-        cluster.until("the default class", async || {
-            !cluster.get("StorageClass", "storage.k8s.io/v1", "", "standard").await.is_null()
-        }).await;
-        cluster.create(json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "data" },
-            "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } } })).await;
-        cluster.until("binding", async || {
-            cluster.get("PersistentVolumeClaim", "v1", "default", "data").await["status"]["phase"] == "Bound"
-        }).await;
+        cluster
+            .until("the default class", async || {
+                !cluster.get("StorageClass", "storage.k8s.io/v1", "", "standard").await.is_null()
+            })
+            .await;
+        cluster
+            .create(json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "data" },
+            "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } } }))
+            .await;
+        cluster
+            .until("binding", async || {
+                cluster.get("PersistentVolumeClaim", "v1", "default", "data").await["status"]["phase"] == "Bound"
+            })
+            .await;
         let claim = cluster.get("PersistentVolumeClaim", "v1", "default", "data").await;
         assert_eq!(claim["status"]["capacity"]["storage"], "1Gi");
         let name = claim["spec"]["volumeName"].as_str().unwrap().to_owned();
         let volume = cluster.get("PersistentVolume", "v1", "", &name).await;
-        assert_eq!((&volume["status"]["phase"], &volume["spec"]["claimRef"]["uid"]), (&json!("Bound"), &claim["metadata"]["uid"]));
+        assert_eq!(
+            (&volume["status"]["phase"], &volume["spec"]["claimRef"]["uid"]),
+            (&json!("Bound"), &claim["metadata"]["uid"])
+        );
         cluster.delete("PersistentVolumeClaim", "v1", "default", "data", DeleteParams::default()).await;
         cluster.until("reclaiming", async || cluster.get("PersistentVolume", "v1", "", &name).await.is_null()).await;
         let path = volume["spec"]["hostPath"]["path"].as_str().unwrap();
@@ -175,10 +207,12 @@ fn a_namespace_is_born_with_an_account_and_the_ca_and_takes_all_with_it() {
     simulate(async || {
         let cluster = Cluster::start(&["*"]).await;
         cluster.create(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "shop" } })).await;
-        cluster.until("account and CA", async || {
-            !cluster.get("ServiceAccount", "v1", "shop", "default").await.is_null()
-                && cluster.get("ConfigMap", "v1", "shop", "kube-root-ca.crt").await["data"]["ca.crt"] == "the CA"
-        }).await;
+        cluster
+            .until("account and CA", async || {
+                !cluster.get("ServiceAccount", "v1", "shop", "default").await.is_null()
+                    && cluster.get("ConfigMap", "v1", "shop", "kube-root-ca.crt").await["data"]["ca.crt"] == "the CA"
+            })
+            .await;
         let mut web = deployment("web", 2);
         web["metadata"]["namespace"] = "shop".into();
         cluster.create(web).await;
@@ -189,4 +223,97 @@ fn a_namespace_is_born_with_an_account_and_the_ca_and_takes_all_with_it() {
             assert!(cluster.list(kind, version, "shop").await.is_empty(), "{kind}");
         }
     });
+}
+
+#[test]
+fn a_silent_node_is_tainted_its_pods_unready_and_after_five_minutes_evicted() {
+    simulate(async || {
+        let cluster = Cluster::start(&["*"]).await;
+        cluster.create(deployment("web", 1)).await;
+        cluster.until("rollout", async || is_rolled_out(&cluster, "web", 1).await).await;
+        cluster.heartbeats.store(false, std::sync::atomic::Ordering::Relaxed);
+        let first = cluster.list("Pod", "v1", "default").await[0]["metadata"]["name"].as_str().unwrap().to_owned();
+        cluster
+            .until("unreachable", async || {
+                let node = cluster.get("Node", "v1", "", "n1").await;
+                node["spec"]["taints"].as_array().is_some_and(|taints| {
+                    taints.iter().any(|t| t["key"] == "node.kubernetes.io/unreachable" && t["effect"] == "NoExecute")
+                })
+            })
+            .await;
+        let node = cluster.get("Node", "v1", "", "n1").await;
+        let conditions = node["status"]["conditions"].as_array().unwrap();
+        let ready = conditions.iter().find(|condition| condition["type"] == "Ready").unwrap();
+        assert_eq!(ready["message"], "Kubelet stopped posting node status.");
+        cluster
+            .until("unready pods", async || {
+                let pod = cluster.get("Pod", "v1", "default", &first).await;
+                pod["status"]["conditions"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .any(|c| c["type"] == "Ready" && c["status"] == "False")
+            })
+            .await;
+        coracle_clock::sleep(std::time::Duration::from_secs(240)).await;
+        assert!(!cluster.get("Pod", "v1", "default", &first).await.is_null());
+        cluster.until("eviction", async || cluster.get("Pod", "v1", "default", &first).await.is_null()).await;
+        let events = cluster.events("Pod", &first).await;
+        assert!(
+            events.contains(&format!("TaintManagerEviction: Marking for deletion Pod default/{first}")),
+            "{events:?}"
+        );
+    });
+}
+
+#[test]
+fn a_job_runs_to_completion_and_a_broken_one_fails_after_its_backoff_limit() {
+    simulate(async || {
+        let cluster = Cluster::start(&["*"]).await;
+        for (name, image) in [("good", "task"), ("bad", "broken")] {
+            cluster.create(json!({ "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": name }, "spec": {
+                "completions": 3, "parallelism": 2, "backoffLimit": 2,
+                "template": { "spec": { "restartPolicy": "Never", "containers": [{ "name": "c", "image": image }] } },
+            }})).await;
+        }
+        let has = async |name: &str, type_: &str| {
+            let job = cluster.get("Job", "batch/v1", "default", name).await;
+            job["status"]["conditions"].as_array().is_some_and(|all| {
+                all.iter().any(|condition| condition["type"] == type_ && condition["status"] == "True")
+            })
+        };
+        cluster.until("completion", async || has("good", "Complete").await).await;
+        let good = cluster.get("Job", "batch/v1", "default", "good").await;
+        assert_eq!((&good["status"]["succeeded"], &good["status"]["active"]), (&json!(3), &Value::Null));
+        let events = cluster.events("Job", "good").await;
+        assert_eq!(events.last().unwrap(), "Completed: Job completed");
+        assert_eq!(events.len(), 4, "{events:?}");
+        cluster.until("failure", async || has("bad", "Failed").await).await;
+        let pods = cluster.list("Pod", "v1", "default").await;
+        assert!(pods.iter().all(|pod| pod["metadata"]["finalizers"].is_null()));
+        cluster.delete("Job", "batch/v1", "default", "good", DeleteParams::foreground()).await;
+        cluster.until("deletion", async || cluster.get("Job", "batch/v1", "default", "good").await.is_null()).await;
+    });
+}
+
+#[test]
+fn the_same_seed_gives_the_same_history() {
+    let history = || {
+        simulate(async || {
+            let cluster = Cluster::start(&["*"]).await;
+            for name in ["a", "b", "c"] {
+                cluster.create(deployment(name, 4)).await;
+            }
+            coracle_clock::sleep(std::time::Duration::from_secs(30)).await;
+            cluster.merge("Deployment", APPS, "default", "b", json!({ "spec": { "replicas": 1 } })).await;
+            cluster.delete("Deployment", APPS, "default", "c", DeleteParams::background()).await;
+            coracle_clock::sleep(std::time::Duration::from_secs(30)).await;
+            let mut all = Vec::new();
+            for (kind, version) in [("Pod", "v1"), ("ReplicaSet", APPS), ("Deployment", APPS), ("Event", "v1")] {
+                all.extend(cluster.list(kind, version, "").await);
+            }
+            all
+        })
+    };
+    assert_eq!(history(), history());
 }

@@ -1,6 +1,6 @@
 //! A cluster in virtual time: the real API server over a store in memory, the real controllers, and a node that
 //! runs every pod at once.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its part; a test may panic")]
 
 use std::time::Duration;
 
@@ -8,11 +8,12 @@ use coracle_apiserver::rbac::AlwaysAllow;
 use coracle_apiserver::{ApiServer, Storage, UserInfo, admission, bootstrap};
 use coracle_controller_manager::{Config, VolumeDirectory};
 use coracle_store::MemoryStore;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +42,8 @@ pub struct Cluster {
     pub client: Client,
     pub removed: Arc<Removed>,
     pub shutdown: CancellationToken,
+    /// Cleared, the node falls silent.
+    pub heartbeats: Arc<AtomicBool>,
 }
 
 impl Cluster {
@@ -70,8 +73,9 @@ impl Cluster {
         };
         let controllers = coracle_controller_manager::run(client.clone(), config, shutdown.clone());
         tokio::spawn(async move { controllers.await.unwrap() });
-        tokio::spawn(run_node(client.clone()));
-        Cluster { client, removed, shutdown }
+        let heartbeats = Arc::new(AtomicBool::new(true));
+        tokio::spawn(run_node(client.clone(), heartbeats.clone()));
+        Cluster { client, removed, shutdown, heartbeats }
     }
 
     fn api(&self, kind: &str, api_version: &str, namespace: &str) -> Api<DynamicObject> {
@@ -140,18 +144,27 @@ impl Cluster {
         let mut events = self.list("Event", "v1", "default").await;
         events.retain(|e| e["involvedObject"]["kind"] == kind && e["involvedObject"]["name"] == name);
         events.sort_by_key(|event| event["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap());
-        let text = |event: &Value| {
-            format!("{}: {}", event["reason"].as_str().unwrap(), event["message"].as_str().unwrap())
-        };
+        let text =
+            |event: &Value| format!("{}: {}", event["reason"].as_str().unwrap(), event["message"].as_str().unwrap());
         events.iter().map(text).collect()
     }
 }
 
 /// Runs every pod at once: on node `n1`, with an address, ready. A container of image `task` succeeds, one of image
 /// `broken` fails. What is deleted is gone soon.
-async fn run_node(client: Client) {
+async fn run_node(client: Client, heartbeats: Arc<AtomicBool>) {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n1" } });
+    nodes.create(&PostParams::default(), &serde_json::from_value(node).unwrap()).await.unwrap();
     let mut addresses = 0;
-    loop {
+    for round in 0.. {
+        if round % 100 == 0 && heartbeats.load(Ordering::Relaxed) {
+            let now = coracle_clock::now_seconds().to_string();
+            let ready =
+                json!({ "type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": now });
+            let status = Patch::Merge(json!({ "status": { "conditions": [ready] } }));
+            nodes.patch_status("n1", &PatchParams::default(), &status).await.unwrap();
+        }
         coracle_clock::sleep(Duration::from_millis(100)).await;
         let Ok(pods) = Api::<Pod>::all(client.clone()).list(&ListParams::default()).await else { continue };
         for pod in pods {
@@ -166,8 +179,8 @@ async fn run_node(client: Client) {
             if spec.node_name.as_deref().unwrap_or_default().is_empty() {
                 let binding = json!({ "apiVersion": "v1", "kind": "Binding", "metadata": { "name": name },
                                       "target": { "apiVersion": "v1", "kind": "Node", "name": "n1" } });
-                let binding = serde_json::to_vec(&binding).unwrap();
-                let _: Result<Value, _> = api.create_subresource("binding", &name, &PostParams::default(), &binding).await;
+                let _: Result<Value, _> =
+                    api.create_subresource("binding", &name, &PostParams::default(), &binding).await;
             }
             let image = spec.containers[0].image.clone().unwrap_or_default();
             let wanted = match image.as_str() {
