@@ -126,7 +126,9 @@ async fn run_controllers(client: Client, config: Config, shutdown: CancellationT
     let context = Context::new(client, config, shutdown);
     let tasks = enabled.into_iter().map(|controller| {
         tracing::debug!(controller = controller.name, "starting");
-        tokio::spawn((controller.start)(context.clone()))
+        // Cut off at any point: what was begun is finished by whoever starts next.
+        let (task, shutdown) = ((controller.start)(context.clone()), context.shutdown.clone());
+        tokio::spawn(async move { shutdown.run_until_cancelled(task).await })
     });
     for task in join_all(tasks).await {
         task?;

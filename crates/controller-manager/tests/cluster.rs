@@ -293,6 +293,17 @@ fn a_job_runs_to_completion_and_a_broken_one_fails_after_its_backoff_limit() {
         assert!(pods.iter().all(|pod| pod["metadata"]["finalizers"].is_null()));
         cluster.delete("Job", "batch/v1", "default", "good", DeleteParams::foreground()).await;
         cluster.until("deletion", async || cluster.get("Job", "batch/v1", "default", "good").await.is_null()).await;
+        cluster
+            .create(json!({ "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": "long" }, "spec": {
+            "template": { "spec": { "restartPolicy": "Never", "containers": [{ "name": "c", "image": "a:1" }] } } } }))
+            .await;
+        let of_long = async || {
+            let pods = cluster.list("Pod", "v1", "default").await;
+            pods.iter().filter(|pod| pod["metadata"]["labels"]["job-name"] == "long").count()
+        };
+        cluster.until("a running pod", async || of_long().await == 1).await;
+        cluster.delete("Job", "batch/v1", "default", "long", DeleteParams::background()).await;
+        cluster.until("the end of its pod", async || of_long().await == 0).await;
     });
 }
 
@@ -316,4 +327,14 @@ fn the_same_seed_gives_the_same_history() {
         })
     };
     assert_eq!(history(), history());
+}
+
+#[test]
+fn the_controllers_end_when_told_to() {
+    simulate(async || {
+        let cluster = Cluster::start(&["*"]).await;
+        coracle_clock::sleep(std::time::Duration::from_secs(5)).await;
+        cluster.shutdown.cancel();
+        cluster.ended.notified().await;
+    });
 }

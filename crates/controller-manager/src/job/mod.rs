@@ -6,6 +6,7 @@
 
 mod plan;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,19 +40,27 @@ pub(crate) async fn run(context: Context) {
     let (expectations, to) = (controller.control.expectations.clone(), queue.clone());
     controller.pods.on_change(move |change| {
         let pod = change.object();
-        let Some(owner) = controller_of(&pod.metadata).filter(|owner| owner.kind == "Job") else { return };
-        let key = ObjectKey::new(pod.namespace().unwrap_or_default(), &owner.name);
-        if change.old.is_none() {
-            expectations.created(&key);
+        // Its former Job too: a pod that is set free is no longer anybody's to count.
+        let keys: BTreeSet<_> = [change.old, change.new].into_iter().flatten().filter_map(|pod| key_of(pod)).collect();
+        for key in keys {
+            if change.old.is_none() {
+                expectations.created(&key);
+            }
+            if change.new.is_none_or(|pod| pods::is_terminating(pod)) {
+                expectations.deleted(&key, &pod.uid().unwrap_or_default());
+            }
+            to.add(key);
         }
-        if change.new.is_none_or(|pod| pods::is_terminating(pod)) {
-            expectations.deleted(&key, &pod.uid().unwrap_or_default());
-        }
-        to.add(key);
     });
     controller.jobs.wait_for_sync().await;
     controller.pods.wait_for_sync().await;
     context.work(NAME, &queue, |key| controller.sync(key)).await;
+}
+
+/// The Job that a pod belongs to.
+fn key_of(pod: &Pod) -> Option<ObjectKey> {
+    let owner = controller_of(&pod.metadata).filter(|owner| owner.kind == "Job")?;
+    Some(ObjectKey::new(pod.namespace().unwrap_or_default(), &owner.name))
 }
 
 /// Runs the TTL-after-finished controller: it deletes finished Jobs in their time.
@@ -93,8 +102,12 @@ impl JobController {
     async fn sync(&self, key: ObjectKey) -> Result<Requeue> {
         let Some(job) = self.jobs.get(&key) else {
             self.control.expectations.forget(&key);
-            // Pods left behind by an orphaning deletion or a lost Job must not keep their finalizer.
-            return Ok(Requeue::Never);
+            // Its pods outlive it for a moment, or for good when they were orphaned; nobody will count them now.
+            let left = self.pods.list_namespace(&key.namespace).into_iter();
+            let left: Vec<_> = left
+                .filter(|pod| controller_of(&pod.metadata).is_none() || key_of(pod).as_ref() == Some(&key))
+                .collect();
+            return self.release(&key, &left).await;
         };
         let managed_elsewhere = job.spec.as_ref().and_then(|spec| spec.managed_by.as_deref());
         if managed_elsewhere.is_some_and(|by| by != "kubernetes.io/job-controller") {

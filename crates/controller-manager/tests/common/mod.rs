@@ -44,6 +44,8 @@ pub struct Cluster {
     pub shutdown: CancellationToken,
     /// Cleared, the node falls silent.
     pub heartbeats: Arc<AtomicBool>,
+    /// Told when the controllers have ended.
+    pub ended: Arc<tokio::sync::Notify>,
 }
 
 impl Cluster {
@@ -72,10 +74,15 @@ impl Cluster {
             ..Config::default()
         };
         let controllers = coracle_controller_manager::run(client.clone(), config, shutdown.clone());
-        tokio::spawn(async move { controllers.await.unwrap() });
+        let ended = Arc::<tokio::sync::Notify>::default();
+        let tell = ended.clone();
+        tokio::spawn(async move {
+            controllers.await.unwrap();
+            tell.notify_one();
+        });
         let heartbeats = Arc::new(AtomicBool::new(true));
         tokio::spawn(run_node(client.clone(), heartbeats.clone()));
-        Cluster { client, removed, shutdown, heartbeats }
+        Cluster { client, removed, shutdown, heartbeats, ended }
     }
 
     fn api(&self, kind: &str, api_version: &str, namespace: &str) -> Api<DynamicObject> {
