@@ -157,10 +157,6 @@ impl Cluster {
             coracle_dns::run(user.clone(), dns.clone(), stop)
         });
 
-        let (store, stop) = (self.store.clone(), self.shutdown.clone());
-        components.spawn(async move {
-            coracle_store::run_compactor(store, coracle_store::Retention::default(), stop.cancelled_owned()).await;
-        });
         while let Some(component) = components.try_join_next() {
             component?;
         }

@@ -257,12 +257,6 @@ pub async fn apiserver(options: cli::Apiserver) -> anyhow::Result<()> {
     };
     let tls = serve::tls(&shown, &client_ca)?;
     let shutdown = shutdown_on_signal()?;
-    let compactor = coracle_store::run_compactor(
-        store.clone(),
-        coracle_store::Retention::default(),
-        shutdown.clone().cancelled_owned(),
-    );
-    tokio::spawn(compactor);
     tracing::info!(address = %options.bind_address, port, certificates = %pki_dir.display(), "serving");
     serve::serve(listener, tls, api.service(), shutdown).await;
     store.close().await?;
