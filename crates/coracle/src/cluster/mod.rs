@@ -164,21 +164,20 @@ impl Cluster {
         Ok(())
     }
 
-    /// Stops the components and then the store. Containers run on; [`Cluster::stop_all`] stops them too.
-    pub async fn stop(mut self) -> anyhow::Result<(Docker, ClusterConfig)> {
+    /// Stops the components, the store, the containers and the Services' rules.
+    pub async fn stop_all(mut self) -> anyhow::Result<()> {
+        self.stop_components().await?;
+        // The lock is held until the last container is gone: whoever waits for the cluster's end waits for that.
+        teardown(&self.docker, &self.config).await
+    }
+
+    async fn stop_components(&mut self) -> anyhow::Result<()> {
         self.shutdown.cancel();
         let all = async { while self.components.join_next().await.is_some() {} };
         if coracle_clock::timeout(Duration::from_secs(10), all).await.is_err() {
             tracing::warn!("a component did not stop in time");
         }
-        self.store.close().await.context("the store")?;
-        Ok((self.docker, self.config))
-    }
-
-    /// Stops the components, the store, the containers and the Services' rules.
-    pub async fn stop_all(self) -> anyhow::Result<()> {
-        let (docker, config) = self.stop().await?;
-        teardown(&docker, &config).await
+        self.store.close().await.context("the store")
     }
 }
 

@@ -97,6 +97,10 @@ fn difference(old: Option<&PodStatus>, new: &PodStatus) -> Option<Value> {
             ("podIPs" | "hostIPs", Some(_)) => replaced(value),
             _ => value.clone(),
         };
+        if field == "conditions" {
+            // Shown in the kubelet's order, whoever set the first of them.
+            patch.insert("$setElementOrder/conditions".into(), types(value));
+        }
         patch.insert(field.clone(), change);
     }
     for field in old.keys().filter(|field| !new.contains_key(*field)) {
@@ -109,6 +113,12 @@ fn replaced(list: &Value) -> Value {
     let mut items = list.as_array().cloned().unwrap_or_default();
     items.push(json!({ "$patch": "replace" }));
     Value::Array(items)
+}
+
+/// What conditions are merged by.
+fn types(conditions: &Value) -> Value {
+    let conditions = conditions.as_array().map(Vec::as_slice).unwrap_or_default();
+    conditions.iter().map(|condition| json!({ "type": condition["type"] })).collect()
 }
 
 /// Conditions are merged by type: those that changed, with what they no longer have as null.
@@ -155,6 +165,7 @@ mod tests {
                 "phase": "Running",
                 "message": null,
                 "podIPs": [{ "ip": "10.0.0.2" }, { "$patch": "replace" }],
+                "$setElementOrder/conditions": [{ "type": "Ready" }, { "type": "PodScheduled" }],
                 "conditions": [{ "type": "Ready", "status": "True", "reason": null, "message": null }],
             })
         );
