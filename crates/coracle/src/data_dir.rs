@@ -188,7 +188,7 @@ impl DataDir {
     pub fn lock(&self) -> anyhow::Result<Lock> {
         let mut file = self.lock_file()?;
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let holder = holder(&mut file).map_or_else(|| "another process".into(), |pid| describe(pid));
+            let holder = holder(&mut file).map_or_else(|| "another process".into(), describe);
             bail!(
                 "the data directory {} is in use by {holder}; stop that cluster with `coracle down`, or choose another directory with --data-dir",
                 self.0.display()

@@ -1,6 +1,5 @@
 //! Taking a cluster off the engine and the host. Only what carries the cluster's label is touched.
 
-use std::collections::HashMap;
 use std::future::Future;
 
 use bollard::Docker;
@@ -40,7 +39,7 @@ async fn all<F: Future<Output = ()>>(listed: Vec<(String, String)>, remove: impl
 
 #[allow(clippy::disallowed_types)] // bollard's filters are a HashMap; its order does not matter here
 async fn list(docker: &Docker, id: &str) -> anyhow::Result<Vec<(String, String)>> {
-    let filters = HashMap::from([("label", vec![format!("{CLUSTER_LABEL}={id}")])]);
+    let filters = std::collections::HashMap::from([("label", vec![format!("{CLUSTER_LABEL}={id}")])]);
     let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
     let listed = docker.list_containers(Some(options)).await?;
     Ok(listed
