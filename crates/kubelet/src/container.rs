@@ -133,6 +133,7 @@ pub fn container_config(input: ContainerInput<'_>) -> Result<ContainerConfig, St
         target_container: input.target.map(str::to_owned),
         host_pid: spec.host_pid == Some(true),
         stop_signal: container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
+        stop_timeout_seconds: spec.termination_grace_period_seconds,
         cgroup_parent: String::new(),
         labels: BTreeMap::new(),
         annotations: [(HASH_ANNOTATION.to_owned(), container_hash(container))].into(),

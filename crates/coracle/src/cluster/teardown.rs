@@ -3,33 +3,29 @@
 use std::future::Future;
 
 use bollard::Docker;
-use bollard::query_parameters::{
-    ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
-};
+use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder};
 use futures::future::join_all;
 
 use crate::data_dir::ClusterConfig;
 
 const CLUSTER_LABEL: &str = "io.coracle.cluster";
 const KIND_LABEL: &str = "io.coracle.kind";
-/// How long containers may take to stop, in seconds; the pods' own default.
-const GRACE_SECONDS: i32 = 30;
 
-/// Stops and removes the cluster's containers: first the pods', all at once, then their sandboxes.
+/// Stops and removes the cluster's containers: first the pods', all at once, then their sandboxes. Each pod's
+/// container was made with its pod's grace period.
 async fn remove_containers(docker: &Docker, id: &str) -> anyhow::Result<()> {
     let listed = list(docker, id).await?;
     let (sandboxes, containers): (Vec<_>, Vec<_>) = listed.into_iter().partition(|(_, kind)| kind == "sandbox");
-    let remove = |id: String, grace: i32| async move {
-        let stop = StopContainerOptionsBuilder::new().t(grace).build();
+    let remove = |id: String| async move {
         // Already stopped or gone is as good.
-        let _ = docker.stop_container(&id, Some(stop)).await;
+        let _ = docker.stop_container(&id, None).await;
         let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
         if let Err(error) = docker.remove_container(&id, Some(options)).await {
             tracing::debug!(id, %error, "not removed");
         }
     };
-    all(containers, |id| remove(id, GRACE_SECONDS)).await;
-    all(sandboxes, |id| remove(id, 1)).await;
+    all(containers, remove).await;
+    all(sandboxes, remove).await;
     Ok(())
 }
 

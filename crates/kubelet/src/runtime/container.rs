@@ -138,6 +138,8 @@ pub struct ContainerConfig {
     pub host_pid: bool,
     /// The signal that asks it to stop (`SIGQUIT`); the image's when `None`.
     pub stop_signal: Option<String>,
+    /// How long it may take to stop, in seconds, when the runtime stops it without being told how long.
+    pub stop_timeout_seconds: Option<i64>,
     /// The control group it belongs under; the engine's default when empty.
     pub cgroup_parent: String,
     /// Labels of the caller's; those that say which container this is are added by the runtime.

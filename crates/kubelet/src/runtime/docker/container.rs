@@ -183,6 +183,7 @@ fn create_body(
         open_stdin: Some(config.stdin),
         stdin_once: Some(config.stdin_once),
         stop_signal: config.stop_signal.clone(),
+        stop_timeout: config.stop_timeout_seconds,
         host_config: Some(host),
         ..Default::default()
     }
