@@ -22,7 +22,7 @@ use crate::hooks::{
 use crate::metrics::Metrics;
 use crate::request_info::{RequestInfo, query_param};
 use crate::storage::Storage;
-use crate::{discovery, handler, openapi, rbac, render, version};
+use crate::{discovery, handler, openapi, openapi_v2, rbac, render, version};
 
 /// What an API server is made of.
 #[derive(Debug)]
@@ -154,10 +154,21 @@ impl ApiServer {
         }
         let known = match path {
             "/" => {
-                let paths = ["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"];
+                let paths = [
+                    "/api",
+                    "/apis",
+                    "/healthz",
+                    "/livez",
+                    "/metrics",
+                    "/openapi/v2",
+                    "/openapi/v3",
+                    "/readyz",
+                    "/version",
+                ];
                 Some(render::json_bytes(200, serde_json::json!({ "paths": paths }).to_string()))
             }
             "/version" => Some(render::json_bytes(200, version::document().to_string())),
+            "/openapi/v2" => Some(openapi_v2::answer(&parts.headers)),
             "/metrics" => Some(render::text(200, self.metrics.render(storage))),
             path if path == "/openapi/v3" || path.starts_with("/openapi/v3/") => {
                 openapi::answer(&storage.table(), path, &parts.headers)
