@@ -1,0 +1,72 @@
+//! How a simulated cluster is described and started.
+
+use coracle_kubelet::runtime::simulated::SimulatedConfig;
+
+use crate::Cluster;
+
+/// A description of a cluster; [`Builder::run`] brings it to life.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    pub(crate) seed: u64,
+    pub(crate) nodes: usize,
+    pub(crate) machine: SimulatedConfig,
+    pub(crate) controllers: Vec<String>,
+    pub(crate) scheduler: bool,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Builder {
+            seed: 0,
+            nodes: 1,
+            machine: SimulatedConfig::default(),
+            controllers: vec!["*".into()],
+            scheduler: true,
+        }
+    }
+}
+
+impl Builder {
+    /// From which number all chance follows.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// How many nodes there are at the start: `coracle-1`, `coracle-2`, ….
+    pub fn nodes(mut self, nodes: usize) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
+    /// What the nodes' machines are like, and what containers do on them.
+    pub fn machine(mut self, machine: SimulatedConfig) -> Self {
+        self.machine = machine;
+        self
+    }
+
+    /// Which controllers run, as `--controllers` takes them: `*`, `name`, `-name`. None at all: no controller manager.
+    pub fn controllers(mut self, controllers: &[&str]) -> Self {
+        self.controllers = controllers.iter().map(|&name| name.to_owned()).collect();
+        self
+    }
+
+    /// Leaves the scheduler out.
+    pub fn without_scheduler(mut self) -> Self {
+        self.scheduler = false;
+        self
+    }
+
+    /// Starts the cluster, waits until its nodes are ready, and plays a scenario on it.
+    ///
+    /// # Errors
+    /// What the scenario or the cluster's start returns.
+    pub fn run<T>(self, scenario: impl AsyncFnOnce(&mut Cluster) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+        runtime.block_on(async {
+            let _world = coracle_clock::Simulation::start(self.seed);
+            let mut cluster = Cluster::start(self).await?;
+            scenario(&mut cluster).await
+        })
+    }
+}

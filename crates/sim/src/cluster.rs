@@ -1,0 +1,281 @@
+//! The cluster: its parts, and what can befall them.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use coracle_apiserver::UserInfo;
+use coracle_apiserver::assembly::assemble;
+use coracle_apiserver::auth::jwt::TokenKey;
+use coracle_apiserver::security::SecurityConfig;
+use coracle_controller_manager::VolumeDirectory;
+use coracle_kubelet::Kubelet;
+use coracle_kubelet::runtime::simulated::{SimulatedConfig, SimulatedRuntime};
+use coracle_store::{MemoryStore, Revision, SharedStore};
+use tokio_util::sync::CancellationToken;
+
+use crate::builder::Builder;
+use crate::history::{Change, Recorder, dump};
+use crate::line::{Line, Requests, Server, Switchboard};
+
+/// How long nothing may have changed for a cluster to count as settled: longer than a backed-off pod waits in the
+/// scheduler's queue, or a probe's period.
+const QUIET: Duration = Duration::from_secs(15);
+/// A cluster that has not settled by then never will.
+const SETTLE_LIMIT: Duration = Duration::from_secs(3600);
+
+/// A part of the cluster that can crash and be started again.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Component {
+    /// The API server. Its store survives.
+    ApiServer,
+    /// All controllers.
+    ControllerManager,
+    /// The scheduler.
+    Scheduler,
+    /// The kubelet of a node; the node's containers run on without it.
+    Kubelet(String),
+}
+
+/// A simulated cluster. Made by [`Builder::run`].
+pub struct Cluster {
+    store: SharedStore,
+    recorder: Recorder,
+    server: Switchboard,
+    requests: Requests,
+    admin: kube::Client,
+    running: BTreeMap<Component, CancellationToken>,
+    machines: BTreeMap<String, Machine>,
+    controllers: Vec<String>,
+}
+
+struct Machine {
+    number: u8,
+    config: SimulatedConfig,
+    runtime: SimulatedRuntime,
+}
+
+/// Volumes that take no room.
+struct NoVolumes;
+
+impl VolumeDirectory for NoVolumes {
+    fn remove(&self, _: &Path) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Cluster {
+    /// A description of a cluster with one node, all controllers and a scheduler.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) async fn start(builder: Builder) -> anyhow::Result<Cluster> {
+        let store: SharedStore = MemoryStore::new();
+        let recorder = Recorder::start(&store).await?;
+        let (server, requests) = (Switchboard::default(), Requests::default());
+        let line = Line {
+            server: server.clone(),
+            user: UserInfo::new("kubernetes-admin", &["kubeadm:cluster-admins"]),
+            requests: requests.clone(),
+            killed: CancellationToken::new(),
+        };
+        let mut cluster = Cluster {
+            store,
+            recorder,
+            server,
+            requests,
+            admin: kube::Client::new(line, "default"),
+            running: BTreeMap::new(),
+            machines: BTreeMap::new(),
+            controllers: builder.controllers,
+        };
+        cluster.restart(&Component::ApiServer).await?;
+        if !cluster.controllers.is_empty() {
+            cluster.restart(&Component::ControllerManager).await?;
+        }
+        if builder.scheduler {
+            cluster.restart(&Component::Scheduler).await?;
+        }
+        for _ in 0..builder.nodes {
+            cluster.add_node(builder.machine.clone()).await?;
+        }
+        cluster.settle().await;
+        Ok(cluster)
+    }
+
+    /// A client that acts as the cluster's administrator.
+    pub fn client(&self) -> kube::Client {
+        self.admin.clone()
+    }
+
+    /// The machine of a node: to crash containers on it, or to let their probes fail.
+    ///
+    /// # Panics
+    /// If there is no such node.
+    pub fn machine(&self, node: &str) -> &SimulatedRuntime {
+        &self.machines[node].runtime
+    }
+
+    /// All nodes' names.
+    pub fn nodes(&self) -> Vec<String> {
+        self.machines.keys().cloned().collect()
+    }
+
+    /// All components that can [crash](Cluster::crash), running or not.
+    pub fn components(&self) -> Vec<Component> {
+        let kubelets = self.machines.keys().cloned().map(Component::Kubelet);
+        [Component::ApiServer, Component::ControllerManager, Component::Scheduler].into_iter().chain(kubelets).collect()
+    }
+
+    /// Starts another machine with a kubelet, which registers as a node. Its name.
+    ///
+    /// # Errors
+    /// There are 250 nodes already.
+    pub async fn add_node(&mut self, config: SimulatedConfig) -> anyhow::Result<String> {
+        let number = self.machines.values().map(|machine| machine.number).max().unwrap_or_default() + 1;
+        if number > 250 {
+            bail!("no addresses for more nodes");
+        }
+        let name = format!("coracle-{number}");
+        let runtime = SimulatedRuntime::new(config.clone());
+        self.machines.insert(name.clone(), Machine { number, config, runtime });
+        self.restart(&Component::Kubelet(name.clone())).await?;
+        Ok(name)
+    }
+
+    /// Switches a machine off: the kubelet dies, and every container with it. [`Cluster::restart`] of the kubelet is
+    /// the machine's return, with nothing on it.
+    pub fn power_off(&mut self, node: &str) {
+        self.crash(&Component::Kubelet(node.to_owned()));
+        if let Some(machine) = self.machines.get_mut(node) {
+            machine.runtime = SimulatedRuntime::new(machine.config.clone());
+        }
+    }
+
+    /// Kills a component, as `kill -9` would: whatever it is about to do next, it never does.
+    pub fn crash(&mut self, component: &Component) {
+        if let Some(killed) = self.running.remove(component) {
+            killed.cancel();
+        }
+        if *component == Component::ApiServer {
+            *self.server.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+
+    /// Starts a component, after killing it if it runs.
+    ///
+    /// # Errors
+    /// It cannot start, or there is no such node.
+    pub async fn restart(&mut self, component: &Component) -> anyhow::Result<()> {
+        self.crash(component);
+        let killed = CancellationToken::new();
+        self.running.insert(component.clone(), killed.clone());
+        match component {
+            Component::ApiServer => {
+                let security = SecurityConfig::new(TokenKey::generate()?, "10.96.0.0/12".parse()?);
+                let advertise = (Ipv4Addr::new(10, 244, 0, 1), 6443);
+                let api = assemble(self.store.clone(), security, advertise, None).await.context("the API server")?;
+                let server = Server { api, stopped: killed };
+                *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
+            }
+            Component::ControllerManager => {
+                let config = coracle_controller_manager::Config {
+                    controllers: self.controllers.clone(),
+                    volumes: Arc::new(NoVolumes),
+                    ..Default::default()
+                };
+                let client = self.component_client("system:kube-controller-manager", &[], &killed);
+                spawn(component, killed.clone(), coracle_controller_manager::run(client, config, killed));
+            }
+            Component::Scheduler => {
+                let client = self.component_client("system:kube-scheduler", &[], &killed);
+                let run = coracle_scheduler::run(client, coracle_scheduler::Config::default(), killed.clone());
+                spawn(component, killed, run);
+            }
+            Component::Kubelet(node) => {
+                let machine = self.machines.get(node).with_context(|| format!("no node {node}"))?;
+                let third = machine.number;
+                let ip = IpAddr::V4(Ipv4Addr::new(10, 244, third, 1));
+                let config = coracle_kubelet::Config {
+                    on_disk: false,
+                    ..coracle_kubelet::Config::new(node, ip, &format!("10.244.{third}.0/24"), "/simulated")
+                };
+                let client = self.component_client(&format!("system:node:{node}"), &["system:nodes"], &killed);
+                let (runtime, prober) = (Arc::new(machine.runtime.clone()), Arc::new(machine.runtime.clone()));
+                let kubelet = Kubelet::with_prober(client, runtime, prober, config)?;
+                spawn(component, killed.clone(), kubelet.run(killed));
+            }
+        }
+        Ok(())
+    }
+
+    fn component_client(&self, user: &str, groups: &[&str], killed: &CancellationToken) -> kube::Client {
+        let (server, requests) = (self.server.clone(), self.requests.clone());
+        let line = Line { server, user: UserInfo::new(user, groups), requests, killed: killed.clone() };
+        kube::Client::new(line, "default")
+    }
+
+    /// Lets time pass.
+    pub async fn advance(&self, time: Duration) {
+        coracle_clock::sleep(time).await;
+    }
+
+    /// Lets time pass until no object has changed for 15 seconds, heartbeats (leases and nodes) and events aside.
+    /// How long that took. What waits longer than that by design (a pod in `CrashLoopBackOff`, a CronJob) is not
+    /// waited for, and a cluster that does not come to rest is left alone after an hour.
+    pub async fn settle(&self) -> Duration {
+        let (start, mut seen, mut quiet) = (coracle_clock::instant(), self.recorder.len(), Duration::ZERO);
+        const STEP: Duration = Duration::from_millis(500);
+        while quiet < QUIET && start.elapsed() < SETTLE_LIMIT {
+            coracle_clock::sleep(STEP).await;
+            let matters =
+                |change: &Change| !matches!(change.object().0.as_str(), "leases" | "minions" | "nodes" | "events");
+            quiet = if self.recorder.any_since(seen, matters) { Duration::ZERO } else { quiet + STEP };
+            seen = self.recorder.len();
+        }
+        start.elapsed()
+    }
+
+    /// The store's revision.
+    pub fn revision(&self) -> Revision {
+        self.store.revision()
+    }
+
+    /// Every change since the beginning, in order.
+    pub fn history(&self) -> Vec<Change> {
+        self.recorder.changes()
+    }
+
+    /// All that the store holds now, a line for each key.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn store_dump(&self) -> anyhow::Result<String> {
+        dump(&self.store).await
+    }
+
+    /// How many requests there were so far, by user, method and path.
+    pub fn requests(&self) -> BTreeMap<String, u64> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Runs a component until it is killed.
+fn spawn(
+    component: &Component,
+    killed: CancellationToken,
+    run: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+) {
+    let component = component.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            biased;
+            () = killed.cancelled() => {}
+            result = run => tracing::error!(?component, ?result, "ended by itself"),
+        }
+    });
+}

@@ -1,0 +1,12 @@
+//! Whole clusters in virtual time: each test is a behaviour that only all components together have.
+
+mod chaos;
+mod deployments;
+mod determinism;
+mod idle;
+mod jobs;
+mod nodes;
+mod pods;
+mod scheduling;
+mod services;
+mod support;

@@ -1,0 +1,95 @@
+//! Nodes that fail, return, and join.
+
+use coracle_sim::{Cluster, Component};
+use serde_json::{Value, json};
+
+use crate::support::*;
+
+async fn ready(cluster: &Cluster, node: &str) -> anyhow::Result<String> {
+    Ok(condition(&get(cluster, "nodes", node).await?, "Ready").to_owned())
+}
+
+fn on(pods: &[Value], node: &str) -> usize {
+    pods.iter().filter(|pod| pod["spec"]["nodeName"] == node && pod["metadata"]["deletionTimestamp"].is_null()).count()
+}
+
+#[test]
+fn a_dead_node_is_noticed_and_its_pods_are_replaced_elsewhere() {
+    simulate(async |cluster| {
+        cluster.create(deployment("web", 6, "nginx:1")).await?;
+        cluster.settle().await;
+        let lost = on(&pods(cluster, "web").await?, "coracle-2");
+        assert!(lost > 0);
+        cluster.power_off("coracle-2");
+        cluster.advance(seconds(35)).await;
+        assert_eq!(ready(cluster, "coracle-2").await?, "True", "the grace period is 50 seconds");
+        cluster.advance(seconds(30)).await;
+        assert_eq!(ready(cluster, "coracle-2").await?, "Unknown");
+        let taints = get(cluster, "nodes", "coracle-2").await?["spec"]["taints"].to_string();
+        assert!(taints.contains("node.kubernetes.io/unreachable") && taints.contains("NoExecute"), "{taints}");
+        let pods_now = pods(cluster, "web").await?;
+        assert_eq!(on(&pods_now, "coracle-2"), lost, "they tolerate it for 300 seconds");
+        assert_eq!(ready_pods(cluster, "web").await?, 6 - lost, "but are not ready");
+        cluster.advance(seconds(330)).await;
+        let pods_now = pods(cluster, "web").await?;
+        assert_eq!(on(&pods_now, "coracle-2"), 0);
+        assert_eq!(on(&pods_now, "coracle-1") + on(&pods_now, "coracle-3"), 6);
+        assert_eq!(ready_pods(cluster, "web").await?, 6);
+        // The dead node cannot confirm the end of its pods; they go when it is back.
+        assert_eq!(pods_now.len(), 6 + lost);
+        cluster.restart(&Component::Kubelet("coracle-2".into())).await?;
+        cluster.advance(seconds(60)).await;
+        assert_eq!(ready(cluster, "coracle-2").await?, "True");
+        assert_eq!(pods(cluster, "web").await?.len(), 6);
+        let node = get(cluster, "nodes", "coracle-2").await?;
+        assert!(node["spec"]["taints"].as_array().is_none_or(Vec::is_empty), "{:#}", node["spec"]);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_kubelet_that_is_back_soon_loses_nothing() {
+    simulate(async |cluster| {
+        cluster.create(deployment("web", 6, "nginx:1")).await?;
+        cluster.settle().await;
+        let before: Vec<_> = pods(cluster, "web").await?.iter().map(name).collect();
+        cluster.crash(&Component::Kubelet("coracle-2".into()));
+        cluster.advance(seconds(200)).await;
+        assert_eq!(ready(cluster, "coracle-2").await?, "Unknown");
+        cluster.restart(&Component::Kubelet("coracle-2".into())).await?;
+        cluster.advance(seconds(600)).await;
+        let after = pods(cluster, "web").await?;
+        assert_eq!(after.iter().map(name).collect::<Vec<_>>(), before);
+        assert!(after.iter().all(|pod| is_ready(pod) && pod["status"]["containerStatuses"][0]["restartCount"] == 0));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_pod_that_fits_nowhere_runs_when_a_node_joins_or_room_is_made() {
+    let story = Cluster::builder().nodes(1).run(async |cluster| {
+        let wants = |cpu: &str| {
+            let mut spec = one_container("nginx:1", &[]);
+            spec["containers"][0]["resources"] = json!({ "requests": { "cpu": cpu } });
+            spec
+        };
+        cluster.create(pod("first", wants("3"))).await?;
+        cluster.settle().await;
+        cluster.create(pod("second", wants("3"))).await?;
+        cluster.settle().await;
+        let second = get(cluster, "pods", "second").await?;
+        assert_eq!(condition(&second, "PodScheduled"), "False");
+        assert_eq!(second["status"]["conditions"][0]["reason"], "Unschedulable");
+        cluster.add_node(Default::default()).await?;
+        cluster.settle().await;
+        assert_eq!(get(cluster, "pods", "second").await?["spec"]["nodeName"], "coracle-2");
+        cluster.create(pod("third", wants("2"))).await?;
+        cluster.settle().await;
+        assert_eq!(get(cluster, "pods", "third").await?["status"]["phase"], "Pending");
+        cluster.delete("pods", "first").await?;
+        cluster.settle().await;
+        assert_eq!(get(cluster, "pods", "third").await?["spec"]["nodeName"], "coracle-1");
+        Ok(())
+    });
+    story.unwrap();
+}

@@ -1,0 +1,105 @@
+//! What containers do, and what becomes of their pods.
+
+use coracle_kubelet::runtime::simulated::SimulatedConfig;
+use coracle_sim::Cluster;
+use serde_json::{Value, json};
+
+use crate::support::*;
+
+fn container(pod: &Value) -> &Value {
+    &pod["status"]["containerStatuses"][0]
+}
+
+fn time(text: &Value) -> anyhow::Result<i64> {
+    use k8s_openapi::jiff::Timestamp;
+    Ok(text.as_str().unwrap_or_default().parse::<Timestamp>()?.as_second())
+}
+
+#[test]
+fn a_crashing_container_waits_ever_longer_up_to_five_minutes() {
+    simulate(async |cluster| {
+        cluster.create(pod("flaky", one_container("busybox:1", &["sh", "-c", "sleep 1; exit 3"]))).await?;
+        cluster.advance(seconds(3600)).await;
+        // From the history: when each instance started, and when the one before had ended.
+        let mut waits = Vec::new();
+        let mut ended = None;
+        for change in cluster.history().iter().filter(|change| change.object().1 == "default/flaky") {
+            let pod = change.json();
+            let (now, last) = (&container(&pod)["state"], &container(&pod)["lastState"]);
+            let running = &now["running"]["startedAt"];
+            let finished = &last["terminated"]["finishedAt"];
+            if !running.is_null() && !finished.is_null() && ended.as_ref() != Some(finished) {
+                waits.push(time(running)? - time(finished)?);
+                ended = Some(finished.clone());
+            }
+        }
+        for (wait, expected) in waits.iter().zip([0, 10, 20, 40, 80, 160, 300, 300, 300]) {
+            assert!((expected..=expected + 2).contains(wait), "{waits:?}");
+        }
+        assert!(waits.len() >= 9, "{waits:?}");
+        let flaky = get(cluster, "pods", "flaky").await?;
+        assert_eq!(container(&flaky)["state"]["waiting"]["reason"], "CrashLoopBackOff");
+        assert_eq!(flaky["status"]["phase"], "Running");
+        Ok(())
+    });
+}
+
+#[test]
+fn ten_good_minutes_let_a_container_begin_anew() {
+    simulate(async |cluster| {
+        cluster.create(pod("web", one_container("nginx:1", &[]))).await?;
+        cluster.settle().await;
+        let node = get(cluster, "pods", "web").await?["spec"]["nodeName"].as_str().unwrap_or_default().to_owned();
+        for restarts in 1..=3 {
+            assert!(cluster.machine(&node).crash("default", "web", "main", 1));
+            cluster.advance(seconds(60)).await;
+            assert_eq!(container(&get(cluster, "pods", "web").await?)["restartCount"], restarts);
+        }
+        cluster.advance(seconds(700)).await;
+        assert!(cluster.machine(&node).crash("default", "web", "main", 1));
+        cluster.advance(seconds(3)).await;
+        let web = get(cluster, "pods", "web").await?;
+        assert!(is_ready(&web), "restarted at once: {:#}", container(&web));
+        Ok(())
+    });
+}
+
+#[test]
+fn an_image_that_cannot_be_pulled_is_tried_again_ever_later() {
+    let machine = SimulatedConfig { missing_images: vec!["nowhere".into()], ..SimulatedConfig::default() };
+    let story = Cluster::builder().nodes(1).machine(machine).run(async |cluster| {
+        cluster.create(pod("lost", one_container("nowhere/x:1", &[]))).await?;
+        cluster.advance(seconds(3600)).await;
+        let lost = get(cluster, "pods", "lost").await?;
+        assert_eq!(lost["status"]["phase"], "Pending");
+        let reason = container(&lost)["state"]["waiting"]["reason"].as_str().unwrap_or_default();
+        assert_eq!(reason, "ImagePullBackOff");
+        let events = cluster.list("events", None).await?;
+        let pulls = events.iter().find(|e| e["message"].as_str().is_some_and(|m| m.starts_with("Pulling image")));
+        // 0, 10, 20, 40, 80, 160, then every 300 seconds.
+        let pulls = pulls.and_then(|event| event["count"].as_u64()).unwrap_or_default();
+        assert!((15..=18).contains(&pulls), "{pulls} pulls in an hour");
+        Ok(())
+    });
+    story.unwrap();
+}
+
+#[test]
+fn a_failing_liveness_probe_restarts_the_container() {
+    simulate(async |cluster| {
+        let mut spec = one_container("nginx:1", &[]);
+        spec["containers"][0]["livenessProbe"] =
+            json!({ "httpGet": { "port": 80 }, "periodSeconds": 5, "failureThreshold": 3 });
+        cluster.create(pod("web", spec)).await?;
+        cluster.settle().await;
+        let node = get(cluster, "pods", "web").await?["spec"]["nodeName"].as_str().unwrap_or_default().to_owned();
+        cluster.machine(&node).set_healthy("default", "web", "main", false);
+        cluster.advance(seconds(30)).await;
+        let web = get(cluster, "pods", "web").await?;
+        assert_eq!(container(&web)["restartCount"], 1);
+        assert!(is_ready(&web));
+        let messages = messages(cluster, "web").await?;
+        assert!(messages.contains(&"Container main failed liveness probe, will be restarted".into()), "{messages:#?}");
+        Ok(())
+    });
+}

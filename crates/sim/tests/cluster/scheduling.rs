@@ -1,0 +1,79 @@
+//! Who goes where, and who must make room.
+
+use coracle_sim::Cluster;
+use serde_json::json;
+
+use crate::support::*;
+
+#[test]
+fn an_important_pod_takes_the_room_of_a_lesser_one() {
+    let story = Cluster::builder().nodes(1).run(async |cluster| {
+        for (name, value) in [("high", 1000), ("low", 10)] {
+            cluster
+                .create(json!({
+                    "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass",
+                    "metadata": { "name": name }, "value": value,
+                }))
+                .await?;
+        }
+        let wants = |class: &str| {
+            let mut spec = one_container("nginx:1", &[]);
+            spec["containers"][0]["resources"] = json!({ "requests": { "cpu": "3" } });
+            spec["priorityClassName"] = json!(class);
+            spec
+        };
+        cluster.create(pod("lesser", wants("low"))).await?;
+        cluster.settle().await;
+        cluster.create(pod("important", wants("high"))).await?;
+        cluster.settle().await;
+        assert!(is_ready(&get(cluster, "pods", "important").await?));
+        assert!(cluster.get("pods", "lesser").await?.is_none());
+        let messages = messages(cluster, "lesser").await?;
+        assert!(messages.iter().any(|m| m.starts_with("Preempted by pod ")), "{messages:?}");
+        Ok(())
+    });
+    story.unwrap();
+}
+
+#[test]
+fn a_claim_is_bound_before_its_pod_runs() {
+    simulate(async |cluster| {
+        let mut spec = one_container("mysql:8", &[]);
+        spec["volumes"] = json!([{ "name": "data", "persistentVolumeClaim": { "claimName": "data" } }]);
+        cluster.create(pod("db", spec)).await?;
+        cluster.settle().await;
+        assert_eq!(get(cluster, "pods", "db").await?["status"]["phase"], "Pending");
+        cluster
+            .create(json!({
+                "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "data" },
+                "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } },
+            }))
+            .await?;
+        cluster.settle().await;
+        assert!(is_ready(&get(cluster, "pods", "db").await?));
+        let claim = get(cluster, "persistentvolumeclaims", "data").await?;
+        assert_eq!(claim["status"]["phase"], "Bound");
+        // In use, it is protected; afterwards it goes, and its volume with it.
+        cluster.delete("persistentvolumeclaims", "data").await?;
+        cluster.settle().await;
+        assert!(cluster.get("persistentvolumeclaims", "data").await?.is_some());
+        cluster.delete("pods", "db").await?;
+        cluster.settle().await;
+        assert!(cluster.get("persistentvolumeclaims", "data").await?.is_none());
+        assert_eq!(cluster.list("persistentvolumes", None).await?.len(), 0);
+        Ok(())
+    });
+}
+
+#[test]
+fn replicas_are_spread_over_the_nodes() {
+    simulate(async |cluster| {
+        cluster.create(deployment("web", 9, "nginx:1")).await?;
+        cluster.settle().await;
+        for node in cluster.nodes() {
+            let here = pods(cluster, "web").await?.iter().filter(|pod| pod["spec"]["nodeName"] == *node).count();
+            assert!((2..=4).contains(&here), "{here} of 9 on {node}");
+        }
+        Ok(())
+    });
+}
