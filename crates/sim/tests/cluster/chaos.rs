@@ -56,7 +56,7 @@ fn story(seed: u64, crashes: usize) -> Vec<String> {
         cluster.advance(seconds(900)).await;
         outcome(cluster).await
     });
-    story.unwrap()
+    story.expect("the simulation tells its story")
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn busy_hour(seed: u64) -> (Vec<Change>, String) {
         cluster.advance(seconds(3000)).await;
         Ok((cluster.history(), cluster.store_dump().await?))
     });
-    story.unwrap()
+    story.expect("the simulation tells its story")
 }
 
 #[test]
