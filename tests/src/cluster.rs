@@ -63,12 +63,12 @@ impl Cluster {
     /// Starts a cluster of two nodes; `images` are made if the engine does not have them.
     #[track_caller]
     pub fn start(images: &[&str]) -> Cluster {
-        run(command(&[&["images", "build"], images].concat()), "").ok();
         let folder = tempfile::Builder::new().prefix("coracle-test-").tempdir().expect("a temporary folder");
         let programs = kubectl::programs();
         let kubectl = programs.last().expect("`missing` looked for it").clone();
         let cluster = Cluster { folder, port: free_port(), kubectl };
         std::fs::create_dir(cluster.home()).expect("a new folder");
+        cluster.coracle(&format!("images build {}", images.join(" "))).ok();
         cluster.up().ok();
         cluster
     }

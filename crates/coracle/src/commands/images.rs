@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::bail;
-use coracle_images::{Policy, State, ensure_engine, ensure_images, list, recipe_for, recipes};
+use coracle_images::{ECHO_IMAGE, PAUSE_IMAGE, Policy, State, ensure_engine, ensure_images, list, recipe_for, recipes};
 
 use crate::cli::{Images, ImagesCommand};
 use crate::data_dir::DataDir;
@@ -30,8 +30,12 @@ pub async fn run(data_dir: Option<PathBuf>, options: Images) -> anyhow::Result<(
             Ok(())
         }
         ImagesCommand::Build { names, force } => {
-            let all: Vec<String> = recipes().into_iter().map(|recipe| recipe.image).collect();
-            if let Some(unknown) = names.iter().find(|name| recipe_for(name).is_none()) {
+            // Two small ones are in this binary and need no recipe.
+            let embedded = [PAUSE_IMAGE, ECHO_IMAGE];
+            let recipes = recipes().into_iter().map(|recipe| recipe.image);
+            let all: Vec<String> = recipes.chain(embedded.map(str::to_owned)).collect();
+            let known = |name: &str| recipe_for(name).is_some() || embedded.contains(&name);
+            if let Some(unknown) = names.iter().find(|name| !known(name)) {
                 bail!("there is no recipe for {unknown}; there are: {}", all.join(", "));
             }
             let wanted = if names.is_empty() { &all } else { &names };

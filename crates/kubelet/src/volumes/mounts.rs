@@ -44,7 +44,7 @@ pub fn volume_mounts(
         mounts.push(Mount {
             host_path: host_path.to_string_lossy().into_owned(),
             container_path,
-            read_only: mount.read_only == Some(true) || claim_is_read_only(pod, &mount.name),
+            read_only: mount.read_only == Some(true) || is_read_only(pod, &mount.name),
             propagation: match mount.mount_propagation.as_deref() {
                 Some("HostToContainer") => MountPropagation::HostToContainer,
                 Some("Bidirectional") => MountPropagation::Bidirectional,
@@ -55,10 +55,13 @@ pub fn volume_mounts(
     Ok(mounts)
 }
 
-fn claim_is_read_only(pod: &Pod, volume: &str) -> bool {
+/// A volume is read-only if its claim says so, or if it shows what the API holds: writing there changes nothing.
+fn is_read_only(pod: &Pod, volume: &str) -> bool {
     let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
     let of_claim = |v: &Volume| v.persistent_volume_claim.as_ref().is_some_and(|claim| claim.read_only == Some(true));
-    volumes.iter().any(|v| v.name == volume && of_claim(v))
+    let of_api =
+        |v: &Volume| v.config_map.is_some() || v.secret.is_some() || v.downward_api.is_some() || v.projected.is_some();
+    volumes.iter().any(|v| v.name == volume && (of_claim(v) || of_api(v)))
 }
 
 /// A path inside a volume, made if need be. Links are followed, but never out of the volume.

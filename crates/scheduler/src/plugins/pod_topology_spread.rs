@@ -2,6 +2,9 @@
 //!
 //! For each constraint the matching pods are counted per topology value; a node is possible if the
 //! pod would not make its value's count exceed the smallest count by more than `maxSkew`.
+//!
+//! Pods of a ReplicaSet or StatefulSet that name no constraints are spread over nodes and zones as well as may
+//! be, as upstream's system defaults have it.
 
 use std::collections::BTreeMap;
 
@@ -33,20 +36,51 @@ impl Plugin for PodTopologySpread {
     fn filter<'a>(&'a self, pod: &'a PodInfo, snapshot: &'a Snapshot) -> PreFilter<'a> {
         let spec = pod.spec().topology_spread_constraints.iter().flatten();
         let hard: Vec<_> = spec.filter(|c| c.when_unsatisfiable == "DoNotSchedule").collect();
-        let constraints: Vec<_> = hard.iter().map(|c| Constraint::count(c, &hard, pod, snapshot)).collect();
+        let constraints: Vec<_> = hard.iter().map(|c| Constraint::of_spec(c, &hard, pod, snapshot)).collect();
         Ok((!constraints.is_empty()).then(|| Box::new(Spread { constraints }) as Box<dyn Filter>))
     }
 
     fn score<'a>(&'a self, pod: &'a PodInfo, snapshot: &'a Snapshot) -> Option<Box<dyn Score + 'a>> {
         let spec = pod.spec().topology_spread_constraints.iter().flatten();
         let soft: Vec<_> = spec.filter(|c| c.when_unsatisfiable == "ScheduleAnyway").collect();
-        let constraints: Vec<_> = soft.iter().map(|c| Constraint::count(c, &soft, pod, snapshot)).collect();
+        let constraints: Vec<_> = match pod.spec().topology_spread_constraints.as_deref() {
+            None | Some([]) => default_constraints(pod, snapshot),
+            Some(_) => soft.iter().map(|c| Constraint::of_spec(c, &soft, pod, snapshot)).collect(),
+        };
         (!constraints.is_empty()).then(|| Box::new(Spread { constraints }) as Box<dyn Score>)
     }
 }
 
+/// The constraints of pods that name none: topology key and `maxSkew`.
+const SYSTEM_DEFAULTS: [(&str, i32); 2] = [("kubernetes.io/hostname", 3), ("topology.kubernetes.io/zone", 5)];
+/// Whose pods are one kind without being asked.
+const SPREAD_OWNERS: [&str; 3] = ["ReplicaSet", "StatefulSet", "ReplicationController"];
+
+/// Of the defaults those whose key some node has. Pods count together that have one controller: that is what its
+/// selector says too.
+fn default_constraints(pod: &PodInfo, snapshot: &Snapshot) -> Vec<Constraint> {
+    let controller = |pod: &PodInfo| {
+        let owners = pod.pod.metadata.owner_references.iter().flatten();
+        let owner = owners.filter(|owner| SPREAD_OWNERS.contains(&owner.kind.as_str()));
+        owner.filter(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone()).next()
+    };
+    let Some(ours) = controller(pod) else { return vec![] };
+    let defaults = SYSTEM_DEFAULTS.iter().map(|(key, max_skew)| {
+        let constraint = TopologySpreadConstraint {
+            topology_key: (*key).to_owned(),
+            max_skew: *max_skew,
+            when_unsatisfiable: "ScheduleAnyway".into(),
+            ..TopologySpreadConstraint::default()
+        };
+        Constraint::count(&constraint, &[&constraint], pod, snapshot, |other| controller(other).as_ref() == Some(&ours))
+    });
+    defaults.filter(|constraint| !constraint.counts.is_empty()).map(|c| Constraint { optional: true, ..c }).collect()
+}
+
 struct Constraint {
     key: String,
+    /// Whether nodes without the key are as good as any.
+    optional: bool,
     max_skew: i64,
     min_domains: usize,
     /// Whether the pod counts for its own constraint.
@@ -56,7 +90,7 @@ struct Constraint {
 }
 
 impl Constraint {
-    fn count(
+    fn of_spec(
         constraint: &TopologySpreadConstraint,
         all: &[&TopologySpreadConstraint],
         pod: &PodInfo,
@@ -64,10 +98,21 @@ impl Constraint {
     ) -> Self {
         let selector = selector(constraint, pod);
         let no_labels = BTreeMap::new();
+        let selected = |other: &PodInfo| selector.matches(other.pod.metadata.labels.as_ref().unwrap_or(&no_labels));
+        Constraint::count(constraint, all, pod, snapshot, selected)
+    }
+
+    fn count(
+        constraint: &TopologySpreadConstraint,
+        all: &[&TopologySpreadConstraint],
+        pod: &PodInfo,
+        snapshot: &Snapshot,
+        selected: impl Fn(&PodInfo) -> bool,
+    ) -> Self {
         let matches = |other: &PodInfo| {
             other.key.namespace == pod.key.namespace
                 && other.pod.metadata.deletion_timestamp.is_none()
-                && selector.matches(other.pod.metadata.labels.as_ref().unwrap_or(&no_labels))
+                && selected(other)
         };
         let mut counts = BTreeMap::new();
         for node in snapshot.nodes.values() {
@@ -80,6 +125,7 @@ impl Constraint {
         }
         Constraint {
             key: constraint.topology_key.clone(),
+            optional: false,
             max_skew: constraint.max_skew.into(),
             min_domains: constraint.min_domains.and_then(|n| usize::try_from(n).ok()).unwrap_or(1),
             own: i64::from(matches(pod)),
@@ -144,7 +190,9 @@ impl Score for Spread {
     /// The pods already there; a topology with more values weighs more. `normalize` turns it over.
     fn score(&self, node: &NodeInfo) -> i64 {
         let weigh = |constraint: &Constraint| {
-            let Some(value) = node.labels().get(&constraint.key) else { return f64::from(u16::MAX) };
+            let Some(value) = node.labels().get(&constraint.key) else {
+                return if constraint.optional { 0.0 } else { f64::from(u16::MAX) };
+            };
             let weight = (constraint.counts.len() as f64 + 2.0).ln();
             constraint.counts.get(value).copied().unwrap_or(0) as f64 * weight + (constraint.max_skew - 1) as f64
         };
@@ -172,6 +220,24 @@ mod tests {
             json!([{ "maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
                      "labelSelector": { "matchLabels": { "app": "web" } } }]),
         )
+    }
+
+    #[test]
+    fn pods_of_one_controller_prefer_the_node_that_has_fewer_of_them() {
+        let owned = |name: &str, uid: &str| {
+            let owner =
+                json!([{ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": uid, "controller": true }]);
+            pod(name).set("/metadata/ownerReferences", owner)
+        };
+        let host = |name: &str| node(name).label("kubernetes.io/hostname", name);
+        let nodes =
+            snapshot(vec![host("a").with(owned("x", "1")), host("b").with(owned("y", "2")).with(owned("z", "2"))]);
+        let pod = owned("p", "1").info();
+        let score = PodTopologySpread.score(&pod, &nodes).unwrap();
+        let mut scores = ["a", "b"].map(|node| score.score(&nodes.nodes[node]));
+        score.normalize(&mut scores);
+        assert!(scores[0] < scores[1], "{scores:?}");
+        assert!(PodTopologySpread.score(&crate::testing::pod("lone").info(), &nodes).is_none());
     }
 
     #[test]
