@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::builder::Builder;
 use crate::history::{Change, Recorder, dump};
-use crate::line::{Line, Requests, Server, Switchboard};
+use crate::line::{Line, Process, Requests, Server, Switchboard};
 
 /// How long nothing may have changed for a cluster to count as settled: longer than a backed-off pod waits in the
 /// scheduler's queue, or a probe's period.
@@ -47,7 +47,7 @@ pub struct Cluster {
     server: Switchboard,
     requests: Requests,
     admin: kube::Client,
-    running: BTreeMap<Component, CancellationToken>,
+    running: BTreeMap<Component, Process>,
     machines: BTreeMap<String, Machine>,
     controllers: Vec<String>,
 }
@@ -81,7 +81,7 @@ impl Cluster {
             server: server.clone(),
             user: UserInfo::new("kubernetes-admin", &["kubeadm:cluster-admins"]),
             requests: requests.clone(),
-            killed: CancellationToken::new(),
+            process: Process::default(),
         };
         let mut cluster = Cluster {
             store,
@@ -158,12 +158,25 @@ impl Cluster {
 
     /// Kills a component, as `kill -9` would: whatever it is about to do next, it never does.
     pub fn crash(&mut self, component: &Component) {
-        if let Some(killed) = self.running.remove(component) {
-            killed.cancel();
+        if let Some(process) = self.running.remove(component) {
+            process.killed.cancel();
         }
         if *component == Component::ApiServer {
             *self.server.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
+    }
+
+    /// Lets a component die just when the API server has done its `writes`-th write from now, before it hears of that:
+    /// the most awkward of moments. The API server itself writes nothing.
+    pub fn crash_after(&mut self, component: &Component, writes: u64) {
+        if let Some(process) = self.running.get(component) {
+            process.writes_left.store(writes, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+
+    /// Whether a component runs.
+    pub fn is_running(&self, component: &Component) -> bool {
+        self.running.get(component).is_some_and(|process| !process.killed.is_cancelled())
     }
 
     /// Starts a component, after killing it if it runs.
@@ -172,8 +185,9 @@ impl Cluster {
     /// It cannot start, or there is no such node.
     pub async fn restart(&mut self, component: &Component) -> anyhow::Result<()> {
         self.crash(component);
-        let killed = CancellationToken::new();
-        self.running.insert(component.clone(), killed.clone());
+        let process = Process::default();
+        let killed = process.killed.clone();
+        self.running.insert(component.clone(), process.clone());
         match component {
             Component::ApiServer => {
                 let security = SecurityConfig::new(TokenKey::generate()?, "10.96.0.0/12".parse()?);
@@ -188,11 +202,11 @@ impl Cluster {
                     volumes: Arc::new(NoVolumes),
                     ..Default::default()
                 };
-                let client = self.component_client("system:kube-controller-manager", &[], &killed);
+                let client = self.component_client("system:kube-controller-manager", &[], &process);
                 spawn(component, killed.clone(), coracle_controller_manager::run(client, config, killed));
             }
             Component::Scheduler => {
-                let client = self.component_client("system:kube-scheduler", &[], &killed);
+                let client = self.component_client("system:kube-scheduler", &[], &process);
                 let run = coracle_scheduler::run(client, coracle_scheduler::Config::default(), killed.clone());
                 spawn(component, killed, run);
             }
@@ -204,7 +218,7 @@ impl Cluster {
                     on_disk: false,
                     ..coracle_kubelet::Config::new(node, ip, &format!("10.244.{third}.0/24"), "/simulated")
                 };
-                let client = self.component_client(&format!("system:node:{node}"), &["system:nodes"], &killed);
+                let client = self.component_client(&format!("system:node:{node}"), &["system:nodes"], &process);
                 let (runtime, prober) = (Arc::new(machine.runtime.clone()), Arc::new(machine.runtime.clone()));
                 let kubelet = Kubelet::with_prober(client, runtime, prober, config)?;
                 spawn(component, killed.clone(), kubelet.run(killed));
@@ -213,9 +227,9 @@ impl Cluster {
         Ok(())
     }
 
-    fn component_client(&self, user: &str, groups: &[&str], killed: &CancellationToken) -> kube::Client {
+    fn component_client(&self, user: &str, groups: &[&str], process: &Process) -> kube::Client {
         let (server, requests) = (self.server.clone(), self.requests.clone());
-        let line = Line { server, user: UserInfo::new(user, groups), requests, killed: killed.clone() };
+        let line = Line { server, user: UserInfo::new(user, groups), requests, process: process.clone() };
         kube::Client::new(line, "default")
     }
 

@@ -6,12 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use coracle_apiserver::{ApiServer, Body, UserInfo};
 use futures::StreamExt;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
@@ -33,8 +34,24 @@ pub(crate) struct Line {
     pub(crate) server: Switchboard,
     pub(crate) user: UserInfo,
     pub(crate) requests: Requests,
-    /// The death of the process at the client's end.
+    pub(crate) process: Process,
+}
+
+/// The process at the client's end.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Process {
+    /// It has ended.
     pub(crate) killed: CancellationToken,
+    /// It ends with the answer to its so manieth write from now; 0: not by itself.
+    pub(crate) writes_left: Arc<AtomicU64>,
+}
+
+impl Process {
+    /// Counts a write; whether it was the last.
+    fn wrote_its_last(&self) -> bool {
+        let counted = self.writes_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        counted == Ok(1)
+    }
 }
 
 #[derive(Debug)]
@@ -63,9 +80,10 @@ impl Service<Request<kube::client::Body>> for Line {
         let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let watch = if request.uri().query().is_some_and(|query| query.contains("watch=")) { "?watch" } else { "" };
         let what = format!("{} {} {}{watch}", self.user.name, request.method(), request.uri().path());
-        let (user, requests, killed) = (self.user.clone(), self.requests.clone(), self.killed.clone());
+        let (user, requests, process) = (self.user.clone(), self.requests.clone(), self.process.clone());
+        let is_write = request.method() != Method::GET;
         Box::pin(async move {
-            if killed.is_cancelled() {
+            if process.killed.is_cancelled() {
                 return std::future::pending().await;
             }
             let Some(Server { api, stopped }) = server else { return Err(Refused.into()) };
@@ -74,10 +92,14 @@ impl Service<Request<kube::client::Body>> for Line {
             drop(api);
             tokio::select! {
                 biased;
-                () = killed.cancelled() => std::future::pending().await,
+                () = process.killed.cancelled() => std::future::pending().await,
                 () = stopped.cancelled() => Err(Refused.into()),
                 answer = service.call(request) => {
                     let Ok(response) = answer;
+                    if is_write && process.wrote_its_last() {
+                        process.killed.cancel();
+                        return std::future::pending().await;
+                    }
                     Ok(response.map(|body| until(body, stopped.clone())))
                 }
             }

@@ -85,7 +85,7 @@ fn a_rollout_that_fails_stops_and_is_rolled_back() {
         missing_images: vec!["broken".into()],
         ..Default::default()
     };
-    let story = Cluster::builder().nodes(2).machine(machine).run(async |cluster| {
+    play(Cluster::builder().nodes(2).machine(machine), async |cluster| {
         let mut web = deployment("web", 4, "nginx:1");
         web["spec"]["progressDeadlineSeconds"] = json!(60);
         cluster.create(web).await?;
@@ -106,7 +106,6 @@ fn a_rollout_that_fails_stops_and_is_rolled_back() {
         assert!(extremes(cluster, "web", since).1 >= 3);
         Ok(())
     });
-    story.unwrap();
 }
 
 #[test]

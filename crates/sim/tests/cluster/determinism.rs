@@ -7,7 +7,7 @@ use crate::support::*;
 
 /// Several deployments, a Service, a rollout, a node's failure and its return, crashes.
 fn busy_hour(seed: u64) -> (Vec<Change>, String) {
-    let story = Cluster::builder().seed(seed).nodes(3).run(async |cluster| {
+    play(Cluster::builder().seed(seed).nodes(3), async |cluster| {
         for (app, replicas) in [("a", 3), ("b", 5), ("c", 1)] {
             cluster.create(deployment(app, replicas, "nginx:1")).await?;
         }
@@ -29,8 +29,7 @@ fn busy_hour(seed: u64) -> (Vec<Change>, String) {
         cluster.delete("deployments", "c").await?;
         cluster.advance(seconds(3000)).await;
         Ok((cluster.history(), cluster.store_dump().await?))
-    });
-    story.expect("the simulation tells its story")
+    })
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::support::*;
 
 #[test]
 fn an_idle_cluster_only_keeps_its_heartbeats() {
-    let story = Cluster::builder().nodes(3).run(async |cluster| {
+    play(Cluster::builder().nodes(3), async |cluster| {
         cluster.create(deployment("web", 6, "nginx:1")).await?;
         cluster.settle().await;
         let (before, asked) = (cluster.revision(), cluster.requests());
@@ -33,5 +33,4 @@ fn an_idle_cluster_only_keeps_its_heartbeats() {
         assert!(others <= 400, "{more:#?}");
         Ok(())
     });
-    story.unwrap();
 }

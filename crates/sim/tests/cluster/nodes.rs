@@ -67,7 +67,7 @@ fn a_kubelet_that_is_back_soon_loses_nothing() {
 
 #[test]
 fn a_pod_that_fits_nowhere_runs_when_a_node_joins_or_room_is_made() {
-    let story = Cluster::builder().nodes(1).run(async |cluster| {
+    play(Cluster::builder().nodes(1), async |cluster| {
         let wants = |cpu: &str| {
             let mut spec = one_container("nginx:1", &[]);
             spec["containers"][0]["resources"] = json!({ "requests": { "cpu": cpu } });
@@ -91,5 +91,4 @@ fn a_pod_that_fits_nowhere_runs_when_a_node_joins_or_room_is_made() {
         assert_eq!(get(cluster, "pods", "third").await?["spec"]["nodeName"], "coracle-1");
         Ok(())
     });
-    story.unwrap();
 }

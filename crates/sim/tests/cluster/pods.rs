@@ -67,7 +67,7 @@ fn ten_good_minutes_let_a_container_begin_anew() {
 #[test]
 fn an_image_that_cannot_be_pulled_is_tried_again_ever_later() {
     let machine = SimulatedConfig { missing_images: vec!["nowhere".into()], ..SimulatedConfig::default() };
-    let story = Cluster::builder().nodes(1).machine(machine).run(async |cluster| {
+    play(Cluster::builder().nodes(1).machine(machine), async |cluster| {
         cluster.create(pod("lost", one_container("nowhere/x:1", &[]))).await?;
         cluster.advance(seconds(3600)).await;
         let lost = get(cluster, "pods", "lost").await?;
@@ -81,7 +81,6 @@ fn an_image_that_cannot_be_pulled_is_tried_again_ever_later() {
         assert!((15..=18).contains(&pulls), "{pulls} pulls in an hour");
         Ok(())
     });
-    story.unwrap();
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::support::*;
 
 #[test]
 fn an_important_pod_takes_the_room_of_a_lesser_one() {
-    let story = Cluster::builder().nodes(1).run(async |cluster| {
+    play(Cluster::builder().nodes(1), async |cluster| {
         for (name, value) in [("high", 1000), ("low", 10)] {
             cluster
                 .create(json!({
@@ -32,7 +32,6 @@ fn an_important_pod_takes_the_room_of_a_lesser_one() {
         assert!(messages.iter().any(|m| m.starts_with("Preempted by pod ")), "{messages:?}");
         Ok(())
     });
-    story.unwrap();
 }
 
 #[test]

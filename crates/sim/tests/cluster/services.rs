@@ -47,7 +47,7 @@ fn a_pod_leaves_its_service_before_its_container_ends() {
     let slow = coracle_kubelet::runtime::simulated::Behaviour { stop_delay: seconds(20), ..Default::default() };
     let rule = coracle_kubelet::runtime::simulated::Rule { image: "nginx".into(), behaviour: slow };
     let machine = coracle_kubelet::runtime::simulated::SimulatedConfig { rules: vec![rule], ..Default::default() };
-    let story = Cluster::builder().nodes(2).machine(machine).run(async |cluster| {
+    play(Cluster::builder().nodes(2).machine(machine), async |cluster| {
         cluster.create(service("web")).await?;
         cluster.create(deployment("web", 2, "nginx:1")).await?;
         cluster.settle().await;
@@ -66,5 +66,4 @@ fn a_pod_leaves_its_service_before_its_container_ends() {
         assert_eq!(ready_endpoints(cluster, "web").await?, 2);
         Ok(())
     });
-    story.unwrap();
 }

@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use coracle_sim::Cluster;
+use coracle_sim::{Builder, Cluster};
 use serde_json::{Value, json};
 
 /// Plays a scenario on a cluster of three nodes.
 pub fn simulate(scenario: impl AsyncFnOnce(&mut Cluster) -> anyhow::Result<()>) {
-    if let Err(error) = Cluster::builder().seed(7).nodes(3).run(scenario) {
-        panic!("{error:?}");
-    }
+    play(Cluster::builder().seed(7).nodes(3), scenario);
+}
+
+/// Plays a scenario on the cluster described.
+pub fn play<T>(cluster: Builder, scenario: impl AsyncFnOnce(&mut Cluster) -> anyhow::Result<T>) -> T {
+    cluster.run(scenario).unwrap_or_else(|error| panic!("{error:?}"))
 }
 
 pub fn seconds(seconds: u64) -> Duration {
