@@ -167,7 +167,7 @@ impl Cluster {
     }
 
     /// Lets a component die just when the API server has done its `writes`-th write from now, before it hears of that:
-    /// the most awkward of moments. The API server itself writes nothing.
+    /// the most awkward of moments. 0 calls that off. The API server itself writes nothing.
     pub fn crash_after(&mut self, component: &Component, writes: u64) {
         if let Some(process) = self.running.get(component) {
             process.writes_left.store(writes, std::sync::atomic::Ordering::SeqCst);

@@ -127,6 +127,7 @@ fn a_crash_after_any_write_leads_to_the_same_end() {
                 let victim = &components[coracle_clock::random_below(components.len())];
                 cluster.crash_after(victim, 1 + coracle_clock::random_u64() % 12);
                 cluster.advance(seconds(3)).await;
+                cluster.crash_after(victim, 0);
                 if !cluster.is_running(victim) {
                     cluster.restart(victim).await?;
                 }
