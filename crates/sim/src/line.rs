@@ -1,6 +1,7 @@
 //! The line between a client and the API server: in place of a network.
 //!
-//! A line counts what goes over it and can fail in the two ways that matter. When the *server* stops, requests are
+//! A request takes a few milliseconds, as many as chance will have it: so requests overtake each other, and whoever
+//! asks in a circle at least lets time pass. A line counts what goes over it and can fail in the two ways that matter. When the *server* stops, requests are
 //! refused and watches end, as TCP connections would. When the *client's* process is killed, nothing that its
 //! remaining tasks still ask is ever answered: to the world it has ended at that very instant.
 
@@ -9,6 +10,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use coracle_apiserver::{ApiServer, Body, UserInfo};
 use futures::StreamExt;
@@ -86,6 +88,7 @@ impl Service<Request<kube::client::Body>> for Line {
             if process.killed.is_cancelled() {
                 return std::future::pending().await;
             }
+            coracle_clock::sleep(Duration::from_millis(1 + coracle_clock::random_u64() % 4)).await;
             let Some(Server { api, stopped }) = server else { return Err(Refused.into()) };
             *requests.lock().unwrap_or_else(PoisonError::into_inner).entry(what).or_default() += 1;
             let mut service = api.service_as(user);

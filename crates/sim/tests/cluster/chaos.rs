@@ -9,7 +9,7 @@ use crate::support::*;
 
 /// How many seeds each test tries; more for a thorough search.
 fn seeds() -> std::ops::RangeInclusive<u64> {
-    1..=std::env::var("CORACLE_SIM_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(5)
+    1..=std::env::var("CORACLE_SIM_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(3)
 }
 
 /// What there is in the end, without what differs from run to run by right.
