@@ -56,10 +56,10 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Bench(options) => commands::bench::run(options).await,
-        Command::Apiserver(options) => commands::component::apiserver(options).await,
-        Command::ControllerManager(options) => commands::component::controller_manager(options).await,
+        Command::Apiserver(options) => commands::component::apiserver(data_dir, options).await,
+        Command::ControllerManager(options) => commands::component::controller_manager(data_dir, options).await,
         Command::Scheduler(options) => commands::component::scheduler(options).await,
-        Command::Kubelet(options) => commands::component::kubelet(options).await,
+        Command::Kubelet(options) => commands::component::kubelet(data_dir, options).await,
         Command::Proxy(options) => commands::component::proxy(options).await,
     }
 }

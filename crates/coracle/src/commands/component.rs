@@ -80,14 +80,14 @@ where
 }
 
 /// `coracle controller-manager`.
-pub async fn controller_manager(options: cli::ControllerManager) -> anyhow::Result<()> {
+pub async fn controller_manager(data_dir: Option<PathBuf>, options: cli::ControllerManager) -> anyhow::Result<()> {
     let cluster_ca = match &options.root_ca_file {
         Some(path) => read(path)?,
         None => certificate_authority(&options.client.kubeconfig)?,
     };
     let volume_dir = match options.volume_dir {
         Some(dir) => dir,
-        None => DataDir::new(None)?.join("volumes"),
+        None => DataDir::new(data_dir)?.join("volumes"),
     };
     let signer = match (&options.cluster_signing_cert_file, &options.cluster_signing_key_file) {
         (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
@@ -151,12 +151,12 @@ pub async fn proxy(options: cli::Proxy) -> anyhow::Result<()> {
 }
 
 /// `coracle kubelet`.
-pub async fn kubelet(options: cli::Kubelet) -> anyhow::Result<()> {
+pub async fn kubelet(data_dir: Option<PathBuf>, options: cli::Kubelet) -> anyhow::Result<()> {
     let client = client(&options.kubeconfig).await?;
     let name = options.hostname_override.unwrap_or_else(hostname);
     let root = match options.root_dir {
         Some(dir) => dir,
-        None => DataDir::new(None)?.path().to_owned(),
+        None => DataDir::new(data_dir)?.path().to_owned(),
     };
     let mut kubelet = coracle_kubelet::Config::new(&name, options.node_ip, &options.pod_cidr, root);
     kubelet.cluster_dns = options.cluster_dns;
@@ -215,8 +215,8 @@ fn labels(texts: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
 }
 
 /// `coracle apiserver`.
-pub async fn apiserver(options: cli::Apiserver) -> anyhow::Result<()> {
-    let data = DataDir::new(None)?;
+pub async fn apiserver(data_dir: Option<PathBuf>, options: cli::Apiserver) -> anyhow::Result<()> {
+    let data = DataDir::new(data_dir)?;
     let pki_dir = options.cert_dir.clone().unwrap_or_else(|| data.join("pki"));
     let service_range = options.service_cluster_ip_range.parse()?;
     let ips = [
