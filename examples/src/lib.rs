@@ -1,1 +1,0 @@
-//! Client programs against a running cluster.
