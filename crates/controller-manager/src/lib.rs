@@ -66,8 +66,6 @@ pub struct Config {
     pub concurrent_syncs: usize,
     /// How long a node may be silent before it is taken for unreachable.
     pub node_monitor_grace_period: Duration,
-    /// How often nodes' heartbeats are looked at.
-    pub node_monitor_period: Duration,
     /// So many finished pods are kept before the oldest are deleted.
     pub terminated_pod_gc_threshold: usize,
     /// This instance's name, if it is to take part in leader election.
@@ -84,7 +82,6 @@ impl Default for Config {
             load_balancer_pool: "10.112.0.0/24".into(),
             concurrent_syncs: 5,
             node_monitor_grace_period: Duration::from_secs(50),
-            node_monitor_period: Duration::from_secs(5),
             terminated_pod_gc_threshold: 12_500,
             leader_election: None,
         }
