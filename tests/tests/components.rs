@@ -6,10 +6,13 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use coracle_tests::binary::coracle;
 use coracle_tests::cluster::free_port;
 use coracle_tests::kubectl::programs;
 use coracle_tests::{Kubectl, eventually, sections, specification, wait_until};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use tempfile::TempDir;
 
 fn main() {
@@ -17,6 +20,8 @@ fn main() {
         the_api_server_knows_its_users_by_their_tokens,
         simulated_nodes_become_ready,
         the_components_together_run_pods,
+        an_approved_certificate_request_becomes_a_users_credentials,
+        a_kubelets_certificate_request_is_approved_and_signed_by_itself,
         a_controller_manager_that_was_killed_goes_on_where_it_was,
         of_two_schedulers_one_works_and_the_other_stands_by,
     ];
@@ -71,8 +76,10 @@ impl Parts {
 
     fn controllers(&self) {
         let (kubeconfig, volumes) = (self.kubeconfig("controllers"), self.path("volumes"));
+        let (certificate, key) = (self.path("pki/ca.crt"), self.path("pki/ca.key"));
         let flags = ["--kubeconfig", text(&kubeconfig), "--volume-dir", text(&volumes)];
-        self.spawn("controller-manager", "controller-manager", &flags);
+        let signing = ["--cluster-signing-cert-file", text(&certificate), "--cluster-signing-key-file", text(&key)];
+        self.spawn("controller-manager", "controller-manager", &[flags, signing].concat());
     }
 
     fn scheduler(&self, name: &str) {
@@ -102,12 +109,17 @@ impl Parts {
 
     /// A kubeconfig for a token's owner.
     fn kubeconfig(&self, token: &str) -> PathBuf {
-        let path = self.path(&format!("{token}.conf"));
+        self.kubeconfig_of(token, &format!("token: {token}"))
+    }
+
+    /// A kubeconfig with these credentials.
+    fn kubeconfig_of(&self, name: &str, credentials: &str) -> PathBuf {
+        let path = self.path(&format!("{name}.conf"));
         let (ca, port) = (self.path("pki/ca.crt"), self.port);
         let kubeconfig = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
              clusters: [{{name: c, cluster: {{server: 'https://127.0.0.1:{port}', certificate-authority: {}}}}}]\n\
-             users: [{{name: u, user: {{token: {token}}}}}]\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n",
+             users: [{{name: u, user: {{{credentials}}}}}]\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n",
             ca.display()
         );
         std::fs::write(&path, kubeconfig).expect("a file");
@@ -172,6 +184,73 @@ fn the_components_together_run_pods(parts: &Parts) {
     eventually("the pods are the Service's", 10, || {
         kubectl.field("endpoints web", "{.subsets[*].addresses[*].ip}").split_whitespace().count() == 4
     });
+}
+
+/// A certificate request of a user of a group (PEM), and the key it is made with.
+fn certificate_request(user: &str, group: &str) -> (String, KeyPair) {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, group);
+    params.distinguished_name.push(DnType::CommonName, user);
+    let key = KeyPair::generate().expect("a key");
+    let request = params.serialize_request(&key).and_then(|request| request.pem()).expect("a request");
+    (request, key)
+}
+
+fn request_manifest(name: &str, request: &str, signer: &str) -> String {
+    format!(
+        "apiVersion: certificates.k8s.io/v1\nkind: CertificateSigningRequest\nmetadata: {{name: {name}}}\n\
+         spec:\n  request: {}\n  signerName: kubernetes.io/{signer}\n  expirationSeconds: 3600\n  \
+         usages: [digital signature, client auth]\n",
+        BASE64_STANDARD.encode(request)
+    )
+}
+
+fn an_approved_certificate_request_becomes_a_users_credentials(parts: &Parts) {
+    let kubectl = parts.kubectl("admin");
+    let (request, key) = certificate_request("alice", "dev");
+    kubectl.apply(&request_manifest("alice", &request, "kube-apiserver-client"));
+    let line = kubectl.ok("get csr alice --no-headers");
+    assert!(line.contains("kubernetes.io/kube-apiserver-client") && line.contains("ada"), "{line}");
+    assert!(line.trim_end().ends_with("60m             Pending"), "{line}");
+    parts
+        .kubectl("visitor")
+        .run("certificate approve alice")
+        .fails("cannot get resource \"certificatesigningrequests\"");
+    kubectl.ok("certificate approve alice");
+    let certificate = wait_until("the certificate is issued", 20, || {
+        Some(kubectl.field("csr alice", "{.status.certificate}")).filter(|certificate| !certificate.is_empty())
+    });
+    assert!(kubectl.ok("get csr alice --no-headers").trim_end().ends_with("Approved,Issued"));
+    let key = BASE64_STANDARD.encode(key.serialize_pem());
+    parts.kubeconfig_of("alice", &format!("client-certificate-data: {certificate}, client-key-data: {key}"));
+    let whoami = parts.kubectl("alice").ok("auth whoami");
+    assert!(whoami.contains("alice") && whoami.contains("[dev system:authenticated]"), "{whoami}");
+    kubectl.ok("create clusterrolebinding dev --clusterrole=view --group=dev");
+    parts.kubectl("alice").ok("get pods");
+
+    let (request, _) = certificate_request("mallory", "system:masters");
+    kubectl
+        .run_with("apply -f -", &request_manifest("mallory", &request, "kube-apiserver-client"))
+        .fails("use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed");
+    let (request, _) = certificate_request("bob", "dev");
+    kubectl.apply(&request_manifest("bob", &request, "kube-apiserver-client"));
+    kubectl.ok("certificate deny bob");
+    assert!(kubectl.ok("get csr bob --no-headers").trim_end().ends_with("Denied"));
+    kubectl.run("certificate approve bob").fails("Approved and Denied conditions are mutually exclusive");
+}
+
+fn a_kubelets_certificate_request_is_approved_and_signed_by_itself(parts: &Parts) {
+    let (request, _) = certificate_request("system:node:a", "system:nodes");
+    let node = parts.kubectl("node-a");
+    let made = node.run_with("create -f -", &request_manifest("node-a", &request, "kube-apiserver-client-kubelet"));
+    made.ok();
+    let kubectl = parts.kubectl("admin");
+    eventually("it is approved and signed", 20, || {
+        kubectl.ok("get csr node-a --no-headers").trim_end().ends_with("Approved,Issued")
+    });
+    let message = kubectl.field("csr node-a", "{.status.conditions[0].message}");
+    assert_eq!(message, "Auto approving self kubelet client certificate after SubjectAccessReview.");
 }
 
 fn a_controller_manager_that_was_killed_goes_on_where_it_was(parts: &Parts) {

@@ -25,6 +25,8 @@ pub struct Kind {
     pub keeps_status: bool,
     /// Derives what creation derives, after `status` has been cleared.
     pub prepare_create: fn(&mut Value),
+    /// Writes down who asked for the object.
+    pub requested_by: fn(&mut Value, &Value),
     /// Carries over what an update may not touch, besides `status` and `spec`.
     pub prepare_update: fn(&mut Value, &Value, &str),
     /// Validates an object.
@@ -45,6 +47,7 @@ pub const GENERIC: Kind = Kind {
     default: |_| {},
     keeps_status: false,
     prepare_create: |_| {},
+    requested_by: |_, _| {},
     prepare_update: |_, _, _| {},
     validate: |_, _| {},
     validate_update: |_, _, _, _| {},
@@ -92,6 +95,10 @@ impl Strategy for KindStrategy {
             clear_status(object);
         }
         (self.kind.prepare_create)(object);
+    }
+
+    fn requested_by(&self, object: &mut Value, user: &Value) {
+        (self.kind.requested_by)(object, user);
     }
 
     fn prepare_for_update(&self, new: &mut Value, old: &Value, subresource: &str) {

@@ -3,6 +3,7 @@
 //! Nothing here performs input or output; everything is a table or a function from values to values,
 //! so that the API server, `kubectl`-like tools and tests can all stand on it.
 
+pub mod certificates;
 pub mod decode;
 pub mod defaults;
 pub mod field;

@@ -56,6 +56,9 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     /// Clears what a creator may not set (such as `status`) and derives what creation derives.
     fn prepare_for_create(&self, _object: &mut Value) {}
 
+    /// Writes down who asked for a new object; `user` is an `authentication.k8s.io` UserInfo.
+    fn requested_by(&self, _object: &mut Value, _user: &Value) {}
+
     /// Carries over what an updater may not change (such as `status`), before `new` replaces `old`.
     /// `subresource` is empty for the object itself. The handler bumps `metadata.generation` when `spec` changes.
     fn prepare_for_update(&self, _new: &mut Value, _old: &Value, _subresource: &str) {}

@@ -5,6 +5,7 @@
 
 mod apps;
 mod batch;
+mod certificates;
 mod container;
 mod core;
 mod pod;
@@ -23,6 +24,7 @@ pub use apps::{
     daemon_set, deployment, replica_set, replication_controller, selector_update, stateful_set, stateful_set_update,
 };
 pub use batch::{cron_job, job, job_update};
+pub use certificates::{certificate_signing_request, certificate_signing_request_update};
 pub use core::{
     config_map, config_map_update, endpoint_slice, endpoint_slice_update, endpoints, event, lease, node, node_update,
     persistent_volume, persistent_volume_claim, persistent_volume_claim_update, persistent_volume_update,
@@ -30,8 +32,8 @@ pub use core::{
 };
 pub use pod::{pod, pod_template, pod_update};
 pub use policy::{
-    certificate_signing_request, custom_resource_definition, hpa, ingress, network_policy, pod_disruption_budget,
-    priority_class, priority_class_update, storage_class, storage_class_update,
+    custom_resource_definition, hpa, ingress, network_policy, pod_disruption_budget, priority_class,
+    priority_class_update, storage_class, storage_class_update,
 };
 pub use rbac::{cluster_role, cluster_role_binding, role, role_binding, role_binding_update};
 pub use service::{service, service_update};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use coracle_api::{ApiError, ApiResult, Resource};
 use http::request::Parts;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::body::{Body, RequestBody};
 use crate::request_info::RequestInfo;
@@ -47,6 +47,21 @@ impl UserInfo {
             groups: vec!["system:unauthenticated".into()],
             ..UserInfo::default()
         }
+    }
+
+    /// As an `authentication.k8s.io` UserInfo.
+    pub fn to_json(&self) -> Value {
+        let mut json = json!({ "username": self.name });
+        if !self.uid.is_empty() {
+            json["uid"] = self.uid.clone().into();
+        }
+        if !self.groups.is_empty() {
+            json["groups"] = self.groups.clone().into();
+        }
+        if !self.extra.is_empty() {
+            json["extra"] = json!(self.extra);
+        }
+        json
     }
 
     /// Whether the user is in `group`.
@@ -165,6 +180,8 @@ pub struct AdmissionRequest {
 pub struct AdmissionContext {
     /// The stored objects.
     pub storage: Arc<Storage>,
+    /// Who may do what, for plugins that ask for a right besides that to the request itself.
+    pub authorizer: Arc<dyn Authorizer>,
 }
 
 /// Changes or refuses objects on their way to the store.

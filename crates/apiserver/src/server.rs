@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use coracle_api::{ApiError, ApiResult};
 use http::request::Parts;
@@ -116,7 +117,12 @@ impl ApiServer {
             Some(user) => user,
             None => self.authenticate(&parts).await?,
         };
-        self.authorize(&user, &Attributes::from(&info)).await?;
+        let wanted = Attributes::from(&info);
+        match self.authorize(&user, &wanted).await {
+            Decision::Allow => {}
+            Decision::Deny(reason) => return Err(rbac::forbidden(&user, &wanted, &reason)),
+            Decision::NoOpinion => return Err(rbac::forbidden(&user, &wanted, "")),
+        }
         if info.is_resource {
             return handler::handle(self, info, user, Request::from_parts(parts, body)).await;
         }
@@ -133,17 +139,6 @@ impl ApiServer {
             }
         }
         if self.config.anonymous_auth { Ok(UserInfo::anonymous()) } else { Err(ApiError::unauthorized()) }
-    }
-
-    async fn authorize(&self, user: &UserInfo, wanted: &Attributes) -> ApiResult<()> {
-        for authorizer in &self.config.authorizers {
-            match authorizer.authorize(user, wanted).await {
-                Decision::Allow => return Ok(()),
-                Decision::Deny(reason) => return Err(rbac::forbidden(user, wanted, &reason)),
-                Decision::NoOpinion => {}
-            }
-        }
-        Err(rbac::forbidden(user, wanted, ""))
     }
 
     /// Paths that are no resource.
@@ -176,6 +171,19 @@ impl ApiServer {
             path => discovery::answer(&storage.table(), path, &parts.headers, &self.config.advertise),
         };
         known.ok_or_else(ApiError::no_such_resource)
+    }
+}
+
+#[async_trait]
+impl Authorizer for ApiServer {
+    async fn authorize(&self, user: &UserInfo, wanted: &Attributes) -> Decision {
+        for authorizer in &self.config.authorizers {
+            match authorizer.authorize(user, wanted).await {
+                Decision::NoOpinion => {}
+                decided => return decided,
+            }
+        }
+        Decision::NoOpinion
     }
 }
 

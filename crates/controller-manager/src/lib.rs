@@ -24,6 +24,7 @@ mod pods;
 mod table;
 mod taint_eviction;
 
+mod certificates;
 mod deployment;
 mod discovery;
 mod endpoints;
@@ -45,6 +46,7 @@ use futures::future::join_all;
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
+pub use certificates::authority::{Authority, AuthorityError};
 use context::Context;
 pub use error::Error;
 pub use table::{CONTROLLERS, Controller, is_enabled};
@@ -56,6 +58,10 @@ pub struct Config {
     pub controllers: Vec<String>,
     /// The cluster CA's certificate, PEM; published to each namespace as ConfigMap `kube-root-ca.crt`.
     pub cluster_ca: String,
+    /// Signs approved certificate requests to Kubernetes' own signers; without it they stay unsigned.
+    pub signer: Option<Arc<Authority>>,
+    /// How long signed certificates last, unless a request asks for less.
+    pub cluster_signing_duration: Duration,
     /// Provisioned volumes lie here, one directory each.
     pub volume_dir: PathBuf,
     /// How directories of deleted volumes are removed.
@@ -77,6 +83,8 @@ impl Default for Config {
         Config {
             controllers: vec!["*".into()],
             cluster_ca: String::new(),
+            signer: None,
+            cluster_signing_duration: Duration::from_secs(365 * 86_400),
             volume_dir: "/var/lib/coracle/volumes".into(),
             volumes: Arc::new(HostVolumes),
             load_balancer_pool: "10.112.0.0/24".into(),

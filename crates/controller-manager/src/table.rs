@@ -43,6 +43,9 @@ controllers! {
     "taint-eviction-controller", "taint-eviction", crate::taint_eviction::run;
     "pod-garbage-collector-controller", "podgc", crate::pod_gc::run;
     "job-controller", "job", crate::job::run;
+    "certificatesigningrequest-approving-controller", "csrapproving", crate::certificates::approve::run;
+    "certificatesigningrequest-signing-controller", "csrsigning", crate::certificates::sign::run;
+    "certificatesigningrequest-cleaner-controller", "csrcleaner", crate::certificates::clean::run;
     "ttl-after-finished-controller", "ttl-after-finished", crate::job::run_ttl;
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -277,6 +278,9 @@ pub struct ControllerManager {
     /// Its private key.
     #[arg(long, value_name = "FILE", requires = "cluster_signing_cert_file")]
     pub cluster_signing_key_file: Option<PathBuf>,
+    /// How long signed certificates last, such as 8760h0m0s; a request may ask for less.
+    #[arg(long, value_name = "DURATION", default_value = "8760h0m0s", value_parser = duration)]
+    pub cluster_signing_duration: Duration,
     /// How long a node may be silent before it counts as unreachable, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 50)]
     pub node_monitor_grace_period: u64,
@@ -393,4 +397,41 @@ pub enum ProxyMode {
     Nftables,
     /// NodePorts and load balancers only.
     Userspace,
+}
+
+/// A duration as Go writes it: `8760h0m0s`, `1m30s`, `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let (number, after) = rest.split_at(digits);
+        let unit = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit);
+        let scale_ms = match unit {
+            "h" => 3_600_000,
+            "m" => 60_000,
+            "s" => 1000,
+            "ms" => 1,
+            _ => return Err(format!("time: invalid duration {text:?}")),
+        };
+        let number: u64 = number.parse().map_err(|_| format!("time: invalid duration {text:?}"))?;
+        total += Duration::from_millis(number.saturating_mul(scale_ms));
+        rest = after;
+    }
+    if text.is_empty() { Err("time: invalid duration \"\"".into()) } else { Ok(total) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_as_go_writes_them() {
+        assert_eq!(duration("8760h0m0s"), Ok(Duration::from_secs(8760 * 3600)));
+        assert_eq!(duration("1m500ms"), Ok(Duration::from_millis(60_500)));
+        for bad in ["", "1", "h", "1y", "-1s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
 }

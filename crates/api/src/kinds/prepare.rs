@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::defaults::{child, set};
 use crate::kinds::carry_over;
+use crate::validate::list;
 
 /// A Pod begins Pending, with the quality of service that its resources buy.
 pub(super) fn pod(object: &mut Value) {
@@ -79,10 +80,51 @@ pub(super) fn job(object: &mut Value) {
     selector["batch.kubernetes.io/controller-uid"] = uid;
 }
 
-/// What a certificate request asks for is settled when it is made.
+/// A certificate request says who made it: the server knows, the client's word does not count.
+pub(super) fn certificate_requester(object: &mut Value, user: &Value) {
+    let spec = child(object, "spec");
+    for field in ["username", "uid", "groups", "extra"] {
+        match user.get(field) {
+            Some(value) => spec[field] = value.clone(),
+            None => drop(spec.as_object_mut().and_then(|spec| spec.remove(field))),
+        }
+    }
+}
+
+/// What a certificate request asks for is settled when it is made. `/approval` changes the conditions; `/status` the
+/// rest of the status, and of the conditions those that neither approve nor deny.
 pub(super) fn certificate_update(new: &mut Value, old: &Value, subresource: &str) {
+    carry_over(new, old, &["spec"]);
     if subresource.is_empty() {
-        carry_over(new, old, &["spec"]);
+        return;
+    }
+    let mut conditions = list(&new["status"], "conditions").to_vec();
+    let before = list(&old["status"], "conditions");
+    if subresource == "approval" {
+        carry_over(new, old, &["status"]);
+    } else {
+        for kind in ["Approved", "Denied"] {
+            let of_kind = |c: &&Value| c["type"] == kind;
+            let kept: Vec<&Value> = before.iter().filter(of_kind).collect();
+            if kept.len() == conditions.iter().filter(of_kind).count() {
+                let changed = conditions.iter_mut().filter(|c| c["type"] == kind);
+                changed.zip(kept).for_each(|(condition, old)| *condition = old.clone());
+            }
+        }
+    }
+    let now = coracle_clock::now_seconds().to_string();
+    for condition in &mut conditions {
+        if condition["lastUpdateTime"].is_null() {
+            condition["lastUpdateTime"] = now.as_str().into();
+        }
+        if condition["lastTransitionTime"].is_null() {
+            let same = |c: &&Value| c["type"] == condition["type"] && c["status"] == condition["status"];
+            let since = before.iter().find(same).map(|c| &c["lastTransitionTime"]).filter(|since| !since.is_null());
+            condition["lastTransitionTime"] = since.cloned().unwrap_or_else(|| now.as_str().into());
+        }
+    }
+    if !conditions.is_empty() || new["status"].get("conditions").is_some() {
+        child(new, "status")["conditions"] = conditions.into();
     }
 }
 

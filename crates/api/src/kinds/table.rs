@@ -48,7 +48,7 @@ pub(super) static KINDS: &[Kind] = &[
     Kind { definition: "io.k8s.api.networking.v1.NetworkPolicy", default: defaults::network_policy, validate: validate::network_policy, columns: table::NETWORK_POLICY_COLUMNS, cells: table::network_policy, ..GENERIC },
     Kind { definition: "io.k8s.api.networking.v1.IPAddress", columns: table::IP_ADDRESS_COLUMNS, cells: table::ip_address, ..GENERIC },
     Kind { definition: "io.k8s.api.networking.v1.ServiceCIDR", columns: table::SERVICE_CIDR_COLUMNS, cells: table::service_cidr, ..GENERIC },
-    Kind { definition: "io.k8s.api.certificates.v1.CertificateSigningRequest", prepare_update: prepare::certificate_update, validate: validate::certificate_signing_request, columns: table::CSR_COLUMNS, cells: table::certificate_signing_request, ..GENERIC },
+    Kind { definition: "io.k8s.api.certificates.v1.CertificateSigningRequest", requested_by: prepare::certificate_requester, prepare_update: prepare::certificate_update, validate: validate::certificate_signing_request, validate_update: validate::certificate_signing_request_update, columns: table::CSR_COLUMNS, cells: table::certificate_signing_request, ..GENERIC },
     Kind { definition: "io.k8s.api.admissionregistration.v1.MutatingWebhookConfiguration", default: defaults::mutating_webhooks, columns: table::WEBHOOKS_COLUMNS, cells: table::webhooks, ..GENERIC },
     Kind { definition: "io.k8s.api.admissionregistration.v1.ValidatingWebhookConfiguration", default: defaults::validating_webhooks, columns: table::WEBHOOKS_COLUMNS, cells: table::webhooks, ..GENERIC },
     Kind { definition: "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicy", columns: table::ADMISSION_POLICY_COLUMNS, cells: table::admission_policy, ..GENERIC },

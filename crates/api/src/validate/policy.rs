@@ -176,30 +176,6 @@ pub fn network_policy(object: &Value, errors: &mut FieldErrors) {
     }
 }
 
-/// A CertificateSigningRequest.
-pub fn certificate_signing_request(object: &Value, errors: &mut FieldErrors) {
-    let spec = &object["spec"];
-    required(spec, "spec", "request", errors);
-    if list(spec, "usages").is_empty() {
-        errors.required("spec.usages", "");
-    }
-    match text(spec, "signerName") {
-        "" => errors.required("spec.signerName", ""),
-        name if !name.contains('/') => {
-            let why = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
-            errors.invalid("spec.signerName", name, why);
-        }
-        _ => {}
-    }
-    if let Some(seconds) = spec["expirationSeconds"].as_i64().filter(|seconds| *seconds < 600) {
-        errors.invalid(
-            "spec.expirationSeconds",
-            seconds,
-            "may not specify a duration less than 600 seconds (10 minutes)",
-        );
-    }
-}
-
 /// A CustomResourceDefinition.
 pub fn custom_resource_definition(object: &Value, errors: &mut FieldErrors) {
     let (spec, names) = (&object["spec"], &object["spec"]["names"]);

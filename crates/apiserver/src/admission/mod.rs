@@ -4,6 +4,7 @@
 //! `--enable-admission-plugins` and `--disable-admission-plugins` mean what they mean elsewhere.
 
 mod always_pull_images;
+mod certificates;
 mod claim_resize;
 mod default_ingress_class;
 mod default_storage_class;
@@ -30,7 +31,7 @@ pub use service_account::ServiceAccount;
 type Row = (&'static str, bool, fn() -> Box<dyn AdmissionPlugin>);
 
 /// All plugins, in the order they run.
-pub const PLUGINS: [Row; 15] = [
+pub const PLUGINS: [Row; 18] = [
     ("NamespaceLifecycle", true, || Box::new(namespace_lifecycle::NamespaceLifecycle)),
     ("LimitRanger", true, || Box::new(limit_ranger::LimitRanger)),
     ("ServiceAccount", true, || Box::new(service_account::ServiceAccount)),
@@ -44,18 +45,18 @@ pub const PLUGINS: [Row; 15] = [
     ("StorageObjectInUseProtection", true, || Box::new(storage_protection::StorageObjectInUseProtection)),
     ("PersistentVolumeClaimResize", true, || Box::new(claim_resize::PersistentVolumeClaimResize)),
     ("RuntimeClass", true, || Box::new(runtime_class::RuntimeClass)),
+    ("CertificateApproval", true, || Box::new(certificates::CertificateApproval)),
+    ("CertificateSigning", true, || Box::new(certificates::CertificateSigning)),
+    ("CertificateSubjectRestriction", true, || Box::new(certificates::CertificateSubjectRestriction)),
     ("DefaultIngressClass", true, || Box::new(default_ingress_class::DefaultIngressClass)),
     // Last: what another plugin refuses spends no quota.
     ("ResourceQuota", true, || Box::new(resource_quota::ResourceQuota)),
 ];
 
 /// Upstream's plugins that are not here: they may be disabled, since they are, but not enabled.
-const ELSEWHERE: [&str; 22] = [
+const ELSEWHERE: [&str; 19] = [
     "AlwaysAdmit",
     "AlwaysDeny",
-    "CertificateApproval",
-    "CertificateSigning",
-    "CertificateSubjectRestriction",
     "ClusterTrustBundleAttest",
     "DenyServiceExternalIPs",
     "EventRateLimit",

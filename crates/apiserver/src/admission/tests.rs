@@ -3,13 +3,15 @@ use std::sync::Arc;
 use coracle_api::ApiResult;
 
 use super::*;
-use crate::hooks::{AdmissionContext, Operation, UserInfo};
+use crate::hooks::{AdmissionContext, Authorizer, Operation, UserInfo};
+use crate::rbac::Union;
 use crate::storage::Storage;
 use crate::testing::{in_simulation, put, storage};
 
 /// A cluster in which objects are admitted, but not stored.
 struct World {
     storage: Arc<Storage>,
+    authorizer: Arc<dyn Authorizer>,
     user: UserInfo,
 }
 
@@ -20,7 +22,7 @@ impl World {
             .await;
         put(&storage, "", "serviceaccounts", json!({ "metadata": { "name": "default", "namespace": "default" } }))
             .await;
-        World { storage, user: UserInfo::new("alice", &[]) }
+        World { storage, authorizer: Arc::new(Union(Arc::new([]))), user: UserInfo::new("alice", &[]) }
     }
 
     fn request(&self, operation: Operation, group: &str, plural: &str, object: Value) -> AdmissionRequest {
@@ -44,7 +46,8 @@ impl World {
     /// Runs one plugin over a request.
     async fn run(&self, plugin: &str, mut request: AdmissionRequest) -> ApiResult<AdmissionRequest> {
         let (.., make) = PLUGINS.iter().find(|(name, ..)| *name == plugin).unwrap();
-        let (plugin, context) = (make(), AdmissionContext { storage: self.storage.clone() });
+        let plugin = make();
+        let context = AdmissionContext { storage: self.storage.clone(), authorizer: self.authorizer.clone() };
         assert!(plugin.handles(request.operation));
         plugin.admit(&mut request, &context).await?;
         plugin.validate(&request, &context).await?;

@@ -31,20 +31,6 @@ fn texts(value: &Value) -> Vec<String> {
     value.as_array().into_iter().flatten().map(text).collect()
 }
 
-fn user_json(user: &UserInfo) -> Value {
-    let mut json = json!({ "username": user.name });
-    if !user.uid.is_empty() {
-        json["uid"] = user.uid.clone().into();
-    }
-    if !user.groups.is_empty() {
-        json["groups"] = user.groups.clone().into();
-    }
-    if !user.extra.is_empty() {
-        json["extra"] = json!(user.extra);
-    }
-    json
-}
-
 /// `tokenreviews.authentication.k8s.io`.
 #[derive(Debug)]
 pub struct TokenReviews {
@@ -72,7 +58,7 @@ impl VirtualResource for TokenReviews {
             None => self.service_accounts.verify(&token, &asked).await,
         };
         review["status"] = match answer {
-            Ok((user, audiences)) => json!({ "authenticated": true, "user": user_json(&user), "audiences": audiences }),
+            Ok((user, audiences)) => json!({ "authenticated": true, "user": user.to_json(), "audiences": audiences }),
             Err(why) => json!({ "user": {}, "error": format!("[invalid bearer token, {why}]") }),
         };
         Ok(review)
@@ -86,7 +72,7 @@ pub struct SelfSubjectReviews;
 #[async_trait]
 impl VirtualResource for SelfSubjectReviews {
     async fn create(&self, _: &RequestInfo, user: &UserInfo, mut review: Value) -> ApiResult<Value> {
-        review["status"] = json!({ "userInfo": user_json(user) });
+        review["status"] = json!({ "userInfo": user.to_json() });
         Ok(review)
     }
 }

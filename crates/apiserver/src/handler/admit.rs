@@ -25,7 +25,7 @@ impl Call {
     }
 
     fn context(&self) -> AdmissionContext {
-        AdmissionContext { storage: self.server.config.storage.clone() }
+        AdmissionContext { storage: self.server.config.storage.clone(), authorizer: self.server.clone() }
     }
 
     /// The plugins that may change the object.

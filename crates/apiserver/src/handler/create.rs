@@ -51,6 +51,7 @@ impl Call {
                 object["metadata"]["managedFields"] = managed;
             }
             resource.strategy.prepare_for_create(&mut object);
+            resource.strategy.requested_by(&mut object, &self.user.to_json());
             self.validate_new(&object)?;
             admission.object = object;
             self.admit_final(&admission).await?;

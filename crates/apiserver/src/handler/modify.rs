@@ -187,7 +187,6 @@ fn masked(subresource: &str) -> Option<&'static [&'static [&'static str]]> {
     match subresource {
         "finalize" => Some(&[&["spec", "finalizers"]]),
         "ephemeralcontainers" => Some(&[&["spec", "ephemeralContainers"]]),
-        "approval" => Some(&[&["status", "conditions"]]),
         "resize" => Some(&[&["spec", "containers"], &["spec", "initContainers"]]),
         _ => None,
     }

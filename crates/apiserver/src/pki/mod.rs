@@ -24,6 +24,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use coracle_api::certificates::subject;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType,
@@ -211,6 +212,11 @@ impl Pki {
         &self.ca_pem
     }
 
+    /// The authority's private key, PEM; whoever has it can be anybody.
+    pub fn ca_key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
     /// What the API server shows its clients.
     pub fn server(&self) -> &CertKey {
         &self.server
@@ -384,20 +390,13 @@ fn still_good(pair: &CertKey, spec: &LeafSpec, ca_pem: &str) -> Result<bool, Pki
             && lasts(cert)
             && holds_key(cert, &key)
             && cert.verify_signature(Some(ca.public_key())).is_ok()
-            && subject(cert) == (spec.common_name.clone(), spec.organization.iter().cloned().collect())
+            && subject(cert.subject()) == (spec.common_name.clone(), spec.organization.iter().cloned().collect())
             && alternative_names(cert).is_superset(&wanted_names(spec))
     })
 }
 
 fn wanted_names(spec: &LeafSpec) -> BTreeSet<String> {
     spec.names.iter().cloned().chain(spec.ips.iter().map(ToString::to_string)).collect()
-}
-
-/// The common name and the organisations of a certificate: user and groups.
-pub(crate) fn subject(cert: &X509Certificate<'_>) -> (String, BTreeSet<String>) {
-    let name = cert.subject().iter_common_name().last().and_then(|a| a.as_str().ok()).unwrap_or_default().to_owned();
-    let organizations = cert.subject().iter_organization().filter_map(|a| a.as_str().ok()).map(str::to_owned).collect();
-    (name, organizations)
 }
 
 fn alternative_names(cert: &X509Certificate<'_>) -> BTreeSet<String> {

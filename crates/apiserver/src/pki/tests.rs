@@ -10,8 +10,8 @@ fn ensure(dir: &Path) -> Pki {
 fn facts(pair: &CertKey) -> (String, BTreeSet<String>, BTreeSet<String>) {
     let der = pair.certs().unwrap().remove(0);
     let (_, cert) = X509Certificate::from_der(&der).unwrap();
-    let (user, groups) = subject(&cert);
-    (user, groups, alternative_names(&cert))
+    let (user, groups) = subject(cert.subject());
+    (user, groups.into_iter().collect(), alternative_names(&cert))
 }
 
 fn set(names: &[&str]) -> BTreeSet<String> {

@@ -23,6 +23,7 @@ use anyhow::{Context, bail};
 use bollard::Docker;
 use coracle_apiserver::pki::Pki;
 use coracle_apiserver::{ApiServer, UserInfo};
+use coracle_controller_manager::Authority;
 use coracle_store::{SharedStore, SledConfig, SledStore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -104,6 +105,7 @@ impl Cluster {
 
         let manager = coracle_controller_manager::Config {
             cluster_ca: pki.ca_pem().to_owned(),
+            signer: Some(Arc::new(Authority::from_pem(pki.ca_pem(), &pki.ca_key_pem())?)),
             volume_dir: dir.join("volumes"),
             load_balancer_pool: rights.load_balancer_pool(&config),
             ..Default::default()

@@ -19,6 +19,7 @@ use coracle_apiserver::pki::{CertKey, Pki};
 use coracle_apiserver::security::SecurityConfig;
 use coracle_apiserver::serve;
 use coracle_client::{LeaderElectionConfig, LeaderElector};
+use coracle_controller_manager::Authority;
 use coracle_kubelet::runtime::docker::{DockerConfig, DockerRuntime, NetworkConfig};
 use coracle_kubelet::runtime::simulated::{SimulatedConfig, SimulatedRuntime};
 use coracle_kubelet::server::ServerCertificate;
@@ -90,15 +91,14 @@ pub async fn controller_manager(data_dir: Option<PathBuf>, options: cli::Control
         None => DataDir::new(data_dir)?.join("volumes"),
     };
     let signer = match (&options.cluster_signing_cert_file, &options.cluster_signing_key_file) {
-        (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
+        (Some(certificate), Some(key)) => Some(Arc::new(Authority::from_pem(&read(certificate)?, &read(key)?)?)),
         _ => None,
     };
-    if signer.is_some() {
-        tracing::warn!("certificate requests are not signed by this version");
-    }
     let config = coracle_controller_manager::Config {
         controllers: options.controllers,
         cluster_ca,
+        signer,
+        cluster_signing_duration: options.cluster_signing_duration,
         volume_dir,
         load_balancer_pool: options.load_balancer_ip_range,
         node_monitor_grace_period: Duration::from_secs(options.node_monitor_grace_period),
