@@ -17,6 +17,7 @@ fn main() {
         a_failing_container_is_restarted_with_growing_delays,
         a_container_that_fails_its_liveness_probe_is_restarted,
         a_taken_port_or_directory_names_its_holder,
+        clusters_made_at_once_keep_apart,
         containers_run_on_when_coracle_is_killed,
         what_stops_meanwhile_is_restarted,
         state_survives_down_and_up,
@@ -152,6 +153,34 @@ fn a_taken_port_or_directory_names_its_holder(cluster: &Cluster) {
     let said = taken.fails("--port");
     assert!(said.contains(&pid), "{said}");
     cluster.coracle_in(&other, "down --purge");
+}
+
+fn clusters_made_at_once_keep_apart(cluster: &Cluster) {
+    let folders = ["first", "second"].map(|name| cluster.folder().join(name));
+    let on_each = |lines: [String; 2]| {
+        std::thread::scope(|scope| {
+            let pairs = folders.iter().zip(lines);
+            let running: Vec<_> =
+                pairs.map(|(folder, line)| scope.spawn(move || cluster.coracle_in(folder, &line))).collect();
+            running.into_iter().for_each(|command| drop(command.join().expect("it does not panic").ok()));
+        });
+    };
+    let index = |folder: &std::path::Path| {
+        let text = std::fs::read(folder.join("cluster.json")).expect("the cluster was made");
+        serde_json::from_slice::<Value>(&text).expect("it is JSON")["index"].clone()
+    };
+    on_each([0, 1].map(|_| format!("up --detach --nodes 1 --port {}", free_port())));
+    let indices = [index(&folders[0]), index(&folders[1]), cluster.config()["index"].clone()];
+    assert!((0..3).all(|i| !indices[..i].contains(&indices[i])), "{indices:?}");
+    // A cluster that is down keeps its address ranges: nobody else gets them.
+    cluster.coracle_in(&folders[0], "down").ok();
+    let third = cluster.folder().join("third");
+    cluster.coracle_in(&third, &format!("up --detach --nodes 0 --port {}", free_port())).ok();
+    assert!(!indices.contains(&index(&third)), "{indices:?}");
+    cluster.coracle_in(&third, "down --purge").ok();
+    on_each(["up --detach".into(), "status".into()]);
+    assert_eq!([index(&folders[0]), index(&folders[1])], indices[..2]);
+    on_each(["down --purge".into(), "down --purge".into()]);
 }
 
 const SERVED: &str = r#"

@@ -4,6 +4,7 @@
 //! so that the API server, `kubectl`-like tools and tests can all stand on it.
 
 pub mod certificates;
+pub mod cron;
 pub mod decode;
 pub mod defaults;
 pub mod field;

@@ -93,6 +93,11 @@ impl Quantity {
         self.to_value()
     }
 
+    /// How many times `divisor` (not zero) fits into it, rounded up, as `resourceFieldRef.divisor` counts.
+    pub fn divided_by(self, divisor: Self) -> i64 {
+        clamp(ceil(self.nanos, divisor.nanos))
+    }
+
     /// The value as a floating-point number.
     pub fn to_f64(self) -> f64 {
         self.nanos as f64 / NANO as f64

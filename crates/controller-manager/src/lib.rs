@@ -25,8 +25,10 @@ mod table;
 mod taint_eviction;
 
 mod certificates;
+mod cron_job;
 mod deployment;
 mod discovery;
+mod disruption;
 mod endpoints;
 mod garbage_collector;
 mod job;

@@ -31,6 +31,7 @@ controllers! {
     "deployment-controller", "deployment", crate::deployment::run;
     "endpointslice-controller", "endpointslice", crate::endpoints::slices::run;
     "endpoints-controller", "endpoint", crate::endpoints::legacy::run;
+    "endpointslice-mirroring-controller", "endpointslicemirroring", crate::endpoints::mirroring::run;
     "serviceaccount-controller", "serviceaccount", crate::service_account::run;
     "root-ca-certificate-publisher-controller", "root-ca-cert-publisher", crate::root_ca::run;
     "service-lb-controller", "service", crate::load_balancer::run;
@@ -46,6 +47,8 @@ controllers! {
     "certificatesigningrequest-approving-controller", "csrapproving", crate::certificates::approve::run;
     "certificatesigningrequest-signing-controller", "csrsigning", crate::certificates::sign::run;
     "certificatesigningrequest-cleaner-controller", "csrcleaner", crate::certificates::clean::run;
+    "cronjob-controller", "cronjob", crate::cron_job::run;
+    "disruption-controller", "disruption", crate::disruption::run;
     "ttl-after-finished-controller", "ttl-after-finished", crate::job::run_ttl;
 }
 

@@ -1,9 +1,9 @@
 //! The downward API: what a pod may learn about itself, by field path or resource.
 
+use coracle_api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceFieldSelector};
 
 use crate::observed::{containers, init_containers};
-use crate::quantity::{divided, nano};
 use crate::resources::{limit, request};
 
 /// What is known of a pod besides its own object.
@@ -78,17 +78,19 @@ pub fn resource_value(
     };
     let container = container.ok_or_else(|| format!("container {} not found", named.unwrap_or_default()))?;
     let (kind, resource) = selector.resource.split_once('.').unwrap_or_default();
+    let count = |number: u64| Quantity::from_value(i64::try_from(number).unwrap_or(i64::MAX));
     let node = match resource {
-        "cpu" => i128::from(facts.node_cpus) * 1_000_000_000,
-        "memory" => i128::from(facts.node_memory_bytes) * 1_000_000_000,
-        _ => 0,
+        "cpu" => count(facts.node_cpus),
+        "memory" => count(facts.node_memory_bytes),
+        _ => Quantity::ZERO,
     };
     let amount = match kind {
-        "limits" => limit(container, resource).map_or(node, nano),
-        "requests" => request(container, resource).map_or(0, nano),
+        "limits" => limit(container, resource).unwrap_or(node),
+        "requests" => request(container, resource).unwrap_or_default(),
         _ => return Err(format!("unsupported container resource : {}", selector.resource)),
     };
-    Ok(divided(amount, selector.divisor.as_ref().map_or(0, nano)).to_string())
+    let divisor = selector.divisor.as_ref().map(Quantity::of).filter(|divisor| !divisor.is_zero());
+    Ok(amount.divided_by(divisor.unwrap_or(Quantity::from_value(1))).to_string())
 }
 
 #[cfg(test)]

@@ -31,7 +31,6 @@ pub mod observed;
 pub mod plan;
 mod pod_worker;
 pub mod probes;
-pub mod quantity;
 pub mod resources;
 pub mod runtime;
 pub mod security;

@@ -25,7 +25,7 @@ use crate::runtime::{ImageInfo, RuntimeVersion};
 use crate::shared::Shared;
 
 /// The version of Kubernetes that this kubelet is one of.
-pub const KUBELET_VERSION: &str = "v1.36.0";
+pub const KUBELET_VERSION: &str = "v1.36.2";
 
 const STATUS_CHECK: Duration = Duration::from_secs(10);
 const STATUS_REPORT: Duration = Duration::from_secs(300);

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use coracle_api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{Container, Pod};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
 
 use crate::observed::{containers, init_containers};
-use crate::quantity::{milli_value, nano, value};
 use crate::runtime::Resources;
 
 /// Linux gives no process less than two shares.
@@ -16,20 +16,20 @@ const PERIOD_US: i64 = 100_000;
 /// The smallest quota the kernel takes.
 const QUOTA_MIN_US: i64 = 1_000;
 
-type Quantities = BTreeMap<String, Quantity>;
+type Quantities = BTreeMap<String, Wire>;
 
 /// A container's limit of a resource, if it has one above zero.
-pub fn limit<'a>(container: &'a Container, resource: &str) -> Option<&'a Quantity> {
+pub fn limit(container: &Container, resource: &str) -> Option<Quantity> {
     get(container.resources.as_ref()?.limits.as_ref(), resource)
 }
 
 /// A container's request of a resource, if it has one above zero.
-pub fn request<'a>(container: &'a Container, resource: &str) -> Option<&'a Quantity> {
+pub fn request(container: &Container, resource: &str) -> Option<Quantity> {
     get(container.resources.as_ref()?.requests.as_ref(), resource)
 }
 
-fn get<'a>(quantities: Option<&'a Quantities>, resource: &str) -> Option<&'a Quantity> {
-    quantities?.get(resource).filter(|quantity| nano(quantity) > 0)
+fn get(quantities: Option<&Quantities>, resource: &str) -> Option<Quantity> {
+    quantities?.get(resource).map(Quantity::of).filter(|quantity| *quantity > Quantity::ZERO)
 }
 
 /// `status.qosClass`: `Guaranteed` when every container's limits equal its requests for cpu and memory, `BestEffort`
@@ -39,7 +39,7 @@ pub fn qos_class(pod: &Pod) -> &'static str {
     let any_set = all().any(|c| ["cpu", "memory"].iter().any(|r| limit(c, r).is_some() || request(c, r).is_some()));
     let all_equal = all().all(|c| {
         ["cpu", "memory"].iter().all(|r| match (limit(c, r), request(c, r)) {
-            (Some(limit), Some(request)) => nano(limit) == nano(request),
+            (Some(limit), Some(request)) => limit == request,
             (Some(_), None) => true, // an absent request defaults to the limit
             _ => false,
         })
@@ -53,13 +53,13 @@ pub fn qos_class(pod: &Pod) -> &'static str {
 
 /// What the runtime is told of a container's requests and limits on a node with this much memory.
 pub fn runtime_resources(pod: &Pod, container: &Container, node_memory_bytes: u64) -> Resources {
-    let cpu_limit = limit(container, "cpu").map(milli_value);
-    let cpu_request = request(container, "cpu").map(milli_value).or(cpu_limit).unwrap_or(0);
+    let cpu_limit = limit(container, "cpu").map(Quantity::to_millis);
+    let cpu_request = request(container, "cpu").map(Quantity::to_millis).or(cpu_limit).unwrap_or(0);
     Resources {
         cpu_shares: Some((cpu_request * 1024 / 1000).max(SHARES_MIN)),
         cpu_quota_us: cpu_limit.map(|milli| (milli * PERIOD_US / 1000).max(QUOTA_MIN_US)),
         cpu_period_us: cpu_limit.map(|_| PERIOD_US),
-        memory_bytes: limit(container, "memory").map(value),
+        memory_bytes: limit(container, "memory").map(Quantity::to_value),
         pids: None,
         oom_score_adj: Some(oom_score_adj(pod, container, node_memory_bytes)),
     }
@@ -72,7 +72,7 @@ fn oom_score_adj(pod: &Pod, container: &Container, node_memory_bytes: u64) -> i6
         "Guaranteed" => -997,
         "BestEffort" => 1000,
         _ => {
-            let request = request(container, "memory").map_or(0, value);
+            let request = request(container, "memory").map_or(0, Quantity::to_value);
             let node = i64::try_from(node_memory_bytes).unwrap_or(i64::MAX).max(1);
             let share = i64::try_from(i128::from(request) * 1000 / i128::from(node)).unwrap_or(1000);
             (1000 - share).clamp(3, 999)

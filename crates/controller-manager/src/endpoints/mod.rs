@@ -6,6 +6,7 @@
 
 mod backends;
 pub(crate) mod legacy;
+pub(crate) mod mirroring;
 pub(crate) mod slices;
 
 use std::sync::Arc;

@@ -21,8 +21,8 @@ use crate::expectations::Expectations;
 use crate::pods;
 
 const NAME: &str = "endpoint-slice-controller";
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// The most endpoints in one slice.
@@ -34,6 +34,29 @@ pub(super) struct Plan {
     pub(super) create: Vec<EndpointSlice>,
     pub(super) update: Vec<EndpointSlice>,
     pub(super) delete: Vec<String>,
+}
+
+impl Plan {
+    /// Does it. Until the cache shows what was created, nothing more is to be: `expectations` count.
+    pub(super) async fn execute(self, client: &Client, expectations: &Expectations, key: &ObjectKey) -> Result<()> {
+        let api: Api<EndpointSlice> = Api::namespaced(client.clone(), &key.namespace);
+        expectations.expect_creations(key, self.create.len());
+        let mut outcome: Result<()> = Ok(());
+        for slice in self.create {
+            if let Err(error) = api.create(&PostParams::default(), &slice).await {
+                expectations.created(key);
+                outcome = outcome.and(Err(error.into()));
+            }
+        }
+        outcome?;
+        for slice in self.update {
+            api.replace(&slice.name_any(), &PostParams::default(), &slice).await?;
+        }
+        for name in self.delete {
+            api.delete(&name, &DeleteParams::default()).await.ignore_not_found()?;
+        }
+        Ok(())
+    }
 }
 
 /// Compares the endpoints there should be with the slices there are. `zones` maps nodes to zones.
@@ -232,8 +255,13 @@ pub(crate) async fn run(context: Context) {
 
 /// The Service that one of our slices belongs to.
 fn key_of(slice: &EndpointSlice) -> Option<ObjectKey> {
+    by_service(slice, MANAGER)
+}
+
+/// The Service that a slice of this manager belongs to.
+pub(super) fn by_service(slice: &EndpointSlice, manager: &str) -> Option<ObjectKey> {
     let labels = slice.labels();
-    let ours = labels.get(MANAGED_BY).map(String::as_str) == Some(MANAGER);
+    let ours = labels.get(MANAGED_BY).map(String::as_str) == Some(manager);
     let service = labels.get(SERVICE_NAME).filter(|_| ours)?;
     Some(ObjectKey::new(slice.namespace().unwrap_or_default(), service))
 }
@@ -261,7 +289,7 @@ impl SliceController {
         let zones = self.nodes.list().iter().filter_map(zone).collect();
         let existing = self.slices.by_index(SERVICE_NAME, &key.to_string());
         let plan = plan(&service, &self.pods.list_namespace(&key.namespace), &zones, &existing);
-        if let Err(error) = self.execute(&key, plan).await {
+        if let Err(error) = plan.execute(&self.client, &self.expectations, &key).await {
             if error.namespace_is_terminating() {
                 return Ok(Requeue::Never);
             }
@@ -274,26 +302,6 @@ impl SliceController {
             return Err(error);
         }
         Ok(Requeue::Never)
-    }
-
-    async fn execute(&self, key: &ObjectKey, plan: Plan) -> Result<()> {
-        let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &key.namespace);
-        self.expectations.expect_creations(key, plan.create.len());
-        let mut outcome: Result<()> = Ok(());
-        for slice in plan.create {
-            if let Err(error) = api.create(&PostParams::default(), &slice).await {
-                self.expectations.created(key);
-                outcome = outcome.and(Err(error.into()));
-            }
-        }
-        outcome?;
-        for slice in plan.update {
-            api.replace(&slice.name_any(), &PostParams::default(), &slice).await?;
-        }
-        for name in plan.delete {
-            api.delete(&name, &DeleteParams::default()).await.ignore_not_found()?;
-        }
-        Ok(())
     }
 }
 

@@ -23,6 +23,7 @@ use crate::context::{Context, enqueue_changes};
 use crate::error::{IgnoreNotFound, Result};
 use crate::pod_control::PodControl;
 use crate::pods;
+pub(crate) use plan::finished;
 use plan::{INDEX, Step, TRACKING};
 
 const NAME: &str = "job-controller";

@@ -67,7 +67,7 @@ pub(super) fn print_indexes(indexes: &BTreeSet<i32>) -> String {
 }
 
 /// Whether the Job has ended, and how.
-pub(super) fn finished(status: &JobStatus) -> Option<&JobCondition> {
+pub(crate) fn finished(status: &JobStatus) -> Option<&JobCondition> {
     let mut conditions = status.conditions.iter().flatten();
     conditions.find(|c| c.status == "True" && matches!(c.type_.as_str(), "Complete" | "Failed"))
 }

@@ -31,12 +31,16 @@ use tokio_util::sync::CancellationToken;
 use crate::data_dir::{ClusterConfig, DataDir, Lock, write_private};
 
 pub use control_plane::ControlPlane;
-pub use network::choose_index;
 pub use node::{NodeOptions, run_node, run_node_on};
-pub use teardown::teardown;
+pub use teardown::{remove_network, teardown};
 
 /// How long a failed component rests before it is started again.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
+
+/// The API server's port unless another is asked for.
+pub const DEFAULT_PORT: u16 = 6443;
+/// The number of nodes unless another is asked for.
+pub const DEFAULT_NODES: u8 = 2;
 
 /// A running cluster.
 #[derive(Debug)]
@@ -46,7 +50,6 @@ pub struct Cluster {
     /// Its API server.
     pub api: Arc<ApiServer>,
     store: SharedStore,
-    docker: Docker,
     shutdown: CancellationToken,
     components: JoinSet<()>,
     _lock: Lock,
@@ -60,10 +63,24 @@ impl Cluster {
     pub async fn start(dir: &DataDir, docker: Docker, nodes: Option<u8>, port: Option<u16>) -> anyhow::Result<Self> {
         dir.create()?;
         let lock = dir.lock()?;
-        let config = configure(dir, &docker, nodes, port).await?;
-        let shutdown = CancellationToken::new();
+        let existing = dir.config()?;
+        let port = port.or(existing.as_ref().map(|config| config.port)).unwrap_or(DEFAULT_PORT);
+        if port == 0 {
+            bail!("--port must not be 0: clients need to know it");
+        }
         // Binding the port comes first: if it is taken, nothing has been touched.
-        let local = coracle_apiserver::serve::bind(SocketAddr::from(([127, 0, 0, 1], config.port))).await?;
+        let local = coracle_apiserver::serve::bind(SocketAddr::from(([127, 0, 0, 1], port))).await?;
+        let mut config = match existing {
+            Some(config) => config,
+            None => network::claim(&docker).await?,
+        };
+        if nodes.is_some_and(|nodes| nodes < config.nodes) {
+            tracing::info!("fewer nodes than before: pods of the others are rescheduled once those count as lost");
+        }
+        config.nodes = nodes.unwrap_or(config.nodes);
+        config.port = port;
+        dir.save(&config)?;
+        let shutdown = CancellationToken::new();
 
         let pki_dir = dir.join("pki");
         let ips = [config.gateway().into(), config.kubernetes_ip().into()];
@@ -88,7 +105,7 @@ impl Cluster {
             plane.serve(gateway, &pki, &shutdown, &mut components)?;
         }
         let api = plane.api;
-        let mut cluster = Cluster { config, api, store, docker, shutdown, components, _lock: lock };
+        let mut cluster = Cluster { config, api, store, shutdown, components, _lock: lock };
         cluster.start_components(dir, &pki, rights).await?;
         Ok(cluster)
     }
@@ -170,7 +187,7 @@ impl Cluster {
     pub async fn stop_all(mut self) -> anyhow::Result<()> {
         self.stop_components().await?;
         // The lock is held until the last container is gone: whoever waits for the cluster's end waits for that.
-        teardown(&self.docker, &self.config).await
+        teardown(&self.config).await
     }
 
     async fn stop_components(&mut self) -> anyhow::Result<()> {
@@ -181,34 +198,6 @@ impl Cluster {
         }
         self.store.close().await.context("the store")
     }
-}
-
-/// The cluster's configuration: the one there is, or a new one; with the flags of this start.
-async fn configure(
-    dir: &DataDir,
-    docker: &Docker,
-    nodes: Option<u8>,
-    port: Option<u16>,
-) -> anyhow::Result<ClusterConfig> {
-    let mut config = match dir.config()? {
-        Some(config) => config,
-        None => ClusterConfig {
-            id: format!("{:08x}", coracle_clock::random_u64() as u32),
-            index: choose_index(docker).await?,
-            port: 6443,
-            nodes: 2,
-        },
-    };
-    if nodes.is_some_and(|nodes| nodes < config.nodes) {
-        tracing::info!("fewer nodes than before: pods of the others are rescheduled once those count as lost");
-    }
-    config.nodes = nodes.unwrap_or(config.nodes);
-    config.port = port.unwrap_or(config.port);
-    if config.port == 0 {
-        bail!("--port must not be 0: clients need to know it");
-    }
-    dir.save(&config)?;
-    Ok(config)
 }
 
 /// Runs a component until shutdown; starts it again when it fails or ends.

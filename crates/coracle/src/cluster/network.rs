@@ -1,5 +1,6 @@
 //! The pods' network: one Docker bridge, and what the host must be given so that it reaches into it.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, bail};
@@ -9,6 +10,7 @@ use coracle_kubelet::runtime::docker::{DockerConfig, DockerRuntime, NetworkConfi
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
+use super::{DEFAULT_NODES, DEFAULT_PORT};
 use crate::data_dir::{ClusterConfig, MAX_CLUSTERS};
 
 /// What this process may do on the host, found out once.
@@ -57,29 +59,43 @@ impl Rights {
     }
 }
 
-/// The first cluster number whose address ranges no Docker network uses.
-pub async fn choose_index(docker: &Docker) -> anyhow::Result<u8> {
-    let networks = docker.list_networks(Some(ListNetworksOptionsBuilder::new().build())).await?;
-    let taken: Vec<String> = networks
-        .into_iter()
-        .filter_map(|network| network.ipam?.config)
-        .flatten()
-        .filter_map(|config| config.subnet)
-        .collect();
-    let free = |index: &u8| {
-        let probe = ClusterConfig { id: String::new(), index: *index, port: 0, nodes: 0 };
-        !taken.contains(&probe.pod_cidr())
-    };
-    match (0..MAX_CLUSTERS).find(free) {
-        Some(index) => Ok(index),
-        None => {
-            bail!("there are {MAX_CLUSTERS} clusters on this Docker engine; remove one with `coracle down --purge`")
+/// A new cluster, with the first number whose address ranges no Docker network uses. The pods' network is made at
+/// once: the engine, which lets no two networks overlap, decides between clusters that are made at the same moment.
+pub async fn claim(docker: &Docker) -> anyhow::Result<ClusterConfig> {
+    let id = format!("{:08x}", coracle_clock::random_u64() as u32);
+    let cluster = |index| ClusterConfig { id: id.clone(), index, port: DEFAULT_PORT, nodes: DEFAULT_NODES };
+    let mut refusal = None;
+    for index in 0..MAX_CLUSTERS {
+        let config = cluster(index);
+        if subnets(docker).await?.contains(&config.pod_cidr()) {
+            continue;
         }
+        match ensure_network(&config).await {
+            Ok(()) => return Ok(config),
+            Err(error) => refusal = Some(error),
+        }
+    }
+    match refusal {
+        Some(error) => Err(error),
+        None => bail!(
+            "there are {MAX_CLUSTERS} clusters on this Docker engine; remove one with `coracle down --purge`, \
+             or a lost one's network (`docker network ls --filter label=io.coracle.cluster`)"
+        ),
     }
 }
 
-/// Makes sure of the bridge, and gives the host the nodes' addresses on it.
-pub async fn ensure(config: &ClusterConfig) -> anyhow::Result<Rights> {
+/// The address ranges of all Docker networks.
+async fn subnets(docker: &Docker) -> anyhow::Result<BTreeSet<String>> {
+    let networks = docker.list_networks(Some(ListNetworksOptionsBuilder::new().build())).await?;
+    let ranges = networks.into_iter().filter_map(|network| network.ipam?.config).flatten();
+    Ok(ranges.filter_map(|range| range.subnet).collect())
+}
+
+/// Makes the pods' network unless it is there.
+///
+/// # Errors
+/// If its addresses, or its name, are another's.
+async fn ensure_network(config: &ClusterConfig) -> anyhow::Result<()> {
     let runtime =
         DockerRuntime::new(DockerConfig::new(&config.id, "", &config.network(), coracle_images::PAUSE_IMAGE))?;
     let network = NetworkConfig {
@@ -89,7 +105,19 @@ pub async fn ensure(config: &ClusterConfig) -> anyhow::Result<Rights> {
         gateway: config.gateway().to_string(),
         interface: config.bridge(),
     };
-    runtime.ensure_network(&network).await.context("the pods' network")?;
+    let owner = runtime.ensure_network(&network).await.context("the pods' network")?;
+    if owner != config.id {
+        bail!(
+            "the Docker network {} belongs to another cluster ({owner}); remove that one with `coracle down --purge`",
+            network.name
+        );
+    }
+    Ok(())
+}
+
+/// Makes sure of the bridge, and gives the host the nodes' addresses on it.
+pub async fn ensure(config: &ClusterConfig) -> anyhow::Result<Rights> {
+    ensure_network(config).await?;
     let mut host_network = std::path::Path::new("/sys/class/net").join(config.bridge()).exists();
     for node in 0..config.nodes {
         host_network = host_network && add_address(config.node_ip(node), &config.bridge()).await;

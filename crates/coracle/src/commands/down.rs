@@ -4,11 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use coracle_images::connect_engine;
 use rustix::process::{Pid, Signal};
 
 use crate::cli::Down;
-use crate::cluster::teardown;
+use crate::cluster::{remove_network, teardown};
 use crate::data_dir::DataDir;
 
 /// How long the cluster may take to stop: its containers have 30 s.
@@ -25,15 +24,17 @@ pub async fn run(data_dir: Option<PathBuf>, options: Down) -> anyhow::Result<()>
     };
     match dir.running() {
         Some(pid) => stop(&dir, pid).await?,
+        // Killed earlier, perhaps: its containers may run on.
         None => {
-            // Killed earlier, perhaps: its containers may run on.
-            match connect_engine().await {
-                Ok(docker) => teardown(&docker, &config).await?,
-                Err(error) => eprintln!("warning: containers, if any, were left alone: {error}"),
+            if let Err(error) = teardown(&config).await {
+                eprintln!("warning: containers, if any, were left alone: {error}");
             }
         }
     }
     if options.purge {
+        if let Err(error) = remove_network(&config).await {
+            eprintln!("warning: the network {} was left alone: {error}", config.network());
+        }
         purge(&dir)
     } else {
         println!(

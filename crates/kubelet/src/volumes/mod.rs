@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use coracle_api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 
 pub use atomic::write_atomically;
@@ -27,7 +28,6 @@ pub use setup::{set_up, tear_down};
 
 use crate::env::Referenced;
 use crate::fields::PodFacts;
-use crate::quantity::value;
 
 /// Key of a projected token within a pod: volume, path, audience.
 pub type TokenKey = (String, String, String);
@@ -104,7 +104,7 @@ pub fn plan_volume(
     if let Some(source) = &volume.empty_dir {
         return Ok(VolumePlan::EmptyDir {
             memory: source.medium.as_deref() == Some("Memory"),
-            size_limit: source.size_limit.as_ref().map(value).filter(|limit| *limit > 0),
+            size_limit: source.size_limit.as_ref().map(|size| Quantity::of(size).to_value()).filter(|limit| *limit > 0),
         });
     }
     if let Some(source) = &volume.host_path {

@@ -25,13 +25,14 @@ pub struct NetworkConfig {
 }
 
 impl DockerRuntime {
-    /// Makes sure that the pods' network exists as it should, and answers its id.
+    /// Makes sure that the pods' network exists as it should, and answers whose it is: the id of the cluster that made
+    /// it.
     pub async fn ensure_network(&self, config: &NetworkConfig) -> Result<String> {
         match self.docker.inspect_network(&config.name, None).await {
             Ok(network) => {
                 let subnets = network.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
                 if subnets.iter().any(|ipam| ipam.subnet.as_deref() == Some(&config.subnet)) {
-                    return Ok(network.id.unwrap_or_default());
+                    return Ok(network.labels.and_then(|mut all| all.remove(labels::CLUSTER)).unwrap_or_default());
                 }
                 Err(RuntimeError::Conflict(format!(
                     "the Docker network {} exists with another subnet than {}; remove it with `docker network rm {}`",
@@ -63,8 +64,9 @@ impl DockerRuntime {
             labels: Some([(labels::CLUSTER.to_string(), self.config.cluster_id.clone())].into()),
             ..Default::default()
         };
-        let network = self.docker.create_network(request).await;
-        Ok(network.map_err(|error| translate(&format!("network {}", config.name), error))?.id)
+        let created = self.docker.create_network(request).await;
+        created.map_err(|error| translate(&format!("network {}", config.name), error))?;
+        Ok(self.config.cluster_id.clone())
     }
 
     /// Removes the pods' network; does nothing when it is gone.
