@@ -106,7 +106,7 @@ fn condition(old: &PodDisruptionBudgetStatus, allowed: i32, generation: Option<i
         reason: reason.into(),
         message: String::new(),
         observed_generation: generation,
-        last_transition_time: since.unwrap_or_else(|| Time(now)),
+        last_transition_time: since.unwrap_or(Time(now)),
     }
 }
 
