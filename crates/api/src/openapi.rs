@@ -1,134 +1,195 @@
-//! OpenAPI v3 documents, one per group-version, made when asked for.
+//! OpenAPI: what the API says of itself, made when asked for.
 //!
-//! kubectl reads them for `explain`, and before `apply` and `create -f` to learn whether the server validates
-//! fields (the PATCH operation of the kind has a `fieldValidation` parameter). The schemas come from
-//! `k8s-openapi` with their descriptions; what those lack (list types, merge keys, group-version-kinds, empty
-//! defaults) comes from the [schema table](crate::schema); the paths come from the registry's rows.
+//! kubectl reads it for `explain`, and before `apply` and `create -f` to learn whether the server validates fields
+//! (the PATCH operation of the kind has a `fieldValidation` parameter). [`schemas`] are made of the
+//! [table of fields](crate::schema) and the [`descriptions`], [`paths`] of the registry's rows. One [`Document`]
+//! describes a group and version in v3; all of them together are the one document of [`v2`].
+//!
+//! A document is written piece by piece, so that no more than one type or path of it is in memory at a time.
 
+mod custom;
+mod descriptions;
+mod gnostic;
+mod operation;
 mod paths;
 mod schemas;
+#[cfg(test)]
+mod tests;
+mod v2;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+pub use schemas::{implied_default, plain_code};
+pub use v2::{Encoding, write_v2};
+
 use crate::resource::Resource;
+use descriptions::Descriptions;
 
-/// The document of a group-version. `resources` are those of that group-version, built-in or custom.
-pub fn openapi_v3(group: &str, version: &str, resources: &[Arc<Resource>]) -> Value {
-    openapi_v3_with(group, version, resources, &BTreeMap::new())
+/// What one path below `/openapi/v3/` describes.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// The path, such as `apis/apps/v1`.
+    pub path: String,
+    /// The resources of that group and version; none for documents of discovery and facts.
+    pub resources: Vec<Arc<Resource>>,
 }
 
-/// As [`openapi_v3`], with the schemas of custom resources by their definition's name.
-pub fn openapi_v3_with(
-    group: &str,
-    version: &str,
-    resources: &[Arc<Resource>],
-    custom: &BTreeMap<String, Value>,
-) -> Value {
-    let mut schemas = schemas::components(resources, custom);
-    let paths = paths::paths(group, version, resources);
-    schemas::add_lists(&mut schemas, resources);
-    json!({
-        "openapi": "3.0.0",
-        "info": { "title": "Kubernetes", "version": "unversioned" },
-        "paths": paths,
-        "components": {
-            "schemas": schemas,
-            "securitySchemes": {
-                "BearerToken": {
-                    "type": "apiKey", "description": "Bearer Token authentication",
-                    "name": "authorization", "in": "header",
-                },
-            },
-        },
-    })
-}
-
-fn reference(definition: &str) -> Value {
-    json!({ "$ref": format!("#/components/schemas/{definition}") })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::registry::builtin;
-
-    fn document(group: &str, version: &str) -> Value {
-        let of = |r: &Arc<Resource>| r.group == group && r.version == version;
-        openapi_v3(group, version, &builtin().into_iter().filter(of).collect::<Vec<_>>())
-    }
-
-    #[test]
-    fn kubectl_finds_what_it_looks_for_before_apply() {
-        let apps = document("apps", "v1");
-        let patch = &apps["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
-        assert_eq!(
-            patch["x-kubernetes-group-version-kind"],
-            json!({"group": "apps", "version": "v1", "kind": "Deployment"})
-        );
-        let names: Vec<&str> =
-            patch["parameters"].as_array().unwrap().iter().filter_map(|p| p["name"].as_str()).collect();
-        assert_eq!(names, ["dryRun", "fieldManager", "fieldValidation", "force"]);
-        assert!(patch["requestBody"]["content"]["application/strategic-merge-patch+json"].is_object());
-    }
-
-    #[test]
-    fn kubectl_explain_finds_kinds_and_descriptions() {
-        let core = document("", "v1");
-        let schemas = &core["components"]["schemas"];
-        let pod = &schemas["io.k8s.api.core.v1.Pod"];
-        assert_eq!(pod["x-kubernetes-group-version-kind"], json!([{"group": "", "version": "v1", "kind": "Pod"}]));
-        assert_eq!(pod["properties"]["spec"]["allOf"][0]["$ref"], "#/components/schemas/io.k8s.api.core.v1.PodSpec");
-        assert_eq!(pod["properties"]["spec"]["default"], json!({}));
-        let containers = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
-        assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
-        assert_eq!(containers["x-kubernetes-list-map-keys"], json!(["name"]));
-        assert!(containers["description"].as_str().unwrap().contains("containers"));
-        assert_eq!(schemas["io.k8s.api.core.v1.PodList"]["required"], json!(["items"]));
-    }
-
-    #[test]
-    fn every_reference_in_every_document_leads_somewhere() {
-        fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
-            match value {
-                Value::Object(map) => {
-                    found.extend(map.get("$ref").and_then(Value::as_str));
-                    map.values().for_each(|value| references(value, found));
-                }
-                Value::Array(items) => items.iter().for_each(|value| references(value, found)),
-                _ => {}
-            }
-        }
-        let groups: std::collections::BTreeSet<_> =
-            builtin().iter().map(|r| (r.group.clone(), r.version.clone())).collect();
-        for (group, version) in groups {
-            let document = document(&group, &version);
-            let mut found = Vec::new();
-            references(&document, &mut found);
-            assert!(!found.is_empty());
-            for reference in found {
-                let name = reference.strip_prefix("#/components/schemas/").unwrap();
-                assert!(document["components"]["schemas"][name].is_object(), "{group}/{version}: {name}");
-            }
+/// The documents of an API server that serves these resources.
+pub fn documents(resources: &[Arc<Resource>]) -> Vec<Document> {
+    let facts = [".well-known/openid-configuration", "api", "apis", "openid/v1/jwks", "version"];
+    let groups = resources.iter().filter(|r| !r.group.is_empty()).map(|r| format!("apis/{}", r.group));
+    let facts: BTreeSet<String> = facts.map(str::to_owned).into_iter().chain(groups).collect();
+    let mut documents: Vec<Document> = facts.into_iter().map(|path| Document { path, resources: Vec::new() }).collect();
+    for resource in resources {
+        let path = paths::root(&resource.group, &resource.version).trim_start_matches('/').to_owned();
+        match documents.iter_mut().find(|document| document.path == path) {
+            Some(document) => document.resources.push(resource.clone()),
+            None => documents.push(Document { path, resources: vec![resource.clone()] }),
         }
     }
+    documents
+}
 
-    #[test]
-    fn a_custom_resource_brings_its_schema() {
-        let mut widget = (*builtin()[0]).clone();
-        widget.group = "example.com".into();
-        widget.definition = "com.example.v1.Widget".into();
-        (widget.kind, widget.plural, widget.list_kind) = ("Widget".into(), "widgets".into(), "WidgetList".into());
-        widget.verbs = ["get", "list", "patch", "create"].map(str::to_owned).to_vec();
-        let schema = json!({"type": "object", "properties": {"spec": {"type": "object"}}});
-        let custom = BTreeMap::from([("com.example.v1.Widget".to_owned(), schema)]);
-        let document = openapi_v3_with("example.com", "v1", &[Arc::new(widget)], &custom);
-        let schema = &document["components"]["schemas"]["com.example.v1.Widget"];
-        assert_eq!(schema["x-kubernetes-group-version-kind"][0]["kind"], "Widget");
-        let path = &document["paths"]["/apis/example.com/v1/namespaces/{namespace}/widgets/{name}"];
-        assert!(path["patch"]["requestBody"]["content"]["application/strategic-merge-patch+json"].is_null());
-        assert!(path["delete"].is_null());
+impl Document {
+    /// Writes the document as OpenAPI v3.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_v3(&self, out: &mut dyn Write) -> io::Result<()> {
+        let texts = Descriptions::unpack();
+        let mut wanted = BTreeSet::new();
+        out.write_all(br#"{"openapi":"3.0.0","info":{"title":"Kubernetes","version":"unversioned"},"paths":{"#)?;
+        let mut entries = Entries::new(out);
+        self.paths(&texts, &mut |path, item| {
+            references(&item, &mut wanted);
+            entries.add(&path, &item);
+        });
+        entries.result?;
+        out.write_all(br#"},"components":{"schemas":{"#)?;
+        let mut entries = Entries::new(out);
+        let (group, version) = self.resources.first().map_or(("", ""), |r| (r.group.as_str(), r.version.as_str()));
+        let this = std::slice::from_ref(self);
+        definitions(this, (group, version), wanted, &texts, false, &mut |name, schema| entries.add(name, &schema));
+        entries.result?;
+        write!(out, r#"}},"securitySchemes":{}}}}}"#, json!({ "BearerToken": security() }))
     }
+
+    /// Gives every path to `add`.
+    fn paths(&self, texts: &Descriptions, add: &mut dyn FnMut(String, Value)) {
+        let of_meta = |kind: &str| format!("io.k8s.apimachinery.pkg.apis.meta.v1.{kind}");
+        let objects = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"][..];
+        let path = format!("/{}/", self.path);
+        if let Some(first) = self.resources.first() {
+            let (group, version) = (first.group.as_str(), first.version.as_str());
+            let id = format!("get{}APIResources", paths::prefix(group, version));
+            let (tag, list) = (paths::tag(group, version), of_meta("APIResourceList"));
+            add(path, paths::fact(&id, &tag, "get available resources", objects, Some(&list)));
+            self.resources.iter().for_each(|resource| paths::paths(resource, texts, add));
+            return;
+        }
+        let item = match self.path.as_str() {
+            "api" => {
+                let versions = of_meta("APIVersions");
+                paths::fact("getCoreAPIVersions", "core", "get available API versions", objects, Some(&versions))
+            }
+            "apis" => {
+                let groups = of_meta("APIGroupList");
+                paths::fact("getAPIVersions", "apis", "get available API versions", objects, Some(&groups))
+            }
+            "version" => {
+                let (text, info) =
+                    ("get the version information for this server", "io.k8s.apimachinery.pkg.version.Info");
+                paths::fact("getCodeVersion", "version", text, &objects[..1], Some(info))
+            }
+            "openid/v1/jwks" => {
+                let text =
+                    "get service account issuer OpenID JSON Web Key Set (contains public token verification keys)";
+                let types = &["application/jwk-set+json"];
+                paths::fact("getServiceAccountIssuerOpenIDKeyset", "openid", text, types, None)
+            }
+            ".well-known/openid-configuration" => {
+                let text = "get service account issuer OpenID configuration, also known as the 'OIDC discovery doc'";
+                let id = "getServiceAccountIssuerOpenIDConfiguration";
+                paths::fact(id, "WellKnown", text, &objects[..1], None)
+            }
+            group => {
+                let group = group.trim_start_matches("apis/");
+                let (id, tag) = (format!("get{}APIGroup", paths::prefix(group, "")), paths::tag(group, ""));
+                paths::fact(&id, &tag, "get information of a group", objects, Some(&of_meta("APIGroup")))
+            }
+        };
+        add(path, item);
+    }
+}
+
+/// Gives to `add` every definition of `wanted`, and what these refer to, as the document of that group and version
+/// has them. Custom resources are looked up in `documents`.
+fn definitions(
+    documents: &[Document],
+    (group, version): (&str, &str),
+    mut wanted: BTreeSet<String>,
+    texts: &Descriptions,
+    v2: bool,
+    add: &mut dyn FnMut(&str, Value),
+) {
+    let rows = || documents.iter().flat_map(|document| &document.resources).filter(|resource| !resource.builtin());
+    let mut done = BTreeSet::new();
+    while let Some(name) = wanted.pop_first() {
+        let custom = || rows().find_map(|resource| custom::definition(resource, &name, v2));
+        if let Some(schema) = schemas::definition(&name, group, version, texts).or_else(custom) {
+            references(&schema, &mut wanted);
+            add(&name, schema);
+        }
+        done.insert(name);
+        wanted.retain(|name| !done.contains(name));
+    }
+}
+
+/// The entries of a JSON object, written one after the other.
+struct Entries<'a> {
+    out: &'a mut dyn Write,
+    separator: &'static str,
+    /// The first error there was.
+    result: io::Result<()>,
+}
+
+impl<'a> Entries<'a> {
+    fn new(out: &'a mut dyn Write) -> Self {
+        Entries { out, separator: "", result: Ok(()) }
+    }
+
+    fn add(&mut self, name: &str, value: &Value) {
+        if self.result.is_ok() {
+            self.result = write!(self.out, "{}{}:{value}", self.separator, Value::from(name));
+            self.separator = ",";
+        }
+    }
+}
+
+/// Adds the names of the definitions that a value refers to.
+fn references(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(name, value)| match value.as_str() {
+            Some(text) if name == "$ref" => {
+                found.extend(text.strip_prefix("#/components/schemas/").map(str::to_owned));
+            }
+            _ => references(value, found),
+        }),
+        Value::Array(items) => items.iter().for_each(|value| references(value, found)),
+        _ => {}
+    }
+}
+
+fn security() -> Value {
+    let (text, name) = ("Bearer Token authentication", "authorization");
+    json!({ "type": "apiKey", "description": text, "name": name, "in": "header" })
+}
+
+fn capitalised(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().into_iter().flat_map(char::to_uppercase).chain(chars).collect()
 }

@@ -7,7 +7,7 @@
 //! runs on both; [`encode`] goes the other way, leaving out what is absent.
 
 mod read;
-mod wire;
+pub(crate) mod wire;
 mod write;
 
 use serde_json::{Value, json};

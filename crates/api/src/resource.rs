@@ -74,6 +74,11 @@ pub trait Strategy: fmt::Debug + Send + Sync {
         Vec::new()
     }
 
+    /// The schema of a custom resource as its definition has it; built-in ones are in the [table](crate::schema).
+    fn openapi(&self) -> Option<Value> {
+        None
+    }
+
     /// The cells of the object's Table row, one per column.
     fn cells(&self, object: &Value) -> Vec<Value>;
 }
@@ -153,6 +158,18 @@ impl Resource {
     /// Whether this is one of Kubernetes' own kinds.
     pub fn builtin(&self) -> bool {
         self.definition.starts_with("io.k8s.")
+    }
+
+    /// Whether a deletion that is done at once answers with the object; the others answer with a Status.
+    pub fn delete_returns_object(&self) -> bool {
+        let core = ["pods", "podtemplates", "resourcequotas", "serviceaccounts", "services"];
+        let plural = self.plural.as_str();
+        match self.group.as_str() {
+            "" => core.contains(&plural) || plural.starts_with("persistentvolume"),
+            "resource.k8s.io" => true,
+            "storage.k8s.io" => plural != "csistoragecapacities",
+            _ => false,
+        }
     }
 
     /// The subresource of that name.

@@ -1,7 +1,8 @@
 //! The structural schema of every built-in type: one table for decoding, protobuf, patches and apply.
 //!
 //! `data/fields.tsv` has a header line `=<type>` per type, then a line per field: JSON name, protobuf number,
-//! type and flags, and how lists merge. It is parsed once, when first needed.
+//! type and flags, and how lists merge. It is parsed once, when first needed. OpenAPI documents are made of it
+//! ([`crate::openapi`]), and `examples/import_openapi.rs` makes it of upstream's.
 //!
 //! | type code | meaning |
 //! |---|---|
@@ -12,6 +13,7 @@
 //! | `core.v1.Pod` | a message |
 //! | prefix `[]` `{}` `<` | list of, map from string to, message whose fields stand in its place in JSON |
 //! | flag `!` `&` `*` | always written; a struct that is always there; a pointer, whose zero means something |
+//! | `p=` `l=` `d=` | patch strategy and key; list or map type and keys; default, where it is not Go's zero |
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -132,6 +134,11 @@ impl Field {
         self.part("p=").map(split)
     }
 
+    /// The default in OpenAPI, as JSON, where it is not Go's zero; empty for none.
+    pub fn default(&self) -> Option<&'static str> {
+        self.part("d=")
+    }
+
     /// The list type; lists without one are atomic.
     pub fn list_type(&self) -> ListType {
         match self.part("l=").map(split) {
@@ -170,6 +177,8 @@ pub struct Type {
     pub atomic: bool,
     /// Whether it has `apiVersion` and `kind`.
     pub object: bool,
+    /// The union it is, as `discriminator:field:field`.
+    pub union: Option<&'static str>,
     /// Its fields.
     pub fields: Vec<Field>,
 }
@@ -216,7 +225,8 @@ static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
         if let Some(head) = line.strip_prefix('=') {
             let [name, flags, ..] = columns(head);
             let has = |flag| flags.split(' ').any(|f| f == flag);
-            types.push(Type { name, atomic: has("atomic"), object: has("object"), fields: Vec::new() });
+            let union = flags.split(' ').find_map(|flag| flag.strip_prefix("union="));
+            types.push(Type { name, atomic: has("atomic"), object: has("object"), union, fields: Vec::new() });
         } else if let Some(owner) = types.last_mut() {
             owner.fields.push(parse_field(line, &by_name));
         }
@@ -268,18 +278,30 @@ fn parse_field(line: &'static str, by_name: &BTreeMap<&'static str, u16>) -> Fie
     }
 }
 
-/// The prefixes of OpenAPI's names that the table leaves out.
-const PREFIXES: [&str; 4] = [
-    "io.k8s.apimachinery.pkg.apis.",
-    "io.k8s.apiextensions-apiserver.pkg.apis.",
-    "io.k8s.kube-aggregator.pkg.apis.",
-    "io.k8s.api.",
+/// The prefixes of OpenAPI's names that the table leaves out, and the package that follows; the last follows none else.
+const PREFIXES: [(&str, &str); 5] = [
+    ("io.k8s.apimachinery.pkg.apis.", "meta."),
+    ("io.k8s.apiextensions-apiserver.pkg.apis.", "apiextensions."),
+    ("io.k8s.kube-aggregator.pkg.apis.", "apiregistration."),
+    ("io.k8s.apimachinery.pkg.", "version."),
+    ("io.k8s.api.", ""),
 ];
+
+/// `core.v1.Pod` of `io.k8s.api.core.v1.Pod`; other names as they are.
+pub fn short_name(definition: &str) -> &str {
+    let short = |(prefix, package): &(&str, &str)| definition.strip_prefix(prefix).filter(|s| s.starts_with(package));
+    PREFIXES.iter().find_map(short).unwrap_or(definition)
+}
+
+/// `io.k8s.api.core.v1.Pod` of `core.v1.Pod`; long names as they are.
+pub fn definition_of(short: &str) -> String {
+    let prefix = PREFIXES.iter().find(|(_, package)| short.starts_with(package)).map_or("", |(prefix, _)| prefix);
+    if short.starts_with("io.k8s.") { short.to_owned() } else { format!("{prefix}{short}") }
+}
 
 /// The type of an OpenAPI name such as `io.k8s.api.core.v1.Pod`, or of a short one such as `core.v1.Pod`.
 pub fn type_of(definition: &str) -> Option<&'static Type> {
-    let short = PREFIXES.iter().find_map(|prefix| definition.strip_prefix(prefix)).unwrap_or(definition);
-    SCHEMA.types.get(usize::from(*SCHEMA.by_name.get(short)?))
+    SCHEMA.types.get(usize::from(*SCHEMA.by_name.get(short_name(definition))?))
 }
 
 /// The type of objects with that `apiVersion` and `kind`, lists and options included.

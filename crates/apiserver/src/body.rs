@@ -48,6 +48,22 @@ impl Body {
         Body::Stream(chunks.boxed())
     }
 
+    /// The same body, with something that lives as long as it is read.
+    pub fn holding(self, held: impl Send + 'static) -> Self {
+        use futures::StreamExt;
+        match self {
+            Body::Full(_) => self,
+            Body::Stream(chunks) => Body::Stream(
+                chunks
+                    .map(move |chunk| {
+                        let _ = &held;
+                        chunk
+                    })
+                    .boxed(),
+            ),
+        }
+    }
+
     /// Another body, such as a kubelet's answer, passed on.
     pub fn forward<B>(body: B) -> Self
     where

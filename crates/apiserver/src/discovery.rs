@@ -3,17 +3,19 @@
 //! Two forms of the same: aggregated (`APIGroupDiscoveryList`, all in two answers, for who asks for it
 //! in `Accept`) and the older documents, one per group and version.
 
+use std::collections::BTreeSet;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use coracle_api::Resource;
-use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, Response, StatusCode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::body::Body;
 use crate::render;
-use crate::storage::ResourceTable;
+use crate::storage::{ResourceTable, Row};
 
 /// Answers a discovery path; `None` if it is none, or names a group or version that is not served.
 pub fn answer(table: &ResourceTable, path: &str, headers: &HeaderMap, advertise: &str) -> Option<Response<Body>> {
@@ -41,6 +43,20 @@ pub fn answer(table: &ResourceTable, path: &str, headers: &HeaderMap, advertise:
         _ => return None,
     };
     Some(render::json_bytes(200, document.to_string()))
+}
+
+/// The paths of all documents.
+pub fn paths(table: &ResourceTable) -> BTreeSet<String> {
+    let mut paths = BTreeSet::from(["/api".to_owned(), "/apis".to_owned()]);
+    for row in table.rows() {
+        let Resource { group, version, .. } = &*row.resource;
+        if group.is_empty() {
+            paths.insert(format!("/api/{version}"));
+        } else {
+            paths.extend([format!("/apis/{group}"), format!("/apis/{group}/{version}")]);
+        }
+    }
+    paths
 }
 
 /// The version of the aggregated form that the client prefers, if it asks for one before plain JSON.
@@ -86,11 +102,11 @@ fn versions<'a>(table: &'a ResourceTable, group: &str) -> Vec<&'a str> {
     versions
 }
 
-/// The resources of a group and version by name.
-fn resources<'a>(table: &'a ResourceTable, group: &str, version: &str) -> Vec<&'a Resource> {
-    let rows = table.rows().iter().map(|row| &*row.resource);
-    let mut list: Vec<&Resource> = rows.filter(|r| r.group == group && r.version == version).collect();
-    list.sort_by(|a, b| a.plural.cmp(&b.plural));
+/// The rows of a group and version by name.
+fn rows<'a>(table: &'a ResourceTable, group: &str, version: &str) -> Vec<&'a Row> {
+    let here = |row: &&Row| row.resource.group == group && row.resource.version == version;
+    let mut list: Vec<&Row> = table.rows().iter().filter(here).collect();
+    list.sort_by(|a, b| a.resource.plural.cmp(&b.resource.plural));
     list
 }
 
@@ -99,15 +115,12 @@ fn aggregated(table: &ResourceTable, core: bool, version: &str, headers: &Header
     let items: Vec<Value> = groups
         .into_iter()
         .map(|group| {
-            let mut meta = json!({ "creationTimestamp": null });
-            if !group.is_empty() {
-                meta["name"] = group.into();
-            }
+            let meta = if group.is_empty() { json!({}) } else { json!({ "name": group }) };
             let versions: Vec<Value> = versions(table, group)
                 .into_iter()
                 .map(|version| {
                     let resources: Vec<Value> =
-                        resources(table, group, version).into_iter().map(aggregated_resource).collect();
+                        rows(table, group, version).into_iter().map(|row| aggregated_resource(&row.resource)).collect();
                     json!({ "version": version, "resources": resources, "freshness": "Current" })
                 })
                 .collect();
@@ -129,6 +142,8 @@ fn aggregated(table: &ResourceTable, core: bool, version: &str, headers: &Header
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     }
     let media = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public"));
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
     for (name, value) in [(CONTENT_TYPE, media), (ETAG, etag)] {
         if let Ok(value) = HeaderValue::try_from(value) {
             response.headers_mut().insert(name, value);
@@ -187,7 +202,8 @@ fn group_document(group: &str, versions: &[&str]) -> Value {
 
 fn resource_list(table: &ResourceTable, group: &str, version: &str) -> Option<Value> {
     let mut entries = Vec::new();
-    for resource in resources(table, group, version) {
+    for row in rows(table, group, version) {
+        let resource = &row.resource;
         let mut entry = json!({
             "name": resource.plural,
             "singularName": resource.singular,
@@ -201,7 +217,7 @@ fn resource_list(table: &ResourceTable, group: &str, version: &str) -> Option<Va
             }
         }
         if resource.stored {
-            entry["storageVersionHash"] = storage_version_hash(resource).into();
+            entry["storageVersionHash"] = storage_version_hash(row.stored_as.as_ref().unwrap_or(resource)).into();
         }
         entries.push(entry);
         let mut subresources: Vec<_> = resource.subresources.iter().collect();
@@ -230,8 +246,14 @@ fn resource_list(table: &ResourceTable, group: &str, version: &str) -> Option<Va
     })
 }
 
+/// A hash of the version that objects are stored in, which tells migrations whether there is something to do.
 fn storage_version_hash(resource: &Resource) -> String {
-    let text = format!("{}/{}/{}", resource.group, resource.version, resource.kind);
+    let version = match resource.kind.as_str() {
+        // Upstream still stores these as they were first served.
+        "CustomResourceDefinition" | "MutatingAdmissionPolicy" | "MutatingAdmissionPolicyBinding" => "v1beta1",
+        _ => &resource.version,
+    };
+    let text = format!("{}/{version}/{}", resource.group, resource.kind);
     BASE64_STANDARD.encode(&Sha256::digest(text)[..8])
 }
 

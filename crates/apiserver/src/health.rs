@@ -1,16 +1,23 @@
 //! `/healthz`, `/livez`, `/readyz`: whether the server lives, and whether it is ready for clients.
 //!
-//! Ready means: the store answers, the caches have caught up with it, and every start hook is done.
+//! Ready means: the store answers, the caches have caught up with it, every start hook is done, and nobody has asked
+//! the server to stop. Each check has a path of its own (`/readyz/etcd`); `?verbose` lists them, `?exclude=etcd`
+//! passes over one.
 
 use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
 
-use http::Response;
+use coracle_api::ApiError;
+use futures::FutureExt;
 use http::header::HeaderValue;
+use http::{Response, Uri};
 
 use crate::body::Body;
 use crate::render;
+use crate::request_info::query;
 use crate::storage::Storage;
+
+const ENDPOINTS: [&str; 3] = ["healthz", "livez", "readyz"];
 
 /// Work that must be done before the server is ready, such as creating the first namespaces.
 #[derive(Debug, Default)]
@@ -37,36 +44,85 @@ impl StartHooks {
     }
 }
 
-/// Whether a path is one of the health checks, which everybody may ask.
-pub fn is_check(path: &str) -> bool {
-    ["/healthz", "/livez", "/readyz"]
-        .iter()
-        .any(|check| path.strip_prefix(check).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+/// Endpoint and check of a path: `readyz` and `etcd` of `/readyz/etcd`.
+fn parts(path: &str) -> Option<(&str, Option<&str>)> {
+    let path = path.trim_matches('/');
+    let (endpoint, check) = path.split_once('/').map_or((path, None), |(endpoint, check)| (endpoint, Some(check)));
+    ENDPOINTS.contains(&endpoint).then_some((endpoint, check))
 }
 
-/// Answers a health check: `ok`, or what is wrong.
-pub async fn answer(storage: &Storage, hooks: &StartHooks, path: &str, verbose: bool) -> Response<Body> {
-    let mut segments = path.trim_matches('/').splitn(2, '/');
-    let check = segments.next().unwrap_or_default();
-    let only = segments.next();
-    let mut checks = vec![("ping".to_owned(), true)];
-    if check != "livez" {
-        checks.push(("etcd".to_owned(), storage.store().size_bytes().await.is_ok()));
+/// Whether a path is one of the health checks, which everybody may ask.
+pub fn is_check(path: &str) -> bool {
+    parts(path).is_some()
+}
+
+/// The paths of all endpoints and checks.
+pub async fn paths(storage: &Storage, hooks: &StartHooks) -> Vec<String> {
+    let mut paths = Vec::new();
+    for endpoint in ENDPOINTS {
+        paths.push(format!("/{endpoint}"));
+        let checks = checks(storage, hooks, endpoint).await;
+        paths.extend(checks.into_iter().map(|(name, _)| format!("/{endpoint}/{name}")));
+    }
+    paths
+}
+
+/// The checks of an endpoint, and whether each passes.
+async fn checks(storage: &Storage, hooks: &StartHooks, endpoint: &str) -> Vec<(String, bool)> {
+    let store = storage.store().size_bytes().await.is_ok();
+    let mut checks = vec![("ping".to_owned(), true), ("log".to_owned(), true), ("etcd".to_owned(), store)];
+    if endpoint == "readyz" {
+        checks.push(("etcd-readiness".to_owned(), store));
         checks.push(("informer-sync".to_owned(), storage.fresh().await.is_ok()));
     }
     checks.extend(hooks.all());
-    checks.retain(|(name, _)| only.is_none_or(|only| only == name));
-    if checks.is_empty() {
-        return render::refusal(&coracle_api::ApiError::no_such_resource());
+    if endpoint == "readyz" {
+        checks.push(("shutdown".to_owned(), storage.stopped().now_or_never().is_none()));
     }
-    let healthy = checks.iter().all(|(_, ok)| *ok);
+    checks
+}
+
+/// Answers a health check: `ok`, or what is wrong.
+pub async fn answer(storage: &Storage, hooks: &StartHooks, uri: &Uri) -> Response<Body> {
+    let Some((endpoint, only)) = parts(uri.path()) else { return render::refusal(&ApiError::no_such_resource()) };
+    let checks = checks(storage, hooks, endpoint).await;
+    if let Some(only) = only {
+        return match checks.iter().find(|(name, _)| name == only) {
+            Some((_, true)) => answered(200, "ok".into()),
+            Some((name, false)) => answered(500, format!("internal server error: {name} failed\n")),
+            None => render::refusal(&ApiError::no_such_resource()),
+        };
+    }
+    let verbose = query(uri).any(|(key, _)| key == "verbose");
+    let mut excluded: Vec<String> =
+        query(uri).filter(|(key, _)| key == "exclude").map(|(_, value)| value.into_owned()).collect();
     let mut text = String::new();
+    let mut healthy = true;
     for (name, ok) in &checks {
-        text.push_str(&if *ok { format!("[+]{name} ok\n") } else { format!("[-]{name} failed: not finished\n") });
+        let before = excluded.len();
+        excluded.retain(|excluded| excluded != name);
+        let line = match (excluded.len() < before, ok) {
+            (true, _) => format!("[+]{name} excluded: ok\n"),
+            (_, true) => format!("[+]{name} ok\n"),
+            _ => format!("[-]{name} failed: reason withheld\n"),
+        };
+        healthy &= !line.starts_with("[-]");
+        text.push_str(&line);
     }
-    text.push_str(&format!("{check} check {}\n", if healthy { "passed" } else { "failed" }));
-    let body = if healthy && !verbose { "ok".to_owned() } else { text };
-    let mut response = render::text(if healthy { 200 } else { 500 }, body);
+    if !excluded.is_empty() {
+        let names: Vec<String> = excluded.iter().map(|name| format!("{name:?}")).collect();
+        let names = names.join(",");
+        text.push_str(&format!("warn: some health checks cannot be excluded: no matches for {names}\n"));
+    }
+    match (healthy, verbose) {
+        (true, false) => answered(200, "ok".into()),
+        (true, true) => answered(200, format!("{text}{endpoint} check passed\n")),
+        _ => answered(500, format!("{text}{endpoint} check failed\n")),
+    }
+}
+
+fn answered(code: u16, text: String) -> Response<Body> {
+    let mut response = render::text(code, text);
     response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     response
 }

@@ -20,7 +20,6 @@ pub mod kubelet_proxy;
 pub mod metrics;
 pub mod negotiate;
 pub mod openapi;
-pub mod openapi_v2;
 pub mod options;
 pub mod pki;
 pub mod rbac;

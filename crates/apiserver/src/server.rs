@@ -1,6 +1,6 @@
 //! The server: what it is made of, and the way a request takes through it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use async_trait::async_trait;
 use bytes::Bytes;
 use coracle_api::{ApiError, ApiResult};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
@@ -21,9 +22,10 @@ use crate::hooks::{
     AdmissionPlugin, Attributes, Authenticator, Authorizer, Connector, Decision, UserInfo, VirtualResource,
 };
 use crate::metrics::Metrics;
-use crate::request_info::{RequestInfo, query_param};
+use crate::openapi::Documents;
+use crate::request_info::RequestInfo;
 use crate::storage::Storage;
-use crate::{discovery, handler, openapi, openapi_v2, rbac, render, version};
+use crate::{discovery, handler, rbac, render, version};
 
 /// What an API server is made of.
 #[derive(Debug)]
@@ -74,12 +76,18 @@ pub struct ApiServer {
     /// What must be done before it is ready.
     pub start_hooks: StartHooks,
     metrics: Metrics,
+    openapi: Documents,
 }
 
 impl ApiServer {
     /// Puts a server together.
     pub fn new(config: Config) -> Arc<Self> {
-        Arc::new(ApiServer { config, start_hooks: StartHooks::default(), metrics: Metrics::default() })
+        Arc::new(ApiServer {
+            config,
+            start_hooks: StartHooks::default(),
+            metrics: Metrics::default(),
+            openapi: Documents::default(),
+        })
     }
 
     /// The server as a service of HTTP requests. Cheap to clone.
@@ -100,17 +108,19 @@ impl ApiServer {
     /// Answers one request.
     pub async fn handle(self: Arc<Self>, request: Request<RequestBody>) -> Response<Body> {
         let info = RequestInfo::parse(request.method(), request.uri());
-        let answer = self.clone().answer(info.clone(), request).await;
+        let counted = self.metrics.begin(request.method(), &info, &self.config.storage.table());
+        let answer = self.clone().answer(info, request).await;
         let response = answer.unwrap_or_else(|error| render::refusal(&error));
-        self.metrics.count(&info, response.status().as_u16());
-        response
+        match self.metrics.end(counted, response.status().as_u16()) {
+            Some(ongoing) => response.map(|body| body.holding(ongoing)),
+            None => response,
+        }
     }
 
     /// The way of a request: who, may they, and then what.
     async fn answer(self: Arc<Self>, info: RequestInfo, request: Request<RequestBody>) -> ApiResult<Response<Body>> {
         if health::is_check(&info.path) {
-            let verbose = query_param(request.uri(), "verbose").is_some();
-            return Ok(health::answer(&self.config.storage, &self.start_hooks, &info.path, verbose).await);
+            return Ok(health::answer(&self.config.storage, &self.start_hooks, request.uri()).await);
         }
         let (mut parts, body) = request.into_parts();
         let user = match parts.extensions.remove::<UserInfo>() {
@@ -129,7 +139,7 @@ impl ApiServer {
         if parts.method != Method::GET && parts.method != Method::HEAD {
             return Err(ApiError::method_not_allowed());
         }
-        self.document(&info.path, &parts)
+        self.document(&info.path, &parts).await
     }
 
     async fn authenticate(&self, parts: &Parts) -> ApiResult<UserInfo> {
@@ -142,36 +152,44 @@ impl ApiServer {
     }
 
     /// Paths that are no resource.
-    fn document(&self, path: &str, parts: &Parts) -> ApiResult<Response<Body>> {
+    async fn document(&self, path: &str, parts: &Parts) -> ApiResult<Response<Body>> {
         let storage = &self.config.storage;
         if let Some(document) = self.config.documents.get(path) {
-            return Ok(render::json_bytes(200, document.to_string()));
+            return Ok(well_known(path, document));
         }
         let known = match path {
-            "/" => {
-                let paths = [
-                    "/api",
-                    "/apis",
-                    "/healthz",
-                    "/livez",
-                    "/metrics",
-                    "/openapi/v2",
-                    "/openapi/v3",
-                    "/readyz",
-                    "/version",
-                ];
-                Some(render::json_bytes(200, serde_json::json!({ "paths": paths }).to_string()))
-            }
-            "/version" => Some(render::json_bytes(200, version::document().to_string())),
-            "/openapi/v2" => Some(openapi_v2::answer(&parts.headers)),
+            "/" => Some(render::json_bytes(200, serde_json::json!({ "paths": self.paths().await }).to_string())),
+            "/version" | "/version/" => Some(render::json_bytes(200, version::document().to_string())),
             "/metrics" => Some(render::text(200, self.metrics.render(storage))),
-            path if path == "/openapi/v3" || path.starts_with("/openapi/v3/") => {
-                openapi::answer(&storage.table(), path, &parts.headers)
+            path if path == "/openapi/v2" || path == "/openapi/v3" || path.starts_with("/openapi/v3/") => {
+                return self.openapi.answer(&storage.table(), path, parts);
             }
             path => discovery::answer(&storage.table(), path, &parts.headers, &self.config.advertise),
         };
         known.ok_or_else(ApiError::no_such_resource)
     }
+
+    /// All paths that are no resource, in order.
+    async fn paths(&self) -> BTreeSet<String> {
+        let storage = &self.config.storage;
+        let mut paths: BTreeSet<String> = health::paths(storage, &self.start_hooks).await.into_iter().collect();
+        let fixed = ["/apis/", "/metrics", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/version"];
+        paths.extend(fixed.map(str::to_owned));
+        paths.extend(discovery::paths(&storage.table()));
+        paths.extend(self.config.documents.keys().cloned());
+        paths
+    }
+}
+
+/// The issuer's configuration and keys, which whoever checks a token may keep for an hour.
+fn well_known(path: &str, document: &serde_json::Value) -> Response<Body> {
+    let mut response = render::json_bytes(200, document.to_string());
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+    if path.ends_with("/jwks") {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
+    }
+    response
 }
 
 #[async_trait]

@@ -1,326 +1,307 @@
-//! The paths of a document: the operations that the registry's verbs mean.
+//! The paths of a resource: the operations that its verbs mean.
 
-use std::sync::Arc;
+use serde_json::{Value, json};
 
-use serde_json::{Map, Value, json};
-
-use super::reference;
-use super::schemas::{gvk, list_definition, subresource_definition};
+use super::capitalised;
+use super::descriptions::Descriptions;
+use super::operation::{Answer, DELETE_OPTIONS, Operation, PATCH, Shared, path_item, path_parameter};
+use super::schemas::{gvk, reference};
 use crate::resource::{Resource, Subresource};
+use crate::schema::definition_of;
 
-/// A query parameter: name, type, and what it does.
-type Parameter = (&'static str, &'static str, &'static str);
+const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
+const WATCH_EVENT: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.WatchEvent";
+const LIST: &[&str] = &["meta.v1.ListOptions"];
 
-const DRY_RUN: Parameter =
-    ("dryRun", "string", "When present, indicates that modifications should not be persisted. Valid values are: All.");
-const FIELD_MANAGER: Parameter =
-    ("fieldManager", "string", "A name associated with the actor or entity that is making these changes.");
-const FIELD_VALIDATION: Parameter = (
-    "fieldValidation",
-    "string",
-    "How to handle objects in the request containing unknown or duplicate fields. Valid values are: Ignore, Warn, Strict.",
-);
-const FORCE: Parameter =
-    ("force", "boolean", "Re-acquire conflicting fields owned by others. For apply requests only.");
-const GRACE_PERIOD: Parameter =
-    ("gracePeriodSeconds", "integer", "The duration in seconds before the object should be deleted.");
-const PROPAGATION: Parameter = (
-    "propagationPolicy",
-    "string",
-    "Whether and how garbage collection will be performed. Valid values are: Orphan, Background, Foreground.",
-);
-const LIST: [Parameter; 10] = [
-    ("allowWatchBookmarks", "boolean", "Requests watch events of type BOOKMARK."),
-    ("continue", "string", "The token of the previous page, for the next one."),
-    ("fieldSelector", "string", "Restricts the list to objects with these fields."),
-    ("labelSelector", "string", "Restricts the list to objects with these labels."),
-    ("limit", "integer", "The maximum number of objects in one answer."),
-    ("resourceVersion", "string", "A constraint on the version the request may be served from."),
-    ("resourceVersionMatch", "string", "How resourceVersion is applied to list calls."),
-    ("sendInitialEvents", "boolean", "Begins a watch with events for the objects there are."),
-    ("timeoutSeconds", "integer", "The time after which a list or watch ends."),
-    ("watch", "boolean", "Watch for changes and return them as a stream of notifications."),
-];
+/// The methods of a proxy, whatever discovery says of them.
+const PROXY_METHODS: [&str; 7] = ["get", "put", "post", "delete", "options", "head", "patch"];
 
-const CONTENT_TYPES: [&str; 3] = ["application/json", "application/vnd.kubernetes.protobuf", "application/yaml"];
-
-fn parameter(&(name, kind, description): &Parameter) -> Value {
-    json!({
-        "name": name, "in": "query", "description": description,
-        "schema": { "type": kind, "uniqueItems": true },
-    })
-}
-
-fn path_parameter(name: &str, description: &str) -> Value {
-    json!({
-        "name": name, "in": "path", "required": true, "description": description,
-        "schema": { "type": "string", "uniqueItems": true },
-    })
-}
-
-/// One operation before it is JSON.
-struct Operation<'a> {
-    resource: &'a Resource,
-    /// `get`, `list`, `post`, `put`, `patch`, `delete`, `deletecollection`, `connect`.
-    action: &'a str,
-    id: String,
-    description: String,
-    parameters: Vec<Parameter>,
-    /// The schema of the request's body.
-    body: Option<String>,
-    /// The schema of the answer; none for streams.
-    answer: Option<String>,
-    gvk: Value,
-}
-
-impl Operation<'_> {
-    fn to_value(&self) -> Value {
-        let content = |definition: &str| -> Value {
-            CONTENT_TYPES.iter().map(|t| ((*t).to_owned(), json!({ "schema": reference(definition) }))).collect()
-        };
-        let answer = match &self.answer {
-            Some(definition) => json!({ "description": "OK", "content": content(definition) }),
-            None => json!({ "description": "OK", "content": { "*/*": { "schema": { "type": "string" } } } }),
-        };
-        let mut responses = json!({ "200": answer, "401": { "description": "Unauthorized" } });
-        if matches!(self.action, "post" | "put" | "patch") {
-            responses["201"] = json!({ "description": "Created", "content": responses["200"]["content"] });
-        }
-        let mut operation = json!({
-            "operationId": self.id,
-            "description": self.description,
-            "tags": [tag(&self.resource.group, &self.resource.version)],
-            "parameters": self.parameters.iter().map(parameter).collect::<Vec<_>>(),
-            "responses": responses,
-            "x-kubernetes-action": self.action,
-            "x-kubernetes-group-version-kind": self.gvk,
-        });
-        if let Some(definition) = &self.body {
-            operation["requestBody"] = match self.action {
-                "patch" => json!({ "required": true, "content": patch_content(self.resource) }),
-                "delete" | "deletecollection" => json!({ "content": content(definition) }),
-                _ => json!({ "required": true, "content": { "*/*": { "schema": reference(definition) } } }),
-            };
-        }
-        operation
-    }
-}
-
-fn patch_content(resource: &Resource) -> Value {
-    let mut types = vec!["application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json"];
-    if resource.builtin() {
-        types.push("application/strategic-merge-patch+json");
-    }
-    let schema = reference("io.k8s.apimachinery.pkg.apis.meta.v1.Patch");
-    types.into_iter().map(|t| (t.to_owned(), json!({ "schema": schema }))).collect()
-}
-
-/// `CoreV1`, `AppsV1`, `RbacAuthorizationV1`.
-fn prefix(group: &str, version: &str) -> String {
+/// `CoreV1`, `AppsV1`, `RbacAuthorizationV1`: what operations of a group are called after their verb.
+pub(super) fn prefix(group: &str, version: &str) -> String {
     let group = if group.is_empty() { "core" } else { group.strip_suffix(".k8s.io").unwrap_or(group) };
     group.split(['.', '-']).chain([version]).map(capitalised).collect()
 }
 
-fn tag(group: &str, version: &str) -> String {
-    let group = if group.is_empty() { "core" } else { group.strip_suffix(".k8s.io").unwrap_or(group) };
-    let group: String =
-        group.split('.').enumerate().map(|(i, p)| if i == 0 { p.to_owned() } else { capitalised(p) }).collect();
-    format!("{group}_{version}")
-}
-
-fn capitalised(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().into_iter().flat_map(char::to_uppercase).chain(chars).collect()
-}
-
-pub(super) fn paths(group: &str, version: &str, resources: &[Arc<Resource>]) -> Map<String, Value> {
-    let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
-    let mut paths = Map::new();
-    paths.insert(
-        format!("{root}/"),
-        json!({ "get": {
-            "description": "get available resources",
-            "operationId": format!("get{}APIResources", prefix(group, version)),
-            "tags": [tag(group, version)],
-            "responses": { "200": { "description": "OK" }, "401": { "description": "Unauthorized" } },
-        }}),
-    );
-    for resource in resources {
-        add_resource(&mut paths, &root, resource);
+/// `core_v1`, `rbacAuthorization_v1`; without version, the group's own.
+pub(super) fn tag(group: &str, version: &str) -> String {
+    let mut prefix = prefix(group, "");
+    if let Some(first) = prefix.get_mut(..1) {
+        first.make_ascii_lowercase();
     }
-    paths
+    if version.is_empty() { prefix } else { format!("{prefix}_{version}") }
 }
 
-fn add_resource(paths: &mut Map<String, Value>, root: &str, resource: &Resource) {
-    let plural = &resource.plural;
-    let scope = if resource.namespaced() { "/namespaces/{namespace}" } else { "" };
-    let collection = format!("{root}{scope}/{plural}");
-    let namespaced: Vec<Value> = resource
-        .namespaced()
-        .then(|| path_parameter("namespace", "object name and auth scope, such as for teams and projects"))
-        .into_iter()
-        .collect();
-    let middle = if resource.namespaced() { "Namespaced" } else { "" };
-    let kind = &resource.kind;
-    let definition = &resource.definition;
-    let id = |verb: &str, middle: &str| format!("{verb}{}{middle}{kind}", prefix(&resource.group, &resource.version));
-    let made = |action, id, description: String, parameters, body: Option<&str>, answer: String| {
-        let body = body.map(str::to_owned);
-        let gvk = gvk(resource, kind);
-        Operation { resource, action, id, description, parameters, body, answer: Some(answer), gvk }.to_value()
+/// `/api/v1` or `/apis/apps/v1`.
+pub(super) fn root(group: &str, version: &str) -> String {
+    if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") }
+}
+
+/// The name of a list's schema.
+pub(super) fn list_definition(resource: &Resource) -> String {
+    match resource.definition.rsplit_once('.') {
+        Some((prefix, _)) => format!("{prefix}.{}", resource.list_kind),
+        None => resource.list_kind.clone(),
+    }
+}
+
+/// `a Pod`, `an Ingress`, `Endpoints`.
+fn article(kind: &str) -> &'static str {
+    match kind.chars().next().map(|c| c.to_ascii_lowercase()) {
+        _ if kind.ends_with('s') && !kind.ends_with("ss") => " ",
+        Some('a' | 'e' | 'i' | 'o' | 'u') => " an ",
+        _ => " a ",
+    }
+}
+
+/// Gives every path of a resource to `add`.
+pub(super) fn paths(resource: &Resource, texts: &Descriptions, add: &mut dyn FnMut(String, Value)) {
+    let (group, version, kind) = (&resource.group, &resource.version, &resource.kind);
+    let (root, tag) = (root(group, version), tag(group, version));
+    let shared = Shared { texts, tag: &tag, gvk: gvk(group, version, kind), builtin: resource.builtin() };
+    let namespaced = resource.namespaced();
+    let scope = if namespaced { "/namespaces/{namespace}" } else { "" };
+    let at = |watch: &str, scope: &str| format!("{root}{watch}{scope}/{}", resource.plural);
+    let collection = at("", scope);
+    let names = Names { prefix: prefix(group, version), kind, middle: if namespaced { "Namespaced" } else { "" } };
+    let namespace = path_parameter("namespace", "object name and auth scope, such as for teams and projects");
+    let in_namespace = if namespaced { vec![namespace] } else { Vec::new() };
+    let list_definition = list_definition(resource);
+    let has = |verb: &str| resource.verbs.iter().any(|v| v == verb);
+
+    let list = |id: String| Operation {
+        method: "get",
+        action: "list",
+        id,
+        description: format!("list {}objects of kind {kind}", if has("watch") { "or watch " } else { "" }),
+        options: LIST,
+        except: &[],
+        body: None,
+        answer: Answer::List(&list_definition),
     };
-    let delete_options = Some("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions");
-    let status = || "io.k8s.apimachinery.pkg.apis.meta.v1.Status".to_owned();
-    let writing = vec![DRY_RUN, FIELD_MANAGER, FIELD_VALIDATION];
-    let list = |id: String| {
-        made(
-            "list",
-            id,
-            format!("list or watch objects of kind {kind}"),
-            LIST.to_vec(),
-            None,
-            list_definition(resource),
-        )
-    };
-    let mut on_collection = Map::new();
-    let mut on_item = Map::new();
-    for verb in &resource.verbs {
-        match verb.as_str() {
-            "list" => {
-                on_collection.insert("get".into(), list(id("list", middle)));
-            }
-            "create" => {
-                let value = made(
-                    "post",
-                    id("create", middle),
-                    format!("create a {kind}"),
-                    writing.clone(),
-                    Some(definition),
-                    definition.clone(),
-                );
-                on_collection.insert("post".into(), value);
-            }
-            "deletecollection" => {
-                let parameters = [&LIST[1..8], &[DRY_RUN, GRACE_PERIOD, PROPAGATION]].concat();
-                let id = id("delete", &format!("Collection{middle}"));
-                let value = made(
-                    "deletecollection",
-                    id,
-                    format!("delete collection of {kind}"),
-                    parameters,
-                    delete_options,
-                    status(),
-                );
-                on_collection.insert("delete".into(), value);
-            }
-            "get" => {
-                let value = made(
-                    "get",
-                    id("read", middle),
-                    format!("read the specified {kind}"),
-                    Vec::new(),
-                    None,
-                    definition.clone(),
-                );
-                on_item.insert("get".into(), value);
-            }
-            "update" => {
-                let value = made(
-                    "put",
-                    id("replace", middle),
-                    format!("replace the specified {kind}"),
-                    writing.clone(),
-                    Some(definition),
-                    definition.clone(),
-                );
-                on_item.insert("put".into(), value);
-            }
-            "patch" => {
-                let parameters = [writing.as_slice(), &[FORCE]].concat();
-                let value = made(
-                    "patch",
-                    id("patch", middle),
-                    format!("partially update the specified {kind}"),
-                    parameters,
-                    Some(definition),
-                    definition.clone(),
-                );
-                on_item.insert("patch".into(), value);
-            }
-            "delete" => {
-                let parameters = vec![DRY_RUN, GRACE_PERIOD, PROPAGATION];
-                let value = made(
-                    "delete",
-                    id("delete", middle),
-                    format!("delete a {kind}"),
-                    parameters,
-                    delete_options,
-                    status(),
-                );
-                on_item.insert("delete".into(), value);
-            }
-            _ => {}
+    let mut on_collection = Vec::new();
+    if has("list") {
+        on_collection.push(list(names.id("list", "")));
+        if namespaced {
+            let all = list(format!("list{}{kind}ForAllNamespaces", names.prefix));
+            add(at("", ""), path_item(&[all], &shared, &[]));
         }
     }
-    if resource.namespaced() && resource.verbs.iter().any(|verb| verb == "list") {
-        let all = list(id("list", "").clone() + "ForAllNamespaces");
-        paths.insert(format!("{root}/{plural}"), json!({ "get": all }));
+    if has("create") {
+        on_collection.push(write(
+            "post",
+            "create",
+            &names,
+            &resource.definition,
+            format!("create{}{kind}", article(kind)),
+        ));
     }
-    on_collection.insert("parameters".into(), namespaced.clone().into());
-    paths.insert(collection.clone(), Value::Object(on_collection));
-    let item = [vec![path_parameter("name", &format!("name of the {kind}"))], namespaced].concat();
+    if has("deletecollection") {
+        on_collection.push(Operation {
+            method: "delete",
+            action: "deletecollection",
+            id: format!("delete{}Collection{}{kind}", names.prefix, names.middle),
+            description: format!("delete collection of {kind}"),
+            options: &["meta.v1.DeleteOptions", "meta.v1.ListOptions"],
+            except: &["watch", "allowWatchBookmarks"],
+            body: Some(DELETE_OPTIONS),
+            answer: Answer::Object(STATUS),
+        });
+    }
+    add(collection.clone(), path_item(&on_collection, &shared, &in_namespace));
+
+    let in_item = |kind: &str| {
+        let mut parameters = in_namespace.clone();
+        parameters.push(path_parameter("name", &format!("name of the {kind}")));
+        parameters
+    };
+    let mut on_item = Vec::new();
+    if has("get") {
+        on_item.push(read(&names, "", &resource.definition));
+    }
+    if has("update") {
+        on_item.push(write("put", "replace", &names, &resource.definition, format!("replace the specified {kind}")));
+    }
+    if has("patch") {
+        let text = format!("partially update the specified {kind}");
+        on_item.push(write("patch", "patch", &names, &resource.definition, text));
+    }
+    if has("delete") {
+        on_item.push(Operation {
+            method: "delete",
+            action: "delete",
+            id: names.id("delete", ""),
+            description: format!("delete{}{kind}", article(kind)),
+            options: &["meta.v1.DeleteOptions"],
+            except: &[],
+            body: Some(DELETE_OPTIONS),
+            answer: Answer::Object(if resource.delete_returns_object() { &resource.definition } else { STATUS }),
+        });
+    }
     if !on_item.is_empty() {
-        on_item.insert("parameters".into(), item.clone().into());
-        paths.insert(format!("{collection}/{{name}}"), Value::Object(on_item));
+        add(format!("{collection}/{{name}}"), path_item(&on_item, &shared, &in_item(kind)));
+    }
+    if has("watch") && resource.builtin() {
+        let advice = "deprecated: use the 'watch' parameter with a list operation instead";
+        let watch = |action: &'static str, id: String, description: String| Operation {
+            method: "get",
+            action,
+            id,
+            description,
+            options: LIST,
+            except: &[],
+            body: None,
+            answer: Answer::List(WATCH_EVENT),
+        };
+        let all =
+            |id: String| watch("watchlist", id, format!("watch individual changes to a list of {kind}. {advice}."));
+        let one = "filtered to a single item with the 'fieldSelector' parameter.";
+        let one = watch(
+            "watch",
+            names.id("watch", ""),
+            format!("watch changes to an object of kind {kind}. {advice}, {one}"),
+        );
+        if namespaced {
+            let id = format!("watch{}{kind}ListForAllNamespaces", names.prefix);
+            add(at("/watch", ""), path_item(&[all(id)], &shared, &[]));
+        }
+        add(at("/watch", scope), path_item(&[all(names.id("watch", "List"))], &shared, &in_namespace));
+        add(at("/watch", scope) + "/{name}", path_item(&[one], &shared, &in_item(kind)));
     }
     for subresource in &resource.subresources {
-        let mut operations = add_subresource(resource, subresource, middle);
-        operations.insert("parameters".into(), item.clone().into());
-        paths.insert(format!("{collection}/{{name}}/{}", subresource.name), Value::Object(operations));
+        let path = format!("{collection}/{{name}}/{}", subresource.name);
+        subresource_paths(resource, subresource, &names, &shared, path, &in_item, add);
     }
 }
 
-fn add_subresource(resource: &Resource, subresource: &Subresource, middle: &str) -> Map<String, Value> {
-    let own = subresource.kind.2 == resource.kind && subresource.kind.0.is_empty();
-    let definition = if own { Some(resource.definition.as_str()) } else { subresource_definition(&subresource.kind) };
-    // Streams and proxies have no bodies of a kind: upstream calls their operations "connect".
-    let connect = definition.is_none() || subresource.name == "log";
-    let gvk = match &subresource.kind {
-        (_, _, kind) if own => gvk(resource, kind),
-        (group, version, kind) => {
-            let version = if version.is_empty() { &resource.version } else { version };
-            json!({ "group": group, "version": version, "kind": kind })
-        }
+/// What operations of a resource are called.
+struct Names<'a> {
+    prefix: String,
+    kind: &'a str,
+    middle: &'static str,
+}
+
+impl Names<'_> {
+    fn id(&self, verb: &str, suffix: &str) -> String {
+        format!("{verb}{}{}{}{suffix}", self.prefix, self.middle, self.kind)
+    }
+}
+
+fn read<'a>(names: &Names, subresource: &str, definition: &'a str) -> Operation<'a> {
+    let of = if subresource.is_empty() { String::new() } else { format!("{subresource} of ") };
+    Operation {
+        method: "get",
+        action: "get",
+        id: names.id("read", &capitalised(subresource)),
+        description: format!("read {of}the specified {}", names.kind),
+        options: &[],
+        except: &[],
+        body: None,
+        answer: Answer::Object(definition),
+    }
+}
+
+fn write<'a>(
+    method: &'static str,
+    verb: &str,
+    names: &Names,
+    definition: &'a str,
+    description: String,
+) -> Operation<'a> {
+    let (options, body): (&[&str], _) = match method {
+        "post" => (&["meta.v1.CreateOptions"], definition),
+        "put" => (&["meta.v1.UpdateOptions"], definition),
+        _ => (&["meta.v1.PatchOptions"], PATCH),
     };
-    let suffix = format!("{middle}{}{}", resource.kind, capitalised(&subresource.name));
-    let mut operations = Map::new();
+    let (action, id, answer) = (method, names.id(verb, ""), Answer::Object(definition));
+    Operation { method, action, id, description, options, except: &[], body: Some(body), answer }
+}
+
+fn subresource_paths(
+    resource: &Resource,
+    subresource: &Subresource,
+    names: &Names,
+    shared: &Shared,
+    path: String,
+    in_item: &dyn Fn(&str) -> Vec<Value>,
+    add: &mut dyn FnMut(String, Value),
+) {
+    let name = subresource.name.as_str();
+    let (group, version, kind) = &subresource.kind;
+    let version = if version.is_empty() { &resource.version } else { version };
+    let own = *kind == resource.kind && group.is_empty();
+    let suffix = capitalised(name);
+    let kind_gvk = if own { shared.gvk.clone() } else { gvk(group, version, kind) };
+    let shared = Shared { texts: shared.texts, tag: shared.tag, gvk: kind_gvk, builtin: shared.builtin };
+    // Options for a stream or a proxy are no object: the operation connects.
+    if kind.ends_with("Options") {
+        let options = format!("{}.{version}.{kind}", if group.is_empty() { "core" } else { group });
+        let methods = if name == "proxy" { PROXY_METHODS.to_vec() } else { vec!["get", "post"] };
+        let connect = |id_suffix: &str| -> Vec<(&'static str, String, String)> {
+            let one = |method: &&'static str| {
+                let (upper, verb) = (method.to_uppercase(), capitalised(method));
+                let id = format!("connect{}{verb}{}{}{id_suffix}", names.prefix, names.middle, names.kind);
+                (*method, id, format!("connect {upper} requests to {name} of {}", names.kind))
+            };
+            methods.iter().map(one).collect()
+        };
+        let options = [options.as_str()];
+        let operations = |id_suffix: &str| -> Vec<Operation> {
+            let one = |(method, id, description)| Operation {
+                method,
+                action: "connect",
+                id,
+                description,
+                options: &options,
+                except: &[],
+                body: None,
+                answer: Answer::Any,
+            };
+            connect(id_suffix).into_iter().map(one).collect()
+        };
+        add(path.clone(), path_item(&operations(&suffix), &shared, &in_item(kind)));
+        if name == "proxy" {
+            let mut parameters = in_item(kind);
+            parameters.push(path_parameter("path", "path to the resource"));
+            let item = path_item(&operations(&format!("{suffix}WithPath")), &shared, &parameters);
+            add(path + "/{path}", item);
+        }
+        return;
+    }
+    let package = match group.as_str() {
+        "" => "core",
+        group => group.split('.').next().unwrap_or(group),
+    };
+    let definition =
+        if own { resource.definition.clone() } else { definition_of(&format!("{package}.{version}.{kind}")) };
+    let mut operations = Vec::new();
     for verb in &subresource.verbs {
-        let (method, action, word) = match verb.as_str() {
-            "get" => ("get", "get", "read"),
-            "update" => ("put", "put", "replace"),
-            "patch" => ("patch", "patch", "patch"),
-            "create" => ("post", "post", "create"),
-            "delete" => ("delete", "delete", "delete"),
+        let of = |what: &str, article: &str| format!("{what} {name} of{article}{}", names.kind);
+        let mut operation = match verb.as_str() {
+            "get" => read(names, name, &definition),
+            "create" => write("post", "create", names, &definition, of("create", article(names.kind))),
+            "update" => write("put", "replace", names, &definition, of("replace", " the specified ")),
+            "patch" => write("patch", "patch", names, &definition, of("partially update", " the specified ")),
             _ => continue,
         };
-        let writes = method != "get";
-        let mut parameters =
-            if writes && !connect { vec![DRY_RUN, FIELD_MANAGER, FIELD_VALIDATION] } else { Vec::new() };
-        parameters.extend((method == "patch" && !connect).then_some(FORCE));
-        let prefix = prefix(&resource.group, &resource.version);
-        let stream = connect && subresource.name != "log";
-        let (word, method_word) = if stream { ("connect", capitalised(method)) } else { (word, String::new()) };
-        let operation = Operation {
-            resource,
-            action: if stream { "connect" } else { action },
-            id: format!("{word}{prefix}{method_word}{suffix}"),
-            description: format!("{word} {} of the specified {}", subresource.name, resource.kind),
-            parameters,
-            body: definition.filter(|_| writes && !connect).map(str::to_owned),
-            answer: definition.filter(|_| !connect).map(str::to_owned),
-            gvk: gvk.clone(),
-        };
-        operations.insert(method.into(), operation.to_value());
+        if operation.method != "get" {
+            operation.id.push_str(&suffix);
+        }
+        if name == "log" {
+            (operation.options, operation.answer) = (&["core.v1.PodLogOptions"], Answer::Log);
+        }
+        operations.push(operation);
     }
-    operations
+    add(path, path_item(&operations, &shared, &in_item(kind)));
+}
+
+/// The path of a document of discovery or of a fact about the server, such as `/apis/apps/`.
+pub(super) fn fact(id: &str, tag: &str, description: &str, types: &[&str], definition: Option<&str>) -> Value {
+    let schema = definition.map_or(json!({ "type": "string" }), reference);
+    let content: Value = types.iter().map(|media| ((*media).to_owned(), json!({ "schema": schema }))).collect();
+    json!({ "get": {
+        "operationId": id,
+        "description": description,
+        "tags": [tag],
+        "responses": { "200": { "description": "OK", "content": content }, "401": { "description": "Unauthorized" } },
+    }})
 }

@@ -5,7 +5,7 @@ use crate::status::ApiResult;
 
 /// A field's value as the wire has it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Wire<'a> {
+pub(crate) enum Wire<'a> {
     Varint(u64),
     Fixed64(u64),
     Bytes(&'a [u8]),
@@ -13,7 +13,7 @@ pub(super) enum Wire<'a> {
 }
 
 /// Reads fields one by one.
-pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
     fn varint(&mut self) -> ApiResult<u64> {
@@ -68,7 +68,7 @@ impl<'a> Iterator for Reader<'a> {
     }
 }
 
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -76,17 +76,17 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-pub(super) fn put_int(out: &mut Vec<u8>, number: u16, value: u64) {
+pub(crate) fn put_int(out: &mut Vec<u8>, number: u16, value: u64) {
     put_varint(out, u64::from(number) << 3);
     put_varint(out, value);
 }
 
-pub(super) fn put_double(out: &mut Vec<u8>, number: u16, value: f64) {
+pub(crate) fn put_double(out: &mut Vec<u8>, number: u16, value: f64) {
     put_varint(out, u64::from(number) << 3 | 1);
     out.extend(value.to_le_bytes());
 }
 
-pub(super) fn put_bytes(out: &mut Vec<u8>, number: u16, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, number: u16, bytes: &[u8]) {
     put_varint(out, u64::from(number) << 3 | 2);
     put_varint(out, bytes.len() as u64);
     out.extend(bytes);

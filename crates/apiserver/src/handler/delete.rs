@@ -26,17 +26,6 @@ pub(super) enum Deletion {
     Pending(Value),
 }
 
-/// Resources whose deletion answers with the object, as upstream's registries do; others answer with a Status.
-const RETURNS_OBJECT: &[&str] = &[
-    "pods",
-    "podtemplates",
-    "persistentvolumes",
-    "persistentvolumeclaims",
-    "resourcequotas",
-    "serviceaccounts",
-    "services",
-];
-
 impl Call {
     /// Deletes the object.
     pub(super) async fn delete(&mut self, parts: &Parts, body: RequestBody) -> ApiResult<Response<Body>> {
@@ -47,9 +36,7 @@ impl Call {
                 let code = if options["orphanDependents"] == false { 202 } else { 200 };
                 Ok(self.answer_value(code, &object))
             }
-            Deletion::Gone(object) if RETURNS_OBJECT.contains(&self.row.resource.plural.as_str()) => {
-                Ok(self.answer_value(200, &object))
-            }
+            Deletion::Gone(object) if self.row.resource.delete_returns_object() => Ok(self.answer_value(200, &object)),
             Deletion::Gone(object) => {
                 let resource = &self.row.resource;
                 let mut details = json!({ "name": name, "kind": resource.plural, "uid": object["metadata"]["uid"] });

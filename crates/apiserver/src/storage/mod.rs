@@ -21,6 +21,8 @@ use coracle_store::{LeaseId, Revision, SharedStore, StoreError};
 use serde_json::Value;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::metrics::Operations;
+
 pub use cache::{Entry, ResourceCache};
 pub use table::{ResourceTable, Row};
 pub use write::{Stored, WriteError};
@@ -36,6 +38,8 @@ pub struct Storage {
     applied: watch::Sender<Revision>,
     /// The lease that the events of this minute share, and when it was made.
     event_lease: tokio::sync::Mutex<Option<(LeaseId, coracle_clock::Instant)>>,
+    /// How long the store takes.
+    operations: Operations,
     stop: CancellationToken,
     _stop_on_drop: DropGuard,
 }
@@ -55,6 +59,7 @@ impl Storage {
             table: RwLock::new(Arc::new(ResourceTable::new(resources))),
             applied: watch::Sender::new(0),
             event_lease: tokio::sync::Mutex::new(None),
+            operations: Operations::default(),
             stop: stop.clone(),
             _stop_on_drop: stop.clone().drop_guard(),
         });
@@ -65,6 +70,11 @@ impl Storage {
     /// The store below.
     pub fn store(&self) -> &SharedStore {
         &self.store
+    }
+
+    /// How long the store takes for what.
+    pub fn operations(&self) -> &Operations {
+        &self.operations
     }
 
     /// Stops following the store and ends all watches.

@@ -1,6 +1,6 @@
 //! The table of served resources, each with its cache.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use coracle_api::Resource;
@@ -9,7 +9,6 @@ use serde_json::Value;
 
 use super::cache::{Entry, ResourceCache};
 use super::convert;
-use crate::openapi::Documents;
 
 /// A served resource and its objects.
 #[derive(Clone, Debug)]
@@ -28,8 +27,6 @@ pub struct ResourceTable {
     /// In the order in which discovery lists them.
     rows: Vec<Row>,
     caches: Vec<Arc<ResourceCache>>,
-    /// The OpenAPI documents of these resources, once somebody asked.
-    pub(crate) openapi: OnceLock<Documents>,
 }
 
 /// An object's key below its resource's prefix: `default/web-0`, or `node-1` without namespace.
@@ -80,8 +77,7 @@ impl Row {
 impl ResourceTable {
     /// A table with empty caches.
     pub fn new(resources: Vec<Arc<Resource>>) -> Self {
-        let mut table =
-            ResourceTable { rows: Vec::with_capacity(resources.len()), caches: Vec::new(), openapi: OnceLock::new() };
+        let mut table = ResourceTable { rows: Vec::with_capacity(resources.len()), caches: Vec::new() };
         for resource in resources {
             let prefix = resource.key_prefix();
             let shared = table.caches.iter().find(|cache| resource.stored && cache.prefix() == prefix);

@@ -65,7 +65,9 @@ impl Storage {
     ) -> ApiResult<Result<Stored, WriteError>> {
         let bytes = Bytes::from(codec::encode(object));
         let txn = Txn::put_if(key.to_owned(), expected, bytes.clone(), lease);
+        let since = coracle_clock::instant();
         let response = self.store().txn(txn).await.map_err(refusal)?;
+        self.operations().observe(if expected == 0 { "create" } else { "update" }, since);
         if response.succeeded {
             let revision = response.revision;
             return Ok(Ok(Stored { revision, json: codec::stamp(&bytes, revision) }));
@@ -75,7 +77,9 @@ impl Storage {
 
     /// Deletes an object if its key is unchanged since `expected`; answers with the revision of the deletion.
     pub async fn remove(&self, key: &str, expected: Revision) -> ApiResult<Result<Revision, WriteError>> {
+        let since = coracle_clock::instant();
         let response = self.store().txn(Txn::delete_if(key.to_owned(), expected)).await.map_err(refusal)?;
+        self.operations().observe("delete", since);
         if response.succeeded {
             return Ok(Ok(response.revision));
         }
