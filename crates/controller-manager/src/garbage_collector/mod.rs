@@ -200,11 +200,18 @@ impl Collector {
         for reference in meta.owner_references.iter().flatten() {
             owners.push((reference.uid.clone(), self.owner_state(&node, reference).await?));
         }
-        let has_dependents = !self.state.graph.lock().expect(LOCK).dependents(uid).is_empty();
-        match graph::verdict(&owners, has_dependents) {
+        let dependents = self.state.graph.lock().expect(LOCK).dependents(uid);
+        match graph::verdict(&owners, !dependents.is_empty()) {
             Verdict::Keep => Ok(()),
             Verdict::Release(gone) => self.release(&node, &meta, &gone).await,
-            Verdict::DeleteInForeground => self.delete(&node, uid, DeleteParams::foreground()).await,
+            Verdict::DeleteInForeground => {
+                // A dependent that waits itself may be an owner further up. So that nobody waits in a circle for ever,
+                // this one no longer holds its owners up.
+                if dependents.iter().any(|(_, dependent)| dependent.waits_for_dependents) {
+                    self.unblock_owners(&node, &meta).await?;
+                }
+                self.delete(&node, uid, DeleteParams::foreground()).await
+            }
             Verdict::Delete => {
                 let has = |name: &str| meta.finalizers.iter().flatten().any(|finalizer| finalizer == name);
                 let params = match () {
@@ -293,6 +300,12 @@ impl Collector {
         let owners = meta.owner_references.iter().flatten();
         let kept: Vec<_> = owners.filter(|owner| !gone.contains(&owner.uid)).collect();
         self.patch(node, meta, json!({ "ownerReferences": kept })).await
+    }
+
+    async fn unblock_owners(&self, node: &Node, meta: &ObjectMeta) -> Result<()> {
+        let mut owners = meta.owner_references.clone().unwrap_or_default();
+        owners.iter_mut().for_each(|owner| owner.block_owner_deletion = Some(false));
+        self.patch(node, meta, json!({ "ownerReferences": owners })).await
     }
 
     async fn remove_finalizer(&self, node: &Node, meta: &ObjectMeta, finalizer: &str) -> Result<()> {

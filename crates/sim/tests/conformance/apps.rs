@@ -1,0 +1,222 @@
+//! CronJobs, disruption budgets and ReplicationControllers.
+
+use std::time::Duration;
+
+use coracle_sim::Cluster;
+use serde_json::{Value, json};
+
+use crate::lifecycle::takes_every_verb;
+use crate::objects::Objects;
+use crate::support::*;
+
+/// A CronJob of every minute, whose jobs take five.
+fn cron_job(name: &str, policy: &str) -> Value {
+    json!({
+        "apiVersion": "batch/v1", "kind": "CronJob", "metadata": { "name": name },
+        "spec": {
+            "schedule": "*/1 * * * ?", "concurrencyPolicy": policy,
+            "jobTemplate": { "spec": { "parallelism": 1, "completions": 1, "template": { "spec": {
+                "restartPolicy": "OnFailure",
+                "containers": [{ "name": "c", "image": "busybox:1", "command": ["sleep", "300"] }],
+            } } } },
+        },
+    })
+}
+
+/// How many Jobs the CronJob's status calls active, and the names of the Jobs that are not finished.
+async fn active(cluster: &Cluster, cron_job: &str) -> anyhow::Result<(usize, Vec<String>)> {
+    let status = Objects::find(cluster, "batch/v1", "CronJob").await?.get(cron_job).await?["status"].clone();
+    let jobs = Objects::find(cluster, "batch/v1", "Job").await?.list("").await?;
+    let running = jobs.iter().filter(|job| job["status"]["completionTime"].is_null());
+    Ok((status["active"].as_array().map_or(0, Vec::len), running.map(|job| name(job).to_owned()).collect()))
+}
+
+async fn create(cluster: &Cluster, object: &Value) -> anyhow::Result<Value> {
+    Ok(Objects::of(cluster, object).await?.create(object).await?)
+}
+
+#[test]
+#[ignore = "its controller is on its way"]
+fn jobs_of_a_cron_job_run_concurrently_if_it_allows_that() {
+    cluster(async |cluster| {
+        create(cluster, &cron_job("concurrent", "Allow")).await?;
+        until("two jobs are active", async || Ok(active(cluster, "concurrent").await?.0 >= 2)).await?;
+        assert!(active(cluster, "concurrent").await?.1.len() >= 2);
+        let jobs = Objects::find(cluster, "batch/v1", "Job").await?.list("").await?;
+        let owner = &jobs[0]["metadata"]["ownerReferences"][0];
+        assert_eq!(
+            (&owner["kind"], &owner["name"], &owner["controller"]),
+            (&json!("CronJob"), &json!("concurrent"), &json!(true))
+        );
+        let scheduled = &jobs[0]["metadata"]["annotations"]["batch.kubernetes.io/cronjob-scheduled-timestamp"];
+        assert!(scheduled.as_str().is_some_and(|time| time.ends_with(":00Z")), "{scheduled}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_suspended_cron_job_starts_no_job() {
+    cluster(async |cluster| {
+        let mut suspended = cron_job("suspended", "Allow");
+        suspended["spec"]["suspend"] = true.into();
+        create(cluster, &suspended).await?;
+        cluster.advance(Duration::from_secs(300)).await;
+        assert_eq!(active(cluster, "suspended").await?, (0, vec![]));
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "its controller is on its way"]
+fn a_cron_job_that_forbids_concurrency_starts_no_second_job() {
+    cluster(async |cluster| {
+        create(cluster, &cron_job("forbid", "Forbid")).await?;
+        until("a job is active", async || Ok(active(cluster, "forbid").await?.0 == 1)).await?;
+        let (_, first) = active(cluster, "forbid").await?;
+        assert_eq!(first.len(), 1);
+        cluster.advance(Duration::from_secs(240)).await;
+        assert_eq!(active(cluster, "forbid").await?, (1, first));
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "its controller is on its way"]
+fn a_cron_job_that_replaces_ends_the_active_job_for_a_newer_one() {
+    cluster(async |cluster| {
+        create(cluster, &cron_job("replace", "Replace")).await?;
+        until("a job is active", async || Ok(active(cluster, "replace").await?.0 == 1)).await?;
+        let (_, first) = active(cluster, "replace").await?;
+        until("another job is active", async || {
+            let (count, jobs) = active(cluster, "replace").await?;
+            assert!(count <= 1, "never two");
+            Ok(count == 1 && !jobs.contains(&first[0]))
+        })
+        .await
+    });
+}
+
+#[test]
+fn a_cron_job_and_its_status_take_every_verb() {
+    takes_every_verb(
+        cron_job("test-api", "Allow"),
+        json!({ "spec": { "suspend": true } }),
+        json!({ "lastScheduleTime": "2026-01-01T00:00:00Z" }),
+    );
+}
+
+fn budget(name: &str, namespace: &str) -> Value {
+    json!({
+        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+        "metadata": { "name": name, "namespace": namespace, "labels": { "foo": "bar" } },
+        "spec": { "selector": { "matchLabels": { "foo": "bar" } }, "minAvailable": "1%" },
+    })
+}
+
+/// Waits until the disruption controller has seen the budget as it is.
+async fn processed(budgets: &Objects, name: &str) -> anyhow::Result<()> {
+    until("the budget is processed", async || {
+        let budget = budgets.get(name).await?;
+        Ok(budget["status"]["observedGeneration"] == budget["metadata"]["generation"])
+    })
+    .await
+}
+
+#[test]
+#[ignore = "its controller is on its way"]
+fn budgets_are_listed_over_all_namespaces_and_deleted_as_a_collection() {
+    control_plane(async |cluster| {
+        create(cluster, &json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "disruption-2" } }))
+            .await?;
+        let budgets = Objects::of(cluster, &budget("foo", "default")).await?;
+        for (name, namespace) in [("foo", "default"), ("foo2", "default"), ("foo3", "disruption-2")] {
+            create(cluster, &budget(name, namespace)).await?;
+            processed(&budgets.in_namespace(namespace), name).await?;
+        }
+        assert_eq!(budgets.everywhere().list("foo=bar").await?.len(), 3);
+        assert_eq!(budgets.list("foo=bar").await?.len(), 2);
+        budgets.delete_collection("foo=bar").await?;
+        assert!(budgets.list("foo=bar").await?.is_empty());
+        assert_eq!(budgets.everywhere().list("foo=bar").await?.len(), 1);
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "its controller is on its way"]
+fn a_budget_is_created_updated_patched_and_deleted_and_the_controller_follows() {
+    control_plane(async |cluster| {
+        let budgets = Objects::of(cluster, &budget("foo", "default")).await?;
+        create(cluster, &budget("foo", "default")).await?;
+        processed(&budgets, "foo").await?;
+        let mut changed = budgets.get("foo").await?;
+        changed["spec"]["minAvailable"] = "2%".into();
+        assert_eq!(budgets.replace(&changed).await?["metadata"]["generation"], 2);
+        processed(&budgets, "foo").await?;
+        let patched = budgets.merge("foo", json!({ "spec": { "minAvailable": "3%" } })).await?;
+        assert_eq!((&patched["spec"]["minAvailable"], &patched["metadata"]["generation"]), (&json!("3%"), &json!(3)));
+        processed(&budgets, "foo").await?;
+        budgets.delete("foo").await?;
+        assert!(!budgets.exists("foo").await?);
+        Ok(())
+    });
+}
+
+fn replication_controller(name: &str, replicas: u32) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ReplicationController", "metadata": { "name": name },
+        "spec": { "replicas": replicas, "selector": { "name": name }, "template": {
+            "metadata": { "labels": { "name": name } },
+            "spec": { "containers": [{ "name": name, "image": "httpd:1" }] },
+        } },
+    })
+}
+
+#[test]
+fn a_replication_controller_releases_a_pod_whose_label_changes() {
+    control_plane(async |cluster| {
+        let pods = Objects::find(cluster, "v1", "Pod").await?;
+        create(cluster, &replication_controller("pod-release", 1)).await?;
+        until("its pod is there", async || Ok(pods.list("name=pod-release").await?.len() == 1)).await?;
+        let pod = pods.list("name=pod-release").await?.remove(0);
+        pods.merge(name(&pod), json!({ "metadata": { "labels": { "name": "other" } } })).await?;
+        until("the pod is released", async || {
+            let pod = pods.get(name(&pod)).await?;
+            let owners = pod["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
+            Ok(owners.iter().all(|owner| owner["controller"] != true))
+        })
+        .await?;
+        until("another takes its place", async || {
+            let pods = pods.list("name=pod-release").await?;
+            Ok(pods.len() == 1 && name(&pods[0]) != name(&pod))
+        })
+        .await
+    });
+}
+
+#[test]
+fn a_replication_controller_over_quota_says_so_until_the_quota_allows() {
+    control_plane(async |cluster| {
+        let controllers = Objects::of(cluster, &replication_controller("", 0)).await?;
+        create(
+            cluster,
+            &json!({
+                "apiVersion": "v1", "kind": "ResourceQuota", "metadata": { "name": "condition-test" },
+                "spec": { "hard": { "pods": "2" } },
+            }),
+        )
+        .await?;
+        create(cluster, &replication_controller("condition-test", 3)).await?;
+        let failure = async || -> anyhow::Result<Option<Value>> {
+            let conditions = controllers.get("condition-test").await?["status"]["conditions"].clone();
+            let conditions = conditions.as_array().cloned().unwrap_or_default();
+            Ok(conditions.into_iter().find(|condition| condition["type"] == "ReplicaFailure"))
+        };
+        until("it has a failure condition", async || Ok(failure().await?.is_some())).await?;
+        let condition = failure().await?.expect("seen just now");
+        assert_eq!((&condition["status"], &condition["reason"]), (&json!("True"), &json!("FailedCreate")));
+        assert!(text(&condition, "/message").contains("exceeded quota: condition-test"), "{condition}");
+        controllers.merge("condition-test", json!({ "spec": { "replicas": 2 } })).await?;
+        until("the condition is gone", async || Ok(failure().await?.is_none())).await
+    });
+}
