@@ -14,8 +14,8 @@ pub use apps::{cron_job, daemon_set, deployment, job, replica_set, replication_c
 pub use core::{endpoint_slice, endpoints, namespace, persistent_volume, persistent_volume_claim, secret, service};
 pub use pod::{pod, pod_spec};
 pub use policy::{
-    custom_resource_definition, hpa_v1, hpa_v2, ingress_class, mutating_webhooks, network_policy, priority_class,
-    role_binding, storage_class, validating_webhooks,
+    api_service, custom_resource_definition, hpa_v1, hpa_v2, ingress_class, mutating_webhooks, network_policy,
+    priority_class, role_binding, storage_class, validating_webhooks,
 };
 
 /// Sets `object[key]` unless something is there.

@@ -149,6 +149,11 @@ impl FieldErrors {
         self.push(field, FieldErrorKind::NotFound, value.into(), "");
     }
 
+    /// The list has `count` items where `max` are allowed.
+    pub fn too_many(&mut self, field: &str, count: usize, max: usize) {
+        self.push(field, FieldErrorKind::TooMany, Value::Null, format!("{count}: must have at most {max} items"));
+    }
+
     /// The text is longer than `max` bytes.
     pub fn too_long(&mut self, field: &str, max: usize) {
         let noun = if max == 1 { "byte" } else { "bytes" };

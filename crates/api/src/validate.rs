@@ -3,6 +3,7 @@
 //! One function per kind, called with the object after defaulting; metadata is [`crate::meta`]'s. The `*_update`
 //! functions say what a change may not touch.
 
+mod api_service;
 mod apps;
 mod batch;
 mod certificates;
@@ -13,6 +14,7 @@ mod policy;
 mod rbac;
 mod service;
 mod volume;
+mod webhooks;
 
 use serde_json::Value;
 
@@ -20,6 +22,7 @@ use crate::field::FieldErrors;
 use crate::names::Problems;
 use crate::quantity::Quantity;
 
+pub use api_service::api_service;
 pub use apps::{
     daemon_set, deployment, replica_set, replication_controller, selector_update, stateful_set, stateful_set_update,
 };
@@ -37,6 +40,7 @@ pub use policy::{
 };
 pub use rbac::{cluster_role, cluster_role_binding, role, role_binding, role_binding_update};
 pub use service::{service, service_update};
+pub use webhooks::{mutating_webhooks, validating_webhooks};
 
 /// What may not be changed.
 pub(crate) const IMMUTABLE: &str = "field is immutable";

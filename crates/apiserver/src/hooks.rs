@@ -1,9 +1,9 @@
 //! The places where policy plugs into the way of a request: who is it, may they, and what must be
 //! changed or refused before an object is stored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use coracle_api::{ApiError, ApiResult, Resource};
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::body::{Body, RequestBody};
 use crate::request_info::RequestInfo;
 use crate::storage::Storage;
+use crate::webhook::Webhooks;
 
 /// Who sends a request (`authentication.k8s.io` UserInfo).
 ///
@@ -171,8 +172,77 @@ pub struct AdmissionRequest {
     pub dry_run: bool,
     /// The request's options (`DeleteOptions` for deletions), or null.
     pub options: Value,
-    /// Texts for the response's `Warning` headers.
-    pub warnings: Vec<String>,
+    /// What plugins have to say besides yes and no.
+    pub notes: Notes,
+    /// What plugins that may run twice remember of the first time.
+    pub reinvocation: Reinvocation,
+}
+
+/// What is noted about a request on its way. Clones share the notes.
+#[derive(Clone, Debug, Default)]
+pub struct Notes(Arc<Mutex<Noted>>);
+
+#[derive(Debug, Default)]
+struct Noted {
+    warnings: Vec<String>,
+    annotations: BTreeMap<String, String>,
+}
+
+impl Notes {
+    fn inner(&self) -> MutexGuard<'_, Noted> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A text for the response's `Warning` headers; the same one twice is shown once.
+    pub fn warn(&self, text: impl Into<String>) {
+        let (mut inner, text) = (self.inner(), text.into());
+        if !inner.warnings.contains(&text) {
+            inner.warnings.push(text);
+        }
+    }
+
+    /// An annotation of the request's audit event. The first one of a key stays.
+    pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
+        self.inner().annotations.entry(key.into()).or_insert_with(|| value.into());
+    }
+
+    /// The warnings so far.
+    pub fn warnings(&self) -> Vec<String> {
+        self.inner().warnings.clone()
+    }
+
+    /// The audit annotations so far.
+    pub fn annotations(&self) -> BTreeMap<String, String> {
+        self.inner().annotations.clone()
+    }
+
+    /// Forgets all, since everything is done again.
+    pub fn clear(&self) {
+        *self.inner() = Noted::default();
+    }
+}
+
+/// Mutating webhooks and policies run once more, after all plugins, if one of them changed the object:
+/// an earlier one (and every built-in plugin) then sees what a later one did.
+#[derive(Clone, Debug, Default)]
+pub struct Reinvocation {
+    /// Somebody changed the object, so that there is to be a second round.
+    pub wanted: bool,
+    /// This is the second round.
+    pub again: bool,
+    /// Who was invoked and wants to be invoked again when others changed the object afterwards (`IfNeeded`).
+    pub ran: BTreeSet<String>,
+    /// Those of them after whom the object did change.
+    pub due: BTreeSet<String>,
+    /// The object as the last of them left it.
+    pub left: Value,
+}
+
+impl Reinvocation {
+    /// The object changed: all who ran before are to see it.
+    pub fn others_are_due(&mut self) {
+        self.due.append(&mut self.ran);
+    }
 }
 
 /// What an admission plugin may look at.
@@ -182,12 +252,17 @@ pub struct AdmissionContext {
     pub storage: Arc<Storage>,
     /// Who may do what, for plugins that ask for a right besides that to the request itself.
     pub authorizer: Arc<dyn Authorizer>,
+    /// The way to webhooks.
+    pub webhooks: Arc<Webhooks>,
 }
 
 /// Changes or refuses objects on their way to the store.
 ///
-/// On a write all plugins' `admit` run first, in order; then the object is defaulted and validated;
+/// On a write all plugins' `admit` run first, in order (those up to the last one that [reinvokes] maybe twice);
+/// then the object is defaulted and validated;
 /// then all plugins' `validate` run.
+///
+/// [reinvokes]: AdmissionPlugin::reinvokes
 #[async_trait]
 pub trait AdmissionPlugin: fmt::Debug + Send + Sync {
     /// The name, as `--enable-admission-plugins` knows it.
@@ -195,6 +270,11 @@ pub trait AdmissionPlugin: fmt::Debug + Send + Sync {
 
     /// Whether it cares about this operation.
     fn handles(&self, operation: Operation) -> bool;
+
+    /// Whether it runs in the second round too, if it asks for one (see [`Reinvocation`]).
+    fn reinvokes(&self) -> bool {
+        false
+    }
 
     /// Changes the object, or refuses it.
     async fn admit(&self, _request: &mut AdmissionRequest, _context: &AdmissionContext) -> ApiResult<()> {

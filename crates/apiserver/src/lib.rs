@@ -33,11 +33,13 @@ pub mod storage;
 mod testing;
 pub mod version;
 pub mod watch;
+pub mod webhook;
 
 pub use body::{Body, RequestBody};
+pub use handler::AuditAnnotations;
 pub use hooks::{
     AdmissionContext, AdmissionPlugin, AdmissionRequest, Attributes, Authenticator, Authorizer, Connector, Decision,
-    Operation, UserInfo, VirtualResource,
+    Notes, Operation, Reinvocation, UserInfo, VirtualResource,
 };
 pub use request_info::RequestInfo;
 pub use server::{ApiServer, Config};

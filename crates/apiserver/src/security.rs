@@ -5,6 +5,8 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use coracle_client::transport::TransportError;
+
 use crate::admission::{UnknownPlugin, plugins};
 use crate::allocate::{Ipv4Cidr, ServiceAllocator};
 use crate::auth::impersonate::Impersonation;
@@ -17,7 +19,6 @@ use crate::hooks::{Authenticator, Authorizer, Connector, VirtualResource};
 use crate::kubelet_proxy::{CONNECTORS, KubeletProxy};
 use crate::pki::CertKey;
 use crate::rbac::{AlwaysAllow, EscalationCheck, NodeAuthorizer, Privileged, RbacAuthorizer, Union};
-use crate::serve::ServeError;
 use crate::server::Config;
 
 /// One of `--authorization-mode`'s.
@@ -55,7 +56,7 @@ pub enum SecurityError {
     UnknownPlugin(#[from] UnknownPlugin),
     /// The certificates for kubelets are no good.
     #[error(transparent)]
-    Tls(#[from] ServeError),
+    Tls(#[from] TransportError),
 }
 
 /// Who may come in, what they may do, and what happens to what they write.

@@ -25,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::openapi::Documents;
 use crate::request_info::RequestInfo;
 use crate::storage::Storage;
+use crate::webhook::Webhooks;
 use crate::{discovery, handler, rbac, render, version};
 
 /// What an API server is made of.
@@ -47,6 +48,8 @@ pub struct Config {
     pub connectors: BTreeMap<String, Arc<dyn Connector>>,
     /// Documents served as they are, by path: `/openid/v1/jwks`.
     pub documents: BTreeMap<String, serde_json::Value>,
+    /// Calls admission and conversion webhooks.
+    pub webhooks: Arc<Webhooks>,
     /// Where clients reach this server, as `host:port`; discovery tells it.
     pub advertise: String,
 }
@@ -55,6 +58,7 @@ impl Config {
     /// A server for `storage` that lets nobody in but in-process clients, and those do nothing: add authorizers.
     pub fn new(storage: Arc<Storage>) -> Self {
         Config {
+            webhooks: Webhooks::new(&storage),
             storage,
             authenticators: Vec::new(),
             anonymous_auth: true,

@@ -2,6 +2,9 @@
 
 use serde_json::{Value, json};
 
+/// The version of Kubernetes' API that is spoken, and of the program that speaks it.
+pub const GIT_VERSION: &str = concat!("v1.36.2+coracle-", env!("CARGO_PKG_VERSION"));
+
 /// The answer of `/version`.
 pub fn document() -> Value {
     json!({
@@ -11,7 +14,7 @@ pub fn document() -> Value {
         "emulationMinor": "36",
         "minCompatibilityMajor": "1",
         "minCompatibilityMinor": "35",
-        "gitVersion": concat!("v1.36.2+coracle-", env!("CARGO_PKG_VERSION")),
+        "gitVersion": GIT_VERSION,
         "gitCommit": "",
         "gitTreeState": "clean",
         "buildDate": "2026-01-01T00:00:00Z",

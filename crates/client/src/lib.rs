@@ -8,7 +8,8 @@
 //! - [`WorkQueue`] and [`run_workers`]: each key at most once in the queue and never twice at work,
 //!   with delays and per-key back-off;
 //! - [`EventRecorder`]: the Events that `kubectl describe` shows;
-//! - [`LeaderElector`]: one active instance among several.
+//! - [`LeaderElector`]: one active instance among several;
+//! - [`transport`]: whom a TLS connection trusts, and failures worded as Go words them.
 //!
 //! Order is deterministic throughout (ordered maps, first in first out, one task per informer), so
 //! that a cluster in virtual time repeats itself exactly.
@@ -18,6 +19,7 @@ mod informer;
 mod leader;
 mod object;
 mod queue;
+pub mod transport;
 
 pub use events::{EventRecorder, EventType};
 pub use informer::{Change, Informer, Informers};

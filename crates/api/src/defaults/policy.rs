@@ -96,6 +96,13 @@ pub fn mutating_webhooks(object: &mut Value) {
     webhooks(object, true);
 }
 
+/// An APIService: its Service's port.
+pub fn api_service(object: &mut Value) {
+    if let Some(service) = at(child(object, "spec"), "service") {
+        set(service, "port", 443);
+    }
+}
+
 /// A CustomResourceDefinition: singular and list names from the kind, no conversion.
 pub fn custom_resource_definition(object: &mut Value) {
     let spec = child(object, "spec");

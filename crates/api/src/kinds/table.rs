@@ -49,11 +49,11 @@ pub(super) static KINDS: &[Kind] = &[
     Kind { definition: "io.k8s.api.networking.v1.IPAddress", columns: table::IP_ADDRESS_COLUMNS, cells: table::ip_address, ..GENERIC },
     Kind { definition: "io.k8s.api.networking.v1.ServiceCIDR", columns: table::SERVICE_CIDR_COLUMNS, cells: table::service_cidr, ..GENERIC },
     Kind { definition: "io.k8s.api.certificates.v1.CertificateSigningRequest", requested_by: prepare::certificate_requester, prepare_update: prepare::certificate_update, validate: validate::certificate_signing_request, validate_update: validate::certificate_signing_request_update, columns: table::CSR_COLUMNS, cells: table::certificate_signing_request, ..GENERIC },
-    Kind { definition: "io.k8s.api.admissionregistration.v1.MutatingWebhookConfiguration", default: defaults::mutating_webhooks, columns: table::WEBHOOKS_COLUMNS, cells: table::webhooks, ..GENERIC },
-    Kind { definition: "io.k8s.api.admissionregistration.v1.ValidatingWebhookConfiguration", default: defaults::validating_webhooks, columns: table::WEBHOOKS_COLUMNS, cells: table::webhooks, ..GENERIC },
+    Kind { definition: "io.k8s.api.admissionregistration.v1.MutatingWebhookConfiguration", default: defaults::mutating_webhooks, validate: validate::mutating_webhooks, columns: table::WEBHOOKS_COLUMNS, cells: table::webhooks, ..GENERIC },
+    Kind { definition: "io.k8s.api.admissionregistration.v1.ValidatingWebhookConfiguration", default: defaults::validating_webhooks, validate: validate::validating_webhooks, columns: table::WEBHOOKS_COLUMNS, cells: table::webhooks, ..GENERIC },
     Kind { definition: "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicy", columns: table::ADMISSION_POLICY_COLUMNS, cells: table::admission_policy, ..GENERIC },
     Kind { definition: "io.k8s.api.flowcontrol.v1.FlowSchema", columns: table::FLOW_SCHEMA_COLUMNS, cells: table::flow_schema, ..GENERIC },
-    Kind { definition: "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIService", columns: table::API_SERVICE_COLUMNS, cells: table::api_service, ..GENERIC },
+    Kind { definition: "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIService", default: defaults::api_service, validate: validate::api_service, columns: table::API_SERVICE_COLUMNS, cells: table::api_service, ..GENERIC },
     Kind { definition: "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition", default: defaults::custom_resource_definition, validate: validate::custom_resource_definition, columns: table::CREATED_AT_COLUMNS, cells: table::created_at, ..GENERIC },
 ];
 

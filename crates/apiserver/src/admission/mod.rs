@@ -19,6 +19,7 @@ mod runtime_class;
 mod service_account;
 mod storage_protection;
 mod taint_nodes;
+mod webhook;
 
 use coracle_api::ApiError;
 use serde_json::{Value, json};
@@ -31,7 +32,7 @@ pub use service_account::ServiceAccount;
 type Row = (&'static str, bool, fn() -> Box<dyn AdmissionPlugin>);
 
 /// All plugins, in the order they run.
-pub const PLUGINS: [Row; 18] = [
+pub const PLUGINS: [Row; 20] = [
     ("NamespaceLifecycle", true, || Box::new(namespace_lifecycle::NamespaceLifecycle)),
     ("LimitRanger", true, || Box::new(limit_ranger::LimitRanger)),
     ("ServiceAccount", true, || Box::new(service_account::ServiceAccount)),
@@ -49,12 +50,14 @@ pub const PLUGINS: [Row; 18] = [
     ("CertificateSigning", true, || Box::new(certificates::CertificateSigning)),
     ("CertificateSubjectRestriction", true, || Box::new(certificates::CertificateSubjectRestriction)),
     ("DefaultIngressClass", true, || Box::new(default_ingress_class::DefaultIngressClass)),
+    ("MutatingAdmissionWebhook", true, || Box::new(webhook::MutatingAdmissionWebhook)),
+    ("ValidatingAdmissionWebhook", true, || Box::new(webhook::ValidatingAdmissionWebhook)),
     // Last: what another plugin refuses spends no quota.
     ("ResourceQuota", true, || Box::new(resource_quota::ResourceQuota)),
 ];
 
 /// Upstream's plugins that are not here: they may be disabled, since they are, but not enabled.
-const ELSEWHERE: [&str; 19] = [
+const ELSEWHERE: [&str; 17] = [
     "AlwaysAdmit",
     "AlwaysDeny",
     "ClusterTrustBundleAttest",
@@ -64,7 +67,6 @@ const ELSEWHERE: [&str; 19] = [
     "ImagePolicyWebhook",
     "LimitPodHardAntiAffinityTopology",
     "MutatingAdmissionPolicy",
-    "MutatingAdmissionWebhook",
     "NamespaceAutoProvision",
     "NamespaceExists",
     "OwnerReferencesPermissionEnforcement",
@@ -73,7 +75,6 @@ const ELSEWHERE: [&str; 19] = [
     "PodTopologyLabels",
     "SecurityContextDeny",
     "ValidatingAdmissionPolicy",
-    "ValidatingAdmissionWebhook",
 ];
 
 /// A flag names a plugin that does not exist.

@@ -101,7 +101,7 @@ impl AdmissionPlugin for PodSecurity {
         let found = violations(level, spec);
         if !found.is_empty() {
             let policy = format!("{}:{}", level.name(), version("warn"));
-            request.warnings.push(format!("would violate PodSecurity {policy:?}: {}", found.join(", ")));
+            request.notes.warn(format!("would violate PodSecurity {policy:?}: {}", found.join(", ")));
         }
         Ok(())
     }

@@ -3,10 +3,11 @@ use std::sync::Arc;
 use coracle_api::ApiResult;
 
 use super::*;
-use crate::hooks::{AdmissionContext, Authorizer, Operation, UserInfo};
+use crate::hooks::{AdmissionContext, Authorizer, Notes, Operation, Reinvocation, UserInfo};
 use crate::rbac::Union;
 use crate::storage::Storage;
 use crate::testing::{in_simulation, put, storage};
+use crate::webhook::Webhooks;
 
 /// A cluster in which objects are admitted, but not stored.
 struct World {
@@ -39,7 +40,8 @@ impl World {
             user: self.user.clone(),
             dry_run: false,
             options: Value::Null,
-            warnings: Vec::new(),
+            notes: Notes::default(),
+            reinvocation: Reinvocation::default(),
         }
     }
 
@@ -47,7 +49,11 @@ impl World {
     async fn run(&self, plugin: &str, mut request: AdmissionRequest) -> ApiResult<AdmissionRequest> {
         let (.., make) = PLUGINS.iter().find(|(name, ..)| *name == plugin).unwrap();
         let plugin = make();
-        let context = AdmissionContext { storage: self.storage.clone(), authorizer: self.authorizer.clone() };
+        let context = AdmissionContext {
+            storage: self.storage.clone(),
+            webhooks: Webhooks::new(&self.storage),
+            authorizer: self.authorizer.clone(),
+        };
         assert!(plugin.handles(request.operation));
         plugin.admit(&mut request, &context).await?;
         plugin.validate(&request, &context).await?;
@@ -378,7 +384,9 @@ fn a_namespaces_labels_say_what_pods_may_dare() {
         let template = json!({ "metadata": { "name": "d" }, "spec": { "template": { "spec": daring } } });
         let request = world.request(Operation::Create, "apps", "deployments", template);
         let request = world.run("PodSecurity", request).await.unwrap();
-        assert!(request.warnings[0].starts_with("would violate PodSecurity \"baseline:latest\": host namespaces"));
+        assert!(
+            request.notes.warnings()[0].starts_with("would violate PodSecurity \"baseline:latest\": host namespaces")
+        );
     });
 }
 

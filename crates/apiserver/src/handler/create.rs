@@ -59,7 +59,6 @@ impl Call {
             let name = object["metadata"]["name"].as_str().unwrap_or_default();
             match self.insert(name, object).await? {
                 Ok(outcome) => {
-                    self.warnings.append(&mut admission.warnings);
                     self.warnings.extend(resource.strategy.warnings(&admission.object));
                     return Ok(outcome);
                 }

@@ -62,8 +62,11 @@ impl Call {
             let mut admission = self.admission(Operation::Delete, "", name);
             (admission.old_object, admission.options) = (old, options.clone());
             admission.dry_run = dry_run;
-            self.admit(&mut admission).await?;
-            self.admit_final(&admission).await?;
+            // An eviction was admitted as such.
+            if self.info.subresource.is_empty() {
+                self.admit(&mut admission).await?;
+                self.admit_final(&admission).await?;
+            }
             let old = admission.old_object;
             let next = self.mark(&old, options);
             if next == old && !may_vanish(&next) {

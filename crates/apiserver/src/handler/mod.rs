@@ -15,6 +15,7 @@ mod patch;
 mod subresource;
 mod update;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use coracle_api::{ApiError, ApiResult};
@@ -22,8 +23,9 @@ use http::request::Parts;
 use http::{Request, Response};
 use serde_json::Value;
 
+pub(crate) use self::subresource::scale_of;
 use crate::body::{Body, RequestBody};
-use crate::hooks::{Operation, UserInfo};
+use crate::hooks::{Notes, UserInfo};
 use crate::negotiate::{self, Accept};
 use crate::options::Options;
 use crate::render;
@@ -43,7 +45,13 @@ pub(crate) struct Call {
     pub(crate) manager: String,
     /// Texts for the response's `Warning` headers.
     pub(crate) warnings: Vec<String>,
+    /// What admission noted.
+    pub(crate) notes: Notes,
 }
+
+/// The annotations of a request's audit event, in the response's extensions.
+#[derive(Clone, Debug, Default)]
+pub struct AuditAnnotations(pub BTreeMap<String, String>);
 
 /// Answers an authorised request for a resource.
 pub(crate) async fn handle(
@@ -72,25 +80,16 @@ pub(crate) async fn handle(
         return Err(ApiError::method_not_allowed());
     }
     let manager = manager(&options, &request);
-    let mut call = Call { manager, server, info, row, user, options, accept, warnings: Vec::new() };
-    let name = match call.info.subresource.as_str() {
-        "" => call.row.resource.qualified(),
-        subresource => format!("{}/{subresource}", call.row.resource.qualified()),
-    };
-    if let Some(connector) = call.server.config.connectors.get(&name).cloned() {
-        call.admit_connect(request.uri().path()).await?;
-        return connector.connect(&call.info, &call.user, request).await;
-    }
-    let (parts, body) = request.into_parts();
-    let mut response = match call.server.config.virtual_resources.get(&name).cloned() {
-        Some(resource) if call.info.verb == "create" => {
-            let object = call.decode_subresource(&parts, body).await?;
-            let answer = resource.create(&call.info, &call.user, object).await?;
-            call.answer(201, answer.to_string())
-        }
-        _ => call.dispatch(&parts, body).await?,
-    };
+    let mut call =
+        Call { manager, server, info, row, user, options, accept, warnings: Vec::new(), notes: Notes::default() };
+    // Warnings go with a refusal, too.
+    let mut response = call.route(request).await.unwrap_or_else(|error| render::refusal(&error));
+    call.warnings.extend(call.notes.warnings());
     render::add_warnings(&mut response, &call.warnings);
+    let annotations = call.notes.annotations();
+    if !annotations.is_empty() {
+        response.extensions_mut().insert(AuditAnnotations(annotations));
+    }
     Ok(response)
 }
 
@@ -104,6 +103,27 @@ fn manager(options: &Options, request: &Request<RequestBody>) -> String {
 }
 
 impl Call {
+    /// To a connector, to code that answers in an object's place, or to the stored objects.
+    async fn route(&mut self, request: Request<RequestBody>) -> ApiResult<Response<Body>> {
+        let name = match self.info.subresource.as_str() {
+            "" => self.row.resource.qualified(),
+            subresource => format!("{}/{subresource}", self.row.resource.qualified()),
+        };
+        if let Some(connector) = self.server.config.connectors.get(&name).cloned() {
+            self.admit_connect(request.uri()).await?;
+            return connector.connect(&self.info, &self.user, request).await;
+        }
+        let (parts, body) = request.into_parts();
+        match self.server.config.virtual_resources.get(&name).cloned() {
+            Some(resource) if self.info.verb == "create" => {
+                let object = self.decode_subresource(&parts, body).await?;
+                let answer = resource.create(&self.info, &self.user, object).await?;
+                Ok(self.answer(201, answer.to_string()))
+            }
+            _ => self.dispatch(&parts, body).await,
+        }
+    }
+
     async fn dispatch(&mut self, parts: &Parts, body: RequestBody) -> ApiResult<Response<Body>> {
         if !self.row.resource.stored {
             return Err(ApiError::method_not_allowed());
@@ -158,14 +178,5 @@ impl Call {
     fn answer_value(&self, code: u16, object: &Value) -> Response<Body> {
         let json = codec::whole(object);
         render::object(code, json, &self.row.resource, self.accept, self.options.include_object)
-    }
-
-    /// The operation that admission sees for this request's verb.
-    async fn admit_connect(&self, path: &str) -> ApiResult<()> {
-        let options = serde_json::json!({ "path": path });
-        let mut admission = self.admission(Operation::Connect, &self.info.subresource, &self.info.name);
-        admission.options = options;
-        self.admit(&mut admission).await?;
-        self.admit_final(&admission).await
     }
 }

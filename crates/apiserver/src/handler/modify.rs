@@ -89,7 +89,6 @@ impl Call {
             self.admit(&mut admission).await?;
             self.finish_update(&mut admission.object, &admission.old_object, &subresource)?;
             self.admit_final(&admission).await?;
-            self.warnings.append(&mut admission.warnings);
             let (new, old) = (admission.object, admission.old_object);
             if self.options.dry_run {
                 return Ok(Outcome::Dry(new));
@@ -103,6 +102,7 @@ impl Call {
                 Err(Some(newer)) => entry = newer,
             }
             self.warnings.truncate(warned);
+            self.notes.clear();
         }
     }
 

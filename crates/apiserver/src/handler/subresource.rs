@@ -17,7 +17,7 @@ use crate::body::{Body, RequestBody};
 type Rescale = Box<dyn Fn(&Value) -> ApiResult<Value> + Send + Sync>;
 
 /// The Scale of a workload (`autoscaling/v1`).
-fn scale_of(object: &Value) -> Value {
+pub(crate) fn scale_of(object: &Value) -> Value {
     let meta = &object["metadata"];
     let mut scale = json!({
         "kind": "Scale",
@@ -98,6 +98,7 @@ impl Call {
         if !errors.0.is_empty() {
             return Err(ApiError::invalid("", "Binding", &name, &errors.0));
         }
+        self.admit_subresource(&binding).await?;
         let given = binding["metadata"].clone();
         self.modify(&name, &mut |call, pod| {
             call.check_preconditions(&call.info.name, &given, &pod["metadata"])?;
@@ -143,6 +144,7 @@ impl Call {
             Value::Null => json!({}),
             options => options.clone(),
         };
+        self.admit_subresource(&eviction).await?;
         let entry = self.current(&name).await?.ok_or_else(|| self.not_found())?;
         let pod = self.row.parse(&entry);
         if counts_for_budgets(&pod) {

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use coracle_api::{ApiError, ApiResult};
+use coracle_client::transport::dial_error;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
@@ -53,7 +54,7 @@ fn unreachable(method: &http::Method, target: &Target, why: &dyn std::fmt::Displ
     if let Some(first) = verb.get_mut(0..1) {
         first.make_ascii_uppercase();
     }
-    let message = format!("{verb} {:?}: dial tcp {}: {why}", target.url(), target.authority());
+    let message = format!("{verb} {:?}: {why}", target.url());
     ApiError { code: 500, reason: "", message, details: serde_json::Value::Null }
 }
 
@@ -91,11 +92,8 @@ pub async fn forward(target: &Target, tls: &Tls, request: Request<RequestBody>) 
 
     let stream = match coracle_clock::timeout(CONNECT, connect(target, tls)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            return Err(failed(&"connect: connection refused"));
-        }
-        Ok(Err(error)) => return Err(failed(&error)),
-        Err(_) => return Err(failed(&"i/o timeout")),
+        Ok(Err(error)) => return Err(failed(&dial_error(&target.authority(), &error))),
+        Err(_) => return Err(failed(&dial_error(&target.authority(), &io::ErrorKind::TimedOut.into()))),
     };
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| failed(&e))?;

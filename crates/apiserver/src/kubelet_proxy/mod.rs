@@ -17,13 +17,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use coracle_api::{ApiError, ApiResult};
+use coracle_client::transport::{Identity, TransportError, Trust, client_config};
 use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::Value;
 
 use self::forward::{Tls, forward};
@@ -32,7 +29,6 @@ use crate::body::{Body, RequestBody};
 use crate::hooks::{Connector, UserInfo};
 use crate::pki::CertKey;
 use crate::request_info::RequestInfo;
-use crate::serve::ServeError;
 use crate::storage::Storage;
 
 /// The names under which [`KubeletProxy`] is put among the server's connectors.
@@ -51,28 +47,11 @@ pub struct KubeletProxy {
 
 impl KubeletProxy {
     /// Shows `client` to kubelets, and takes those whose certificate an authority in `ca_pem` signed.
-    pub fn new(storage: Arc<Storage>, client: &CertKey, ca_pem: &str) -> Result<Arc<Self>, ServeError> {
-        let fail = |e: &dyn std::fmt::Display| ServeError::Tls(e.to_string());
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut roots = RootCertStore::empty();
-        for cert in (CertKey { cert_pem: ca_pem.to_owned(), key_pem: String::new() }).certs()? {
-            roots.add(cert).map_err(|e| fail(&e))?;
-        }
-        let builder = || {
-            ClientConfig::builder_with_provider(provider.clone())
-                .with_safe_default_protocol_versions()
-                .map_err(|e| fail(&e))
-        };
-        let kubelet = builder()?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(client.certs()?, client.key()?)
-            .map_err(|e| fail(&e))?;
-        let any = builder()?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider.clone())))
-            .with_no_client_auth();
-        let tls = Tls { kubelet: Arc::new(kubelet), any: Arc::new(any) };
-        Ok(Arc::new(KubeletProxy { storage, tls }))
+    pub fn new(storage: Arc<Storage>, client: &CertKey, ca_pem: &str) -> Result<Arc<Self>, TransportError> {
+        let identity = Identity { cert_pem: &client.cert_pem, key_pem: &client.key_pem };
+        let kubelet = Arc::new(client_config(Trust::Authorities(ca_pem), Some(identity))?);
+        let any = Arc::new(client_config(Trust::Anyone, None)?);
+        Ok(Arc::new(KubeletProxy { storage, tls: Tls { kubelet, any } }))
     }
 
     async fn get(&self, plural: &str, namespace: &str, name: &str) -> ApiResult<Value> {
@@ -161,45 +140,6 @@ async fn checked_logs(response: Response<Body>) -> ApiResult<Response<Body>> {
         StatusCode::NOT_FOUND => ApiError { message: text, ..ApiError::no_such_resource() },
         status => ApiError { code: status.as_u16(), reason: "", message: text, details: Value::Null },
     })
-}
-
-/// Takes every certificate: a pod's server shows what its image holds, and nobody claims that it is known.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use http::Uri;
 use serde_json::Value;
 
 use crate::request_info::query;
+use crate::webhook::resolve::in_slices;
 
 /// How to reach a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,16 +230,7 @@ pub fn service_proxy(
             .ok_or_else(|| ApiError::unavailable(format!("no service port {number} found for service {name:?}")))?;
         wanted = text(known, "/name").to_owned();
     }
-    let mut found: Vec<(String, u16)> = Vec::new();
-    for slice in slices.iter().filter(|s| s["metadata"]["labels"]["kubernetes.io/service-name"] == name) {
-        let port = slice["ports"].as_array().into_iter().flatten().find(|p| text(p, "/name") == wanted);
-        let Some(port) = port.and_then(|p| u16::try_from(p["port"].as_u64()?).ok()) else { continue };
-        for endpoint in slice["endpoints"].as_array().into_iter().flatten() {
-            if endpoint["conditions"]["ready"] != false {
-                found.push((text(endpoint, "/addresses/0").to_owned(), port));
-            }
-        }
-    }
+    let mut found = in_slices(slices, name, &wanted);
     if found.is_empty() {
         return Err(ApiError::unavailable(format!("no endpoints available for service {name:?}")));
     }

@@ -2,6 +2,8 @@
 #![allow(dead_code, missing_docs, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+pub mod https;
+
 use std::sync::Arc;
 use std::time::Duration;
 

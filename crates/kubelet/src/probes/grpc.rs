@@ -2,6 +2,7 @@
 //! field each needs no generated code.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use coracle_client::transport::dial_error;
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
@@ -9,7 +10,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
 use super::Outcome;
-use super::http::dial_error;
 
 /// `HealthCheckResponse.ServingStatus` by number.
 const STATUSES: [&str; 4] = ["UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"];

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use coracle_client::transport::dial_error;
 use tokio::net::TcpStream;
 
-use super::http::dial_error;
 use super::{Check, Outcome, Prober, grpc, http};
 use crate::runtime::{Runtime, RuntimeError};
 

@@ -1,0 +1,360 @@
+//! Admission webhooks, and the `clientConfig` that they share with conversion webhooks.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::{each, join, label_selector, list, one_of, report, text};
+use crate::field::FieldErrors;
+use crate::names::{check_dns_subdomain, check_dns1035_label, check_port_number, check_qualified_name};
+
+/// The versions of `AdmissionReview` that are spoken.
+const REVIEW_VERSIONS: [&str; 2] = ["v1", "v1beta1"];
+/// The most match conditions of one webhook.
+const MATCH_CONDITIONS: usize = 64;
+
+/// A MutatingWebhookConfiguration.
+pub fn mutating_webhooks(object: &Value, errors: &mut FieldErrors) {
+    webhooks(object, errors);
+    for (path, webhook) in each(object, "", "webhooks") {
+        one_of(webhook, &path, "reinvocationPolicy", &["IfNeeded", "Never"], errors);
+    }
+}
+
+/// A ValidatingWebhookConfiguration.
+pub fn validating_webhooks(object: &Value, errors: &mut FieldErrors) {
+    webhooks(object, errors);
+}
+
+fn webhooks(object: &Value, errors: &mut FieldErrors) {
+    let mut names = BTreeSet::new();
+    for (path, webhook) in each(object, "", "webhooks") {
+        fully_qualified_name(text(webhook, "name"), &join(&path, "name"), errors);
+        if !text(webhook, "name").is_empty() && !names.insert(text(webhook, "name")) {
+            errors.duplicate(&join(&path, "name"), webhook["name"].clone());
+        }
+        label_selector(&webhook["namespaceSelector"], &join(&path, "namespaceSelector"), errors);
+        label_selector(&webhook["objectSelector"], &join(&path, "objectSelector"), errors);
+        for (path, rule) in each(webhook, &path, "rules") {
+            rule_with_operations(rule, &path, errors);
+        }
+        one_of(webhook, &path, "failurePolicy", &["Fail", "Ignore"], errors);
+        one_of(webhook, &path, "matchPolicy", &["Equivalent", "Exact"], errors);
+        match text(webhook, "sideEffects") {
+            "" => errors.required(&join(&path, "sideEffects"), "must specify one of None, NoneOnDryRun"),
+            _ => one_of(webhook, &path, "sideEffects", &["None", "NoneOnDryRun"], errors),
+        }
+        if webhook["timeoutSeconds"].as_i64().is_some_and(|seconds| !(1..=30).contains(&seconds)) {
+            let why = "the timeout value must be between 1 and 30 seconds";
+            errors.invalid(&join(&path, "timeoutSeconds"), webhook["timeoutSeconds"].clone(), why);
+        }
+        client_config(&webhook["clientConfig"], &join(&path, "clientConfig"), errors);
+        review_versions(webhook, &join(&path, "admissionReviewVersions"), &REVIEW_VERSIONS, errors);
+        match_conditions(webhook, &path, errors);
+    }
+}
+
+fn fully_qualified_name(name: &str, path: &str, errors: &mut FieldErrors) {
+    if name.is_empty() {
+        return errors.required(path, "");
+    }
+    report(check_dns_subdomain(name), path, name, errors);
+    if name.split('.').count() < 3 {
+        errors.invalid(path, name, "should be a domain with at least three segments separated by dots");
+    }
+}
+
+/// Names and expressions of `matchConditions`.
+pub(crate) fn match_conditions(object: &Value, path: &str, errors: &mut FieldErrors) {
+    let conditions = list(object, "matchConditions");
+    if conditions.len() > MATCH_CONDITIONS {
+        errors.too_many(&join(path, "matchConditions"), conditions.len(), MATCH_CONDITIONS);
+    }
+    let mut names = BTreeSet::new();
+    for (path, condition) in each(object, path, "matchConditions") {
+        if text(condition, "expression").trim().is_empty() {
+            errors.required(&join(&path, "expression"), "");
+        }
+        match text(condition, "name") {
+            "" => errors.required(&join(&path, "name"), ""),
+            name => {
+                report(check_qualified_name(name), &join(&path, "name"), name, errors);
+                if !names.insert(name) {
+                    errors.duplicate(&join(&path, "name"), name);
+                }
+            }
+        }
+    }
+}
+
+/// The versions of a review that a webhook accepts: one of `known` among them.
+pub(crate) fn review_versions(webhook: &Value, path: &str, known: &[&str], errors: &mut FieldErrors) {
+    let field = path.rsplit('.').next().unwrap_or_default();
+    let versions: Vec<&str> = list(webhook, field).iter().map(|version| version.as_str().unwrap_or_default()).collect();
+    if versions.is_empty() {
+        return errors.required(path, format!("must specify one of {}", known.join(", ")));
+    }
+    let mut seen = BTreeSet::new();
+    for (index, version) in versions.iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        if !seen.insert(*version) {
+            errors.invalid(&path, *version, "duplicate version");
+            continue;
+        }
+        report(check_dns1035_label(version), &path, version, errors);
+    }
+    if !versions.iter().any(|version| known.contains(version)) {
+        let why = format!("must include at least one of {}", known.join(", "));
+        errors.invalid(path, webhook[field].clone(), why);
+    }
+}
+
+/// Where a webhook is.
+pub(crate) fn client_config(config: &Value, path: &str, errors: &mut FieldErrors) {
+    match (config["url"].as_str(), &config["service"]) {
+        (Some(url), Value::Null) => webhook_url(url, &join(path, "url"), errors),
+        (None, service) if service.is_object() => webhook_service(service, &join(path, "service"), errors),
+        _ => errors.required(path, "exactly one of url or service is required"),
+    }
+}
+
+fn webhook_url(url: &str, path: &str, errors: &mut FieldErrors) {
+    const FORM: &str = "; desired format: https://host[/path]";
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let authority = if scheme.is_empty() { "" } else { rest.split('/').next().unwrap_or_default() };
+    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    if scheme != "https" {
+        errors.invalid(path, scheme, format!("'https' is the only allowed URL scheme{FORM}"));
+    }
+    if host.is_empty() {
+        errors.invalid(path, host, format!("host must be specified{FORM}"));
+    }
+    for (part, why) in [
+        (user, "user information is not permitted in the URL"),
+        (fragment, "fragments are not permitted in the URL"),
+        (query, "query parameters are not permitted in the URL"),
+    ] {
+        if !part.is_empty() {
+            errors.invalid(path, part, why);
+        }
+    }
+}
+
+fn webhook_service(service: &Value, path: &str, errors: &mut FieldErrors) {
+    for field in ["name", "namespace"] {
+        if text(service, field).is_empty() {
+            errors.required(&join(path, field), format!("service {field} is required"));
+        }
+    }
+    if let Some(port) = service["port"].as_i64() {
+        let problems = check_port_number(port);
+        if !problems.is_empty() {
+            errors.invalid(&join(path, "port"), port, format!("port is not valid: {}", problems.join(",")));
+        }
+    }
+    let (path, url) = (join(path, "path"), text(service, "path"));
+    let Some(rest) = url.strip_prefix('/').or((!url.is_empty()).then_some(url)) else { return };
+    if url == "/" {
+        return;
+    }
+    if url == "//" {
+        return errors.invalid(&path, url, "segment[0] may not be empty");
+    }
+    if !url.starts_with('/') {
+        errors.invalid(&path, url, "must start with a '/'");
+    }
+    for (index, step) in rest.strip_suffix('/').unwrap_or(rest).split('/').enumerate() {
+        if step.is_empty() {
+            errors.invalid(&path, url, format!("segment[{index}] may not be empty"));
+            continue;
+        }
+        for problem in check_dns_subdomain(step) {
+            errors.invalid(&path, url, format!("segment[{index}]: {problem}"));
+        }
+    }
+}
+
+fn rule_with_operations(rule: &Value, path: &str, errors: &mut FieldErrors) {
+    wildcard_alone(rule, path, "operations", "operations", errors);
+    for (index, operation) in list(rule, "operations").iter().enumerate() {
+        let known = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
+        if !known.iter().any(|known| operation == known) {
+            errors.not_supported(&format!("{}[{index}]", join(path, "operations")), operation.clone(), &known);
+        }
+    }
+    wildcard_alone(rule, path, "apiGroups", "API groups", errors);
+    wildcard_alone(rule, path, "apiVersions", "API versions", errors);
+    for (index, version) in list(rule, "apiVersions").iter().enumerate() {
+        if version == "" {
+            errors.required(&format!("{}[{index}]", join(path, "apiVersions")), "");
+        }
+    }
+    resources(rule, &join(path, "resources"), errors);
+    one_of(rule, path, "scope", &["*", "Cluster", "Namespaced"], errors);
+}
+
+fn wildcard_alone(rule: &Value, path: &str, field: &str, what: &str, errors: &mut FieldErrors) {
+    let items = list(rule, field);
+    if items.is_empty() {
+        errors.required(&join(path, field), "");
+    }
+    if items.len() > 1 && items.iter().any(|item| item == "*") {
+        let why = format!("if '*' is present, must not specify other {what}");
+        errors.invalid(&join(path, field), rule[field].clone(), why);
+    }
+}
+
+fn resources(rule: &Value, path: &str, errors: &mut FieldErrors) {
+    let names: Vec<&str> = list(rule, "resources").iter().map(|name| name.as_str().unwrap_or_default()).collect();
+    if names.is_empty() {
+        errors.required(path, "");
+    }
+    let (mut all_of, mut in_all) = (BTreeSet::new(), BTreeSet::new());
+    for (index, name) in names.iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        if name.is_empty() {
+            errors.required(&path, "");
+            continue;
+        }
+        let Some((resource, sub)) = name.split_once('/') else { continue };
+        if all_of.contains(resource) {
+            errors.invalid(&path, *name, format!("if '{resource}/*' is present, must not specify {name}"));
+        }
+        if in_all.contains(sub) {
+            errors.invalid(&path, *name, format!("if '*/{sub}' is present, must not specify {name}"));
+        }
+        if sub == "*" {
+            all_of.insert(resource);
+        }
+        if resource == "*" {
+            in_all.insert(sub);
+        }
+    }
+    let has = |wanted: &str| names.contains(&wanted);
+    let mut refuse = |why: &str| errors.invalid(path, rule["resources"].clone(), why);
+    if names.len() > 1 && has("*/*") {
+        refuse("if '*/*' is present, must not specify other resources");
+    }
+    if has("*") && names.iter().any(|name| *name != "*" && !name.contains('/') && !name.is_empty()) {
+        refuse("if '*' is present, must not specify other resources without subresources");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::validate::errors_of;
+
+    fn with(change: impl FnOnce(&mut Value)) -> Vec<String> {
+        let mut webhook = json!({
+            "name": "a.example.com",
+            "clientConfig": { "service": { "name": "s", "namespace": "n", "path": "/p", "port": 443 } },
+            "rules": [{ "operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"] }],
+            "sideEffects": "None",
+            "admissionReviewVersions": ["v1"],
+        });
+        change(&mut webhook);
+        errors_of(mutating_webhooks, &json!({ "webhooks": [webhook] }))
+    }
+
+    #[test]
+    fn a_webhook_is_refused_for_what_upstream_refuses_it_for() {
+        let none: [&str; 0] = [];
+        assert_eq!(with(|_| ()), none);
+        let table: [(&str, Value, &str); 16] = [
+            (
+                "/name",
+                json!("short.com"),
+                r#"webhooks[0].name: Invalid value: "short.com": should be a domain with at least three segments separated by dots"#,
+            ),
+            ("/name", json!(""), "webhooks[0].name: Required value"),
+            (
+                "/sideEffects",
+                json!("Some"),
+                r#"webhooks[0].sideEffects: Unsupported value: "Some": supported values: "None", "NoneOnDryRun""#,
+            ),
+            (
+                "/sideEffects",
+                Value::Null,
+                "webhooks[0].sideEffects: Required value: must specify one of None, NoneOnDryRun",
+            ),
+            (
+                "/timeoutSeconds",
+                json!(31),
+                "webhooks[0].timeoutSeconds: Invalid value: 31: the timeout value must be between 1 and 30 seconds",
+            ),
+            (
+                "/admissionReviewVersions",
+                json!([]),
+                "webhooks[0].admissionReviewVersions: Required value: must specify one of v1, v1beta1",
+            ),
+            (
+                "/admissionReviewVersions",
+                json!(["v2"]),
+                r#"webhooks[0].admissionReviewVersions: Invalid value: ["v2"]: must include at least one of v1, v1beta1"#,
+            ),
+            (
+                "/clientConfig",
+                json!({}),
+                "webhooks[0].clientConfig: Required value: exactly one of url or service is required",
+            ),
+            (
+                "/clientConfig",
+                json!({ "url": "http://x" }),
+                r#"webhooks[0].clientConfig.url: Invalid value: "http": 'https' is the only allowed URL scheme; desired format: https://host[/path]"#,
+            ),
+            (
+                "/clientConfig",
+                json!({ "url": "https://x?a=b" }),
+                r#"webhooks[0].clientConfig.url: Invalid value: "a=b": query parameters are not permitted in the URL"#,
+            ),
+            (
+                "/clientConfig/service/path",
+                json!("p"),
+                r#"webhooks[0].clientConfig.service.path: Invalid value: "p": must start with a '/'"#,
+            ),
+            (
+                "/clientConfig/service/path",
+                json!("/a//b"),
+                r#"webhooks[0].clientConfig.service.path: Invalid value: "/a//b": segment[1] may not be empty"#,
+            ),
+            (
+                "/rules/0/operations",
+                json!(["*", "CREATE"]),
+                r#"webhooks[0].rules[0].operations: Invalid value: ["*","CREATE"]: if '*' is present, must not specify other operations"#,
+            ),
+            (
+                "/rules/0/resources",
+                json!(["pods/*", "pods/log"]),
+                r#"webhooks[0].rules[0].resources[1]: Invalid value: "pods/log": if 'pods/*' is present, must not specify pods/log"#,
+            ),
+            (
+                "/rules/0/resources",
+                json!(["*/*", "pods"]),
+                r#"webhooks[0].rules[0].resources: Invalid value: ["*/*","pods"]: if '*/*' is present, must not specify other resources"#,
+            ),
+            (
+                "/matchConditions",
+                json!([{ "name": "a", "expression": " " }]),
+                "webhooks[0].matchConditions[0].expression: Required value",
+            ),
+        ];
+        for (path, value, expected) in table {
+            let errors = with(|webhook| {
+                let (parent, field) = path.rsplit_once('/').unwrap();
+                webhook.pointer_mut(parent).unwrap()[field] = value;
+            });
+            assert_eq!(errors, [expected], "{path}");
+        }
+    }
+
+    #[test]
+    fn two_webhooks_of_one_configuration_have_two_names() {
+        let errors = errors_of(validating_webhooks, &json!({ "webhooks": [{ "name": "a.b.c" }, { "name": "a.b.c" }] }));
+        assert!(errors.contains(&r#"webhooks[1].name: Duplicate value: "a.b.c""#.to_owned()), "{errors:?}");
+    }
+}
