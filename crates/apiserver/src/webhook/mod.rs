@@ -180,16 +180,15 @@ fn reason(error: &(dyn Error + 'static)) -> String {
         if let Some(tls) = error.downcast_ref::<rustls::Error>() {
             return tls_error(tls);
         }
-        if let Some(dial) = error.downcast_ref::<io::Error>()
-            && let Some(tls) = dial.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())
-        {
-            return tls_error(tls);
-        }
         if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_incomplete_message) {
             return "EOF".into();
         }
         last = error.to_string();
-        cause = error.source();
+        // An io::Error passes for its inner error, whose own source alone it would tell.
+        cause = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
     }
     last
 }

@@ -11,7 +11,7 @@ use crate::hooks::{AdmissionContext, AdmissionRequest, Operation};
 use crate::storage::ResourceTable;
 
 /// The other versions of a resource: what shares its stored objects.
-pub(super) fn equivalents(table: &ResourceTable, resource: &Resource) -> Equivalents {
+pub(in crate::admission) fn equivalents(table: &ResourceTable, resource: &Resource) -> Equivalents {
     let Some(own) = table.find(&resource.group, &resource.version, &resource.plural) else { return Vec::new() };
     let others = table.rows().iter().filter(|row| Arc::ptr_eq(&row.cache, &own.cache) && row.resource.stored);
     others.map(|row| row.resource.clone()).filter(|other| other.api_version() != resource.api_version()).collect()
@@ -19,7 +19,7 @@ pub(super) fn equivalents(table: &ResourceTable, resource: &Resource) -> Equival
 
 /// In which version a webhook wants to be asked: the request's own if a rule has it, else one that is
 /// equivalent, where `matchPolicy` allows. `None` if no rule matches.
-pub(super) fn called_for(
+pub(in crate::admission) fn called_for(
     hook: &Value,
     request: &AdmissionRequest,
     equivalents: &[Arc<Resource>],
@@ -74,14 +74,14 @@ fn selector(selector: &Value) -> Selector {
 }
 
 /// Whether one of the objects (the new and the old one) has the labels.
-pub(super) fn object_selected(wanted: &Value, objects: &[&Value]) -> bool {
+pub(in crate::admission) fn object_selected(wanted: &Value, objects: &[&Value]) -> bool {
     let wanted = selector(wanted);
     wanted.is_everything()
         || objects.iter().any(|object| object.is_object() && wanted.matches(&object["metadata"]["labels"]))
 }
 
 /// Whether the request's namespace has the labels. Whatever is in no namespace is selected.
-pub(super) async fn namespace_selected(
+pub(in crate::admission) async fn namespace_selected(
     wanted: &Value,
     request: &AdmissionRequest,
     context: &AdmissionContext,

@@ -8,8 +8,8 @@
 //!
 //! Configurations of admission itself are exempt: a webhook can never lock itself in.
 
-mod matching;
-mod review;
+pub(super) mod matching;
+pub(super) mod review;
 #[cfg(test)]
 mod tests;
 
@@ -303,4 +303,4 @@ impl AdmissionPlugin for ValidatingAdmissionWebhook {
 }
 
 /// The resources that are the same objects in other versions.
-type Equivalents = Vec<Arc<Resource>>;
+pub(super) type Equivalents = Vec<Arc<Resource>>;

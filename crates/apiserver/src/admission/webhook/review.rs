@@ -13,27 +13,27 @@ use crate::hooks::{AdmissionRequest, Operation};
 
 /// The question, without its version.
 #[derive(Debug)]
-pub(super) struct Review {
+pub(in crate::admission) struct Review {
     request: Value,
 }
 
 /// A webhook's answer.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Verdict {
+pub(in crate::admission) struct Verdict {
     /// A Status (or null) if it said no.
-    pub(super) rejection: Option<Rejection>,
+    pub(in crate::admission) rejection: Option<Rejection>,
     /// A JSON patch.
-    pub(super) patch: Option<Vec<u8>>,
-    pub(super) audit_annotations: BTreeMap<String, String>,
-    pub(super) warnings: Vec<String>,
+    pub(in crate::admission) patch: Option<Vec<u8>>,
+    pub(in crate::admission) audit_annotations: BTreeMap<String, String>,
+    pub(in crate::admission) warnings: Vec<String>,
 }
 
 /// The Status of a refusal, or null.
 #[derive(Debug, PartialEq)]
-pub(super) struct Rejection(Value);
+pub(in crate::admission) struct Rejection(Value);
 
 /// What a webhook sees as the object: for the subresource `scale` a Scale.
-pub(super) fn presented(object: &Value, subresource: &str) -> Value {
+pub(in crate::admission) fn presented(object: &Value, subresource: &str) -> Value {
     if subresource == "scale" && object.is_object() && object["kind"] != "Scale" {
         scale_of(object)
     } else {
@@ -80,7 +80,11 @@ fn options(request: &AdmissionRequest) -> Value {
 
 impl Review {
     /// About `request` as one of `resource`; `objects` are the new and the old one in that version.
-    pub(super) fn new(request: &AdmissionRequest, resource: &Resource, [object, old]: [Value; 2]) -> Self {
+    pub(in crate::admission) fn new(
+        request: &AdmissionRequest,
+        resource: &Resource,
+        [object, old]: [Value; 2],
+    ) -> Self {
         let name = match request.name.as_str() {
             "" => text(&old, "/metadata/name"),
             name => name,
@@ -119,23 +123,23 @@ impl Review {
     }
 
     /// Names the question; the answer must repeat it.
-    pub(super) fn uid(&self) -> &str {
+    pub(in crate::admission) fn uid(&self) -> &str {
         text(&self.request, "/uid")
     }
 
     /// The new object as the webhook sees it.
-    pub(super) fn object(&self) -> &Value {
+    pub(in crate::admission) fn object(&self) -> &Value {
         &self.request["object"]
     }
 
     /// The whole question, in a version of `AdmissionReview`.
-    pub(super) fn body(&self, version: &str) -> Value {
+    pub(in crate::admission) fn body(&self, version: &str) -> Value {
         json!({ "kind": "AdmissionReview", "apiVersion": format!("admission.k8s.io/{version}"), "request": self.request })
     }
 }
 
 /// The first of a webhook's versions that is spoken here.
-pub(super) fn version(accepted: &Value) -> Option<&str> {
+pub(in crate::admission) fn version(accepted: &Value) -> Option<&str> {
     super::items(accepted).filter_map(Value::as_str).find(|version| matches!(*version, "v1" | "v1beta1"))
 }
 
@@ -143,7 +147,12 @@ pub(super) fn version(accepted: &Value) -> Option<&str> {
 ///
 /// # Errors
 /// What is wrong with it, if it is none.
-pub(super) fn verdict(answer: &Value, uid: &str, version: &str, mutating: bool) -> Result<Verdict, String> {
+pub(in crate::admission) fn verdict(
+    answer: &Value,
+    uid: &str,
+    version: &str,
+    mutating: bool,
+) -> Result<Verdict, String> {
     let response = &answer["response"];
     if !response.is_object() {
         return Err("webhook response was absent".into());
@@ -217,7 +226,7 @@ const REASONS: [&str; 18] = [
 
 impl Rejection {
     /// The refusal that the client gets. Never a code that means success.
-    pub(super) fn refusal(self, webhook: &str) -> ApiError {
+    pub(in crate::admission) fn refusal(self, webhook: &str) -> ApiError {
         let status = self.0;
         let denied = format!("admission webhook {webhook:?} denied the request");
         let (message, reason) = (text(&status, "/message"), text(&status, "/reason"));
