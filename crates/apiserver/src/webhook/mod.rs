@@ -186,7 +186,7 @@ fn reason(error: &(dyn Error + 'static)) -> String {
         last = error.to_string();
         // An io::Error passes for its inner error, whose own source alone it would tell.
         cause = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(inner) => Some(inner),
+            Some(inner) => Some(inner as &(dyn Error + 'static)),
             None => error.source(),
         };
     }
