@@ -110,15 +110,15 @@ pub fn check_kind(resource: &Resource, object: &mut Value) -> ApiResult<()> {
 }
 
 /// Brings an object of a built-in resource into the form in which Go would write it. `problems` receives
-/// `unknown field "…"` for each field that was dropped. Objects of types that the schema does not know are left as
-/// they are.
+/// `unknown field "…"` for each field that was dropped. Objects of types that the schema does not know are their
+/// strategy's to decode.
 ///
 /// # Errors
 /// 400: a value has the wrong type.
 pub fn decode(resource: &Resource, object: &mut Value, problems: &mut Vec<String>) -> ApiResult<()> {
     match type_of(&resource.definition) {
         Some(ty) => normalise(ty, object, problems).map_err(|why| unhandled(resource, why)),
-        None => Ok(()),
+        None => resource.strategy.decode(object, problems).map_err(|why| unhandled(resource, why)),
     }
 }
 

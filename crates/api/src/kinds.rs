@@ -29,6 +29,8 @@ pub struct Kind {
     pub requested_by: fn(&mut Value, &Value),
     /// Carries over what an update may not touch, besides `status` and `spec`.
     pub prepare_update: fn(&mut Value, &Value, &str),
+    /// Marks an object that is being deleted.
+    pub prepare_delete: fn(&mut Value),
     /// Validates an object.
     pub validate: fn(&Value, &mut FieldErrors),
     /// Validates an update.
@@ -49,6 +51,7 @@ pub const GENERIC: Kind = Kind {
     prepare_create: |_| {},
     requested_by: |_, _| {},
     prepare_update: |_, _, _| {},
+    prepare_delete: |_| {},
     validate: |_, _| {},
     validate_update: |_, _, _, _| {},
     warnings: |_| Vec::new(),
@@ -110,11 +113,18 @@ impl Strategy for KindStrategy {
         (self.kind.prepare_update)(new, old, subresource);
     }
 
+    fn prepare_for_delete(&self, object: &mut Value) {
+        (self.kind.prepare_delete)(object);
+    }
+
     fn validate(&self, object: &Value, errors: &mut FieldErrors) {
         (self.kind.validate)(object, errors);
     }
 
     fn validate_update(&self, new: &Value, old: &Value, subresource: &str, errors: &mut FieldErrors) {
+        if subresource != "status" {
+            (self.kind.validate)(new, errors);
+        }
         (self.kind.validate_update)(new, old, subresource, errors);
     }
 

@@ -5,6 +5,7 @@
 
 pub mod certificates;
 pub mod cron;
+pub mod custom;
 pub mod decode;
 pub mod defaults;
 pub mod field;

@@ -68,6 +68,7 @@ fn parse_row(line: &str) -> Option<Resource> {
         selectable_fields: list(fields, ' '),
         stored: verbs == "*" || verbs.contains("delete"),
         strategy: Arc::new(KindStrategy { kind: hooks }),
+        custom: None,
     })
 }
 

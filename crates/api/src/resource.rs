@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::custom::CustomKind;
 use crate::field::FieldErrors;
 
 /// Where objects of a kind live.
@@ -50,6 +51,15 @@ pub struct Column {
 /// All functions work on the object's JSON in the resource's own version. The generic handler has
 /// already checked types, pruned unknown fields, and set the metadata that every object gets.
 pub trait Strategy: fmt::Debug + Send + Sync {
+    /// Brings an object as the client sent it into form, where the schema table does not know its type. `problems`
+    /// receives `unknown field "…"` for each field that was dropped.
+    ///
+    /// # Errors
+    /// What has the wrong type.
+    fn decode(&self, _object: &mut Value, _problems: &mut Vec<String>) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Fills in default values.
     fn default(&self, _object: &mut Value) {}
 
@@ -63,10 +73,13 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     /// `subresource` is empty for the object itself. The handler bumps `metadata.generation` when `spec` changes.
     fn prepare_for_update(&self, _new: &mut Value, _old: &Value, _subresource: &str) {}
 
+    /// Marks what a deletion marks, besides its time and finalizers, on an object that is not gone at once.
+    fn prepare_for_delete(&self, _object: &mut Value) {}
+
     /// What is wrong with a new object, besides its metadata.
     fn validate(&self, _object: &Value, _errors: &mut FieldErrors) {}
 
-    /// What is wrong with replacing `old` by `new`, besides what [`Strategy::validate`] says of `new`.
+    /// What is wrong with replacing `old` by `new`.
     fn validate_update(&self, _new: &Value, _old: &Value, _subresource: &str, _errors: &mut FieldErrors) {}
 
     /// Warnings for the `Warning` header, as for deprecated fields.
@@ -118,6 +131,8 @@ pub struct Resource {
     pub stored: bool,
     /// The kind's code.
     pub strategy: Arc<dyn Strategy>,
+    /// What its definition says, if it comes from one.
+    pub custom: Option<Arc<CustomKind>>,
 }
 
 impl Resource {
@@ -146,18 +161,17 @@ impl Resource {
             ("", "services") => "/registry/services/specs/".into(),
             ("", "endpoints") => "/registry/services/endpoints/".into(),
             ("networking.k8s.io", "ingresses") => "/registry/ingress/".into(),
-            (group, plural)
-                if group.is_empty() || !group.contains('.') || group.ends_with(".k8s.io") && self.builtin() =>
-            {
-                format!("/registry/{plural}/")
+            (group @ ("apiextensions.k8s.io" | "apiregistration.k8s.io"), plural) => {
+                format!("/registry/{group}/{plural}/")
             }
+            (_, plural) if self.builtin() => format!("/registry/{plural}/"),
             (group, plural) => format!("/registry/{group}/{plural}/"),
         }
     }
 
     /// Whether this is one of Kubernetes' own kinds.
     pub fn builtin(&self) -> bool {
-        self.definition.starts_with("io.k8s.")
+        self.custom.is_none()
     }
 
     /// Whether a deletion that is done at once answers with the object; the others answer with a Status.

@@ -35,8 +35,8 @@ pub use core::{
 };
 pub use pod::{pod, pod_template, pod_update};
 pub use policy::{
-    custom_resource_definition, hpa, ingress, network_policy, pod_disruption_budget, priority_class,
-    priority_class_update, storage_class, storage_class_update,
+    hpa, ingress, network_policy, pod_disruption_budget, priority_class, priority_class_update, storage_class,
+    storage_class_update,
 };
 pub use rbac::{cluster_role, cluster_role_binding, role, role_binding, role_binding_update};
 pub use service::{service, service_update};

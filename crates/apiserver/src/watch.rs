@@ -191,6 +191,7 @@ impl Watcher {
                 biased;
                 changed = self.wake.changed() => changed.ok()?,
                 () = self.storage.stopped() => return None,
+                () = self.request.row.ended.cancelled() => return None,
                 () = coracle_clock::sleep_until(until) => {}
             }
         }

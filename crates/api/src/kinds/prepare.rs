@@ -48,6 +48,11 @@ pub(super) fn namespace(object: &mut Value) {
     object["status"] = json!({ "phase": "Active" });
 }
 
+/// A namespace that is being deleted says so.
+pub(super) fn namespace_delete(object: &mut Value) {
+    object["status"]["phase"] = "Terminating".into();
+}
+
 /// Only `finalize` changes a namespace's finalizers.
 pub(super) fn namespace_update(new: &mut Value, old: &Value, subresource: &str) {
     if subresource.is_empty() {

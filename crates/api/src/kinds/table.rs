@@ -1,6 +1,7 @@
 //! The table of kinds that have code: one row each, what is left out is [`GENERIC`]'s.
 
 use super::{GENERIC, Kind, prepare};
+use crate::custom::definition;
 use crate::{defaults, table, validate};
 
 #[rustfmt::skip]
@@ -8,7 +9,7 @@ pub(super) static KINDS: &[Kind] = &[
     Kind { definition: "io.k8s.api.core.v1.Pod", default: defaults::pod, prepare_create: prepare::pod, prepare_update: prepare::pod_update, validate: validate::pod, validate_update: validate::pod_update, columns: table::POD_COLUMNS, cells: table::pod, ..GENERIC },
     Kind { definition: "io.k8s.api.core.v1.Service", default: defaults::service, validate: validate::service, validate_update: validate::service_update, columns: table::SERVICE_COLUMNS, cells: table::service, ..GENERIC },
     Kind { definition: "io.k8s.api.core.v1.Node", keeps_status: true, validate: validate::node, validate_update: validate::node_update, columns: table::NODE_COLUMNS, cells: table::node, ..GENERIC },
-    Kind { definition: "io.k8s.api.core.v1.Namespace", default: defaults::namespace, prepare_create: prepare::namespace, prepare_update: prepare::namespace_update, columns: table::NAMESPACE_COLUMNS, cells: table::namespace, ..GENERIC },
+    Kind { definition: "io.k8s.api.core.v1.Namespace", default: defaults::namespace, prepare_create: prepare::namespace, prepare_update: prepare::namespace_update, prepare_delete: prepare::namespace_delete, columns: table::NAMESPACE_COLUMNS, cells: table::namespace, ..GENERIC },
     Kind { definition: "io.k8s.api.core.v1.ConfigMap", validate: validate::config_map, validate_update: validate::config_map_update, columns: table::CONFIG_MAP_COLUMNS, cells: table::config_map, ..GENERIC },
     Kind { definition: "io.k8s.api.core.v1.Secret", default: defaults::secret, validate: validate::secret, validate_update: validate::secret_update, columns: table::SECRET_COLUMNS, cells: table::secret, ..GENERIC },
     Kind { definition: "io.k8s.api.core.v1.ServiceAccount", columns: table::SERVICE_ACCOUNT_COLUMNS, cells: table::service_account, ..GENERIC },
@@ -54,7 +55,7 @@ pub(super) static KINDS: &[Kind] = &[
     Kind { definition: "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicy", columns: table::ADMISSION_POLICY_COLUMNS, cells: table::admission_policy, ..GENERIC },
     Kind { definition: "io.k8s.api.flowcontrol.v1.FlowSchema", columns: table::FLOW_SCHEMA_COLUMNS, cells: table::flow_schema, ..GENERIC },
     Kind { definition: "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIService", default: defaults::api_service, validate: validate::api_service, columns: table::API_SERVICE_COLUMNS, cells: table::api_service, ..GENERIC },
-    Kind { definition: "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition", default: defaults::custom_resource_definition, validate: validate::custom_resource_definition, columns: table::CREATED_AT_COLUMNS, cells: table::created_at, ..GENERIC },
+    Kind { definition: "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition", default: defaults::custom_resource_definition, prepare_create: definition::prepare_create, prepare_update: definition::prepare_update, prepare_delete: definition::prepare_delete, validate: definition::validate, validate_update: definition::validate_update, columns: table::CREATED_AT_COLUMNS, cells: table::created_at, ..GENERIC },
 ];
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use super::*;
 use crate::protobuf::wire;
 use crate::registry::builtin;
-use crate::resource::{Column, Strategy, Subresource};
 
 fn document(path: &str) -> Value {
     let documents = documents(&builtin());
@@ -167,39 +166,22 @@ fn v2_in_protobuf_is_gnostics_document() {
     assert_eq!(fields(fields(&path)[&4][0])[&5], [b"createCoreV1NamespacedPod"]);
 }
 
-#[derive(Debug)]
-struct Widget;
-
-impl Strategy for Widget {
-    fn cells(&self, _: &Value) -> Vec<Value> {
-        Vec::new()
-    }
-
-    fn openapi(&self) -> Option<Value> {
-        Some(json!({ "type": "object", "description": "A widget.", "properties": {
-            "spec": { "type": "object", "required": ["size", "maybe"], "properties": {
-                "size": { "type": "integer", "minimum": 1 },
-                "maybe": { "type": "object", "nullable": true, "properties": { "x": { "type": "string" } } },
-                "any": { "type": "object", "x-kubernetes-preserve-unknown-fields": true },
-                "template": { "type": "object", "x-kubernetes-embedded-resource": true },
-            }},
-        }}))
-    }
-}
-
 fn widget() -> Arc<Resource> {
-    let text = str::to_owned;
-    Arc::new(Resource {
-        group: text("stable.example.com"),
-        definition: text("com.example.stable.v1.Widget"),
-        kind: text("Widget"),
-        plural: text("widgets"),
-        list_kind: text("WidgetList"),
-        columns: Vec::<Column>::new(),
-        subresources: Vec::<Subresource>::new(),
-        strategy: Arc::new(Widget),
-        ..(*crate::registry::lookup("", "v1", "configmaps").unwrap()).clone()
-    })
+    let schema = json!({ "type": "object", "description": "A widget.", "properties": {
+        "spec": { "type": "object", "required": ["size", "maybe"], "properties": {
+            "size": { "type": "integer", "minimum": 1 },
+            "maybe": { "type": "object", "nullable": true, "properties": { "x": { "type": "string" } } },
+            "any": { "type": "object", "x-kubernetes-preserve-unknown-fields": true },
+            "template": { "type": "object", "x-kubernetes-embedded-resource": true },
+        }},
+    }});
+    let version = json!({ "name": "v1", "served": true, "storage": true, "schema": { "openAPIV3Schema": schema } });
+    let definition = json!({
+        "spec": { "group": "stable.example.com", "scope": "Namespaced", "versions": [version] },
+        "status": { "acceptedNames": { "kind": "Widget", "listKind": "WidgetList", "plural": "widgets" },
+                    "conditions": [{ "type": "Established", "status": "True" }] },
+    });
+    crate::custom::served(&definition).unwrap().storage
 }
 
 #[test]

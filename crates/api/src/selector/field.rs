@@ -37,7 +37,7 @@ impl FieldSelector {
             let known = matches!(field.as_str(), "metadata.name" | "metadata.namespace")
                 || resource.selectable_fields.iter().any(|f| f == field);
             if !known {
-                let message = if resource.builtin() && !resource.selectable_fields.is_empty() {
+                let message = if !resource.builtin() || !resource.selectable_fields.is_empty() {
                     format!("field label not supported: {field}")
                 } else {
                     format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")

@@ -5,8 +5,7 @@ use serde_json::{Value, json};
 use super::{count_or_percent, each, join, label_selector, list, one_of, report, required, text, unchanged};
 use crate::field::FieldErrors;
 use crate::names::{
-    check_cidr, check_dns_label, check_dns_subdomain, check_dns1035_label, check_qualified_name,
-    check_wildcard_subdomain,
+    check_cidr, check_dns_subdomain, check_dns1035_label, check_qualified_name, check_wildcard_subdomain,
 };
 
 /// A StorageClass.
@@ -176,52 +175,6 @@ pub fn network_policy(object: &Value, errors: &mut FieldErrors) {
     }
 }
 
-/// A CustomResourceDefinition.
-pub fn custom_resource_definition(object: &Value, errors: &mut FieldErrors) {
-    let (spec, names) = (&object["spec"], &object["spec"]["names"]);
-    let (group, plural) = (text(spec, "group"), text(names, "plural"));
-    if text(&object["metadata"], "name") != format!("{plural}.{group}") {
-        errors.invalid(
-            "metadata.name",
-            text(&object["metadata"], "name"),
-            "must be spec.names.plural+\".\"+spec.group",
-        );
-    }
-    match group {
-        "" => errors.required("spec.group", ""),
-        group => {
-            report(check_dns_subdomain(group), "spec.group", group, errors);
-            if !group.contains('.') {
-                errors.invalid("spec.group", group, "should be a domain with at least one dot");
-            }
-        }
-    }
-    required(spec, "spec", "scope", errors);
-    one_of(spec, "spec", "scope", &["Cluster", "Namespaced"], errors);
-    for key in ["plural", "singular", "kind", "listKind"] {
-        match text(names, key) {
-            "" => errors.required(&join("spec.names", key), ""),
-            name => report(check_dns1035_label(&name.to_lowercase()), &join("spec.names", key), name, errors),
-        }
-    }
-    versions(spec, errors);
-}
-
-fn versions(spec: &Value, errors: &mut FieldErrors) {
-    let stored = list(spec, "versions").iter().filter(|version| version["storage"] == true).count();
-    if stored != 1 {
-        let why = "must have exactly one version marked as storage version";
-        errors.invalid("spec.versions", spec["versions"].clone(), why);
-    }
-    for (path, version) in each(spec, "spec", "versions") {
-        let name = text(version, "name");
-        report(check_dns_label(name), &join(&path, "name"), name, errors);
-        if version["schema"]["openAPIV3Schema"].is_null() {
-            errors.required(&join(&path, "schema.openAPIV3Schema"), "schemas are required");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,12 +197,5 @@ mod tests {
             ),
             ["spec.maxReplicas: Invalid value: 2: must be greater than or equal to `minReplicas`"]
         );
-        let mut crd = json!({"metadata": {"name": "widgets.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
-            "names": {"plural": "widgets", "kind": "Widget"},
-            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}]}});
-        crate::defaults::custom_resource_definition(&mut crd);
-        assert_eq!(errors_of(custom_resource_definition, &crd), Vec::<String>::new());
-        crd["metadata"]["name"] = "x".into();
-        assert_eq!(errors_of(custom_resource_definition, &crd).len(), 1);
     }
 }

@@ -116,10 +116,12 @@ impl Call {
         let after = |start: jiff::Timestamp, seconds: i64| {
             start.checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(jiff::Timestamp::MAX).to_string()
         };
+        let mut first = false;
         match (marked, current) {
             (None, _) => {
                 meta["deletionTimestamp"] = after(now, grace).into();
                 meta["deletionGracePeriodSeconds"] = grace.into();
+                first = true;
                 if has_generation(&self.row.resource, old) {
                     let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
                     meta["generation"] = (generation + 1).into();
@@ -132,8 +134,8 @@ impl Call {
             }
             _ => {}
         }
-        if self.row.resource.plural == "namespaces" && self.row.resource.group.is_empty() {
-            new["status"]["phase"] = "Terminating".into();
+        if first {
+            self.row.resource.strategy.prepare_for_delete(&mut new);
         }
         new
     }

@@ -60,8 +60,15 @@ pub(crate) async fn handle(
     user: UserInfo,
     request: Request<RequestBody>,
 ) -> ApiResult<Response<Body>> {
-    let table = server.config.storage.table();
-    let row = table.find(&info.group, &info.version, &info.resource).ok_or_else(ApiError::no_such_resource)?.clone();
+    let find = || server.config.storage.table().find(&info.group, &info.version, &info.resource).cloned();
+    let row = match find() {
+        Some(row) if row.resource.builtin() => row,
+        // Custom resources are what their definition says now.
+        _ => {
+            server.config.storage.fresh().await?;
+            find().ok_or_else(ApiError::no_such_resource)?
+        }
+    };
     let resource = &row.resource;
     if info.namespace.is_empty() && resource.namespaced() && !info.name.is_empty() {
         return Err(ApiError::no_such_resource());
@@ -82,6 +89,9 @@ pub(crate) async fn handle(
     let manager = manager(&options, &request);
     let mut call =
         Call { manager, server, info, row, user, options, accept, warnings: Vec::new(), notes: Notes::default() };
+    if let Some(warning) = call.row.resource.custom.as_ref().and_then(|kind| kind.deprecation.clone()) {
+        call.warnings.push(warning);
+    }
     // Warnings go with a refusal, too.
     let mut response = call.route(request).await.unwrap_or_else(|error| render::refusal(&error));
     call.warnings.extend(call.notes.warnings());

@@ -50,14 +50,15 @@ pub(super) fn has_generation(resource: &Resource, object: &Value) -> bool {
     object.get("spec").is_some() && !WITHOUT_GENERATION.contains(&resource.plural.as_str())
 }
 
-/// Whether what `generation` counts differs: the `spec`; of custom resources all but metadata and status.
+/// Whether what `generation` counts differs: the `spec`; of custom resources all but metadata (`status`, where it is a
+/// subresource, was carried over).
 fn desired_differs(resource: &Resource, new: &Value, old: &Value) -> bool {
     if resource.builtin() {
         return new["spec"] != old["spec"];
     }
     let desired = |object: &Value| {
         let fields = object.as_object().cloned().unwrap_or_default();
-        fields.into_iter().filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status")).collect::<Vec<_>>()
+        fields.into_iter().filter(|(key, _)| key != "metadata").collect::<Vec<_>>()
     };
     desired(new) != desired(old)
 }
@@ -93,7 +94,7 @@ impl Call {
             if self.options.dry_run {
                 return Ok(Outcome::Dry(new));
             }
-            if new == old {
+            if new == old && !entry.stale {
                 return Ok(Outcome::Stored(Stored { revision: entry.revision, json: entry.json.clone() }));
             }
             match self.write(name, &entry, &new).await? {
@@ -157,9 +158,6 @@ impl Call {
         }
         let mut errors = FieldErrors::default();
         meta::validate_update(new, old, &mut errors);
-        if subresource != "status" {
-            resource.strategy.validate(new, &mut errors);
-        }
         resource.strategy.validate_update(new, old, subresource, &mut errors);
         if !errors.0.is_empty() {
             let name = old["metadata"]["name"].as_str().unwrap_or_default();

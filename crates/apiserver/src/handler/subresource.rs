@@ -1,8 +1,9 @@
 //! Subresources with bodies of their own: `scale`, `binding`, `eviction`.
 
+use coracle_api::custom::{at, put_at};
 use coracle_api::schema::type_of;
 use coracle_api::selector::Selector;
-use coracle_api::{ApiError, ApiResult, FieldErrors};
+use coracle_api::{ApiError, ApiResult, FieldErrors, Resource};
 use http::Response;
 use http::request::Parts;
 use serde_json::{Value, json};
@@ -13,23 +14,39 @@ use super::modify::Outcome;
 use super::patch::Patch;
 use crate::body::{Body, RequestBody};
 
+/// Where a built-in workload keeps the number that a Scale sets.
+const SPEC: &str = ".spec.replicas";
+
 /// How the wanted Scale is made from the present one.
 type Rescale = Box<dyn Fn(&Value) -> ApiResult<Value> + Send + Sync>;
 
-/// The Scale of a workload (`autoscaling/v1`).
-pub(crate) fn scale_of(object: &Value) -> Value {
+/// The Scale of a workload (`autoscaling/v1`), or of a custom resource that says where its numbers are.
+pub(crate) fn scale_of(resource: &Resource, object: &Value) -> ApiResult<Value> {
+    let custom = resource.custom.as_ref().and_then(|kind| kind.scale.as_ref());
+    let (spec, status) =
+        custom.map_or((SPEC, ".status.replicas"), |scale| (scale.spec.as_str(), scale.status.as_str()));
+    let replicas = at(object, spec).as_i64();
+    if custom.is_some() && replicas.is_none() {
+        return Err(ApiError::internal(format!("the spec replicas field {spec:?} does not exist")));
+    }
     let meta = &object["metadata"];
-    let mut scale = json!({
+    let mut answer = json!({
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
         "metadata": {},
-        "spec": { "replicas": object["spec"]["replicas"].as_i64().unwrap_or(0) },
-        "status": { "replicas": object["status"]["replicas"].as_i64().unwrap_or(0) },
+        "spec": { "replicas": replicas.unwrap_or(0) },
+        "status": { "replicas": at(object, status).as_i64().unwrap_or(0) },
     });
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(value) = meta.get(field) {
-            scale["metadata"][field] = value.clone();
+            answer["metadata"][field] = value.clone();
         }
+    }
+    if let Some(scale) = custom {
+        if let (false, Some(text)) = (scale.selector.is_empty(), at(object, &scale.selector).as_str()) {
+            answer["status"]["selector"] = text.into();
+        }
+        return Ok(answer);
     }
     let selector = &object["spec"]["selector"];
     // A ReplicationController's selector is a plain map of labels.
@@ -37,9 +54,9 @@ pub(crate) fn scale_of(object: &Value) -> Value {
     let selector = if plain { json!({ "matchLabels": selector }) } else { selector.clone() };
     let text = Selector::from_json(&selector).map(|selector| selector.to_string()).unwrap_or_default();
     if !text.is_empty() {
-        scale["status"]["selector"] = text.into();
+        answer["status"]["selector"] = text.into();
     }
-    scale
+    Ok(answer)
 }
 
 impl Call {
@@ -49,7 +66,7 @@ impl Call {
         let rescale: Rescale = match self.info.verb.as_str() {
             "get" => {
                 let entry = self.current(&name).await?.ok_or_else(|| self.not_found())?;
-                return Ok(self.answer(200, scale_of(&self.row.parse(&entry)).to_string()));
+                return Ok(self.answer(200, scale_of(&self.row.resource, &self.row.parse(&entry))?.to_string()));
             }
             "update" => {
                 let scale = self.decode_subresource(parts, body).await?;
@@ -62,7 +79,7 @@ impl Call {
             }
         };
         let mut edit = |call: &mut Call, old: &Value| {
-            let scale = rescale(&scale_of(old))?;
+            let scale = rescale(&scale_of(&call.row.resource, old)?)?;
             call.check_preconditions(&call.info.name, &scale["metadata"], &old["metadata"])?;
             let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
             if replicas < 0 {
@@ -71,7 +88,8 @@ impl Call {
                 return Err(ApiError::invalid("autoscaling", "Scale", &call.info.name, &errors.0));
             }
             let mut new = old.clone();
-            new["spec"]["replicas"] = replicas.into();
+            let custom = call.row.resource.custom.as_ref().and_then(|kind| kind.scale.as_ref());
+            put_at(&mut new, custom.map_or(SPEC, |scale| scale.spec.as_str()), replicas.into());
             call.track(&mut new, old);
             Ok(new)
         };
@@ -79,7 +97,7 @@ impl Call {
             Outcome::Stored(stored) => serde_json::from_slice(&stored.json).map_err(ApiError::internal)?,
             Outcome::Dry(object) => object,
         };
-        Ok(self.answer(200, scale_of(&object).to_string()))
+        Ok(self.answer(200, scale_of(&self.row.resource, &object)?.to_string()))
     }
 
     /// `POST pods/binding`: the scheduler's decision.

@@ -17,7 +17,7 @@ use coracle_clock::watch;
 use coracle_store::Revision;
 use serde_json::Value;
 
-use super::codec;
+use super::{codec, convert};
 
 /// For how long a change can be watched again, at least.
 pub const RETAIN: Duration = Duration::from_secs(75);
@@ -35,6 +35,8 @@ pub struct Entry {
     pub revision: Revision,
     /// The JSON, with `resourceVersion`.
     pub json: Bytes,
+    /// Whether the store holds it in another form: a custom resource that an older definition let in.
+    pub stale: bool,
     /// What selectors look at; read from the JSON when a selector first asks.
     selectable: OnceLock<Selectable>,
 }
@@ -51,7 +53,13 @@ pub struct Selectable {
 impl Entry {
     /// An object of the store: `stored` are the bytes without `resourceVersion`.
     pub fn new(key: impl Into<Arc<str>>, stored: &[u8], revision: Revision) -> Self {
-        Entry { key: key.into(), revision, json: codec::stamp(stored, revision), selectable: OnceLock::new() }
+        Entry {
+            key: key.into(),
+            revision,
+            json: codec::stamp(stored, revision),
+            stale: false,
+            selectable: OnceLock::new(),
+        }
     }
 
     /// The object, parsed. Null if somebody stored what is no JSON.
@@ -113,6 +121,8 @@ struct State {
 pub struct ResourceCache {
     prefix: String,
     fields: Vec<String>,
+    /// The storage version of a custom resource; objects are in the form it gives them.
+    custom: Option<Arc<Resource>>,
     state: RwLock<State>,
     wake: watch::Sender<()>,
 }
@@ -126,13 +136,22 @@ pub struct Gone {
 
 impl ResourceCache {
     /// An empty cache.
-    pub fn new(resource: &Resource) -> Self {
+    pub fn new(resource: &Arc<Resource>) -> Self {
         ResourceCache {
             prefix: resource.key_prefix(),
             fields: resource.selectable_fields.clone(),
+            custom: resource.custom.is_some().then(|| resource.clone()),
             state: RwLock::default(),
             wake: watch::Sender::new(()),
         }
+    }
+
+    /// An empty cache of a custom resource's versions, one of which is stored.
+    pub fn of_versions(storage: &Arc<Resource>, versions: &[Arc<Resource>]) -> Self {
+        let mut fields: Vec<String> = versions.iter().flat_map(|version| version.selectable_fields.clone()).collect();
+        fields.sort();
+        fields.dedup();
+        ResourceCache { fields, ..Self::new(storage) }
     }
 
     /// The prefix of its keys in the store.
@@ -143,6 +162,14 @@ impl ResourceCache {
     /// The fields that selectors may ask for, besides name and namespace.
     pub fn fields(&self) -> &[String] {
         &self.fields
+    }
+
+    /// An object as the store holds it, in the form in which it is kept here.
+    pub fn entry(&self, key: impl Into<Arc<str>>, stored: &[u8], revision: Revision) -> Entry {
+        match self.custom.as_ref().and_then(|resource| convert::settled(stored, resource)) {
+            Some(settled) => Entry { stale: true, ..Entry::new(key, &settled, revision) },
+            None => Entry::new(key, stored, revision),
+        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -232,8 +259,8 @@ impl ResourceCache {
             let after = match (value, &before) {
                 (Some(stored), _) => {
                     let entry = Arc::new(match &before {
-                        Some(before) => Entry::new(before.key.clone(), stored, revision),
-                        None => Entry::new(key, stored, revision),
+                        Some(before) => self.entry(before.key.clone(), stored, revision),
+                        None => self.entry(key, stored, revision),
                     });
                     state.objects.insert(entry.key.clone(), entry.clone());
                     entry

@@ -1,10 +1,11 @@
-//! Resources that are served in two versions and stored in one: Events, and HorizontalPodAutoscalers.
+//! Resources that are served in two versions and stored in one: Events, HorizontalPodAutoscalers, custom resources.
 //!
 //! Stored objects are in the version of the registry's first row with that storage prefix: core/v1 for
-//! events, autoscaling/v2 for autoscalers. For any other pair only `apiVersion` changes.
+//! events, autoscaling/v2 for autoscalers. For any other pair only `apiVersion` changes; of custom resources, what
+//! the other version's schema does not know is left out.
 
 use bytes::Bytes;
-use coracle_api::Resource;
+use coracle_api::{Resource, custom};
 use serde_json::{Value, json};
 
 use super::codec;
@@ -43,6 +44,19 @@ pub fn to(object: &mut Value, resource: &Resource) {
         _ => {}
     }
     object["apiVersion"] = version.into();
+    if let Some(kind) = resource.custom.as_ref().filter(|kind| !kind.preserves) {
+        custom::value::prune(object, &kind.schema);
+    }
+}
+
+/// A stored custom resource in the form that its storage version gives it today; none if it is in that form already.
+pub fn settled(stored: &[u8], storage: &Resource) -> Option<Vec<u8>> {
+    let kind = storage.custom.as_ref()?;
+    let was = serde_json::from_slice::<Value>(stored).ok()?;
+    let mut object = was.clone();
+    to(&mut object, storage);
+    kind.settle(&mut object);
+    (object != was).then(|| codec::encode(&object))
 }
 
 /// A stored object's JSON in the version of `resource`.

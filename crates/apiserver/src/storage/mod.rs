@@ -7,6 +7,7 @@
 pub mod cache;
 pub mod codec;
 pub mod convert;
+mod definitions;
 mod pump;
 pub mod table;
 mod write;
@@ -90,6 +91,15 @@ impl Storage {
     /// The served resources, as of now.
     pub fn table(&self) -> Arc<ResourceTable> {
         self.table.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Serves what another table has; watches of rows that are not in it end.
+    fn replace_table(&self, table: ResourceTable) {
+        let table = Arc::new(table);
+        let mut place = self.table.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let before = std::mem::replace(&mut *place, table.clone());
+        drop(place);
+        before.retire(&table);
     }
 
     /// The revision up to which all caches are complete.

@@ -8,14 +8,17 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use coracle_store::{
-    Event, KeyRange, RangeRequest, RangeResponse, Retention, Revision, StoreError, WatchRequest, WatchStream,
+    Event, KeyRange, KeyValue, RangeRequest, RangeResponse, Retention, Revision, StoreError, WatchRequest, WatchStream,
     run_compactor,
 };
 use futures::StreamExt;
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::{Entry, Storage};
+use super::{Entry, Storage, definitions};
 
+/// Group and plural of the resource whose objects define others.
+const DEFINITIONS: (&str, &str) = ("apiextensions.k8s.io", "customresourcedefinitions");
 const REGISTRY: &str = "/registry/";
 /// How many revisions before the newest the snapshot at start is taken.
 const REPLAY: Revision = 200;
@@ -31,12 +34,13 @@ pub(super) async fn start(storage: &Arc<Storage>, stop: CancellationToken) -> Re
     let mut stream = load(storage, (newest - REPLAY).max(1)).await?;
     while storage.applied() < newest {
         match stream.next().await {
-            Some(Ok(batch)) => apply(storage, &batch.events, batch.revision),
+            Some(Ok(batch)) => apply(storage, &batch.events, batch.revision).await?,
             Some(Err(error)) => return Err(error),
             None => return Err(StoreError::Closed),
         }
     }
     tokio::spawn(run(Arc::downgrade(storage), stream, stop.clone()));
+    tokio::spawn(definitions::run(Arc::downgrade(storage), stop.clone()));
     tokio::spawn(run_compactor(storage.store.clone(), RETENTION, stop.cancelled_owned()));
     Ok(())
 }
@@ -54,11 +58,50 @@ async fn load(storage: &Storage, revision: Revision) -> Result<WatchStream, Stor
         }
         Err(error) => return Err(error),
     };
+    define(storage, &snapshot);
     reset(storage, &snapshot, at);
     storage.applied.send_replace(at);
     // Everything, not the registry alone: so every revision is seen, and nobody waits for one that is elsewhere.
     let range = KeyRange::prefix("");
     storage.store.watch(WatchRequest { range, start: Some(at + 1), progress: Some(TIDY) }).await
+}
+
+/// Makes the table serve what the definitions in a snapshot define, and nothing else.
+fn define(storage: &Storage, snapshot: &RangeResponse) {
+    let table = storage.table();
+    let Some(definitions) = table.find(DEFINITIONS.0, "v1", DEFINITIONS.1) else { return };
+    let mut changes: BTreeMap<String, Option<Value>> = table.definitions().map(|name| (name.clone(), None)).collect();
+    for kv in &snapshot.kvs {
+        let Some(name) = std::str::from_utf8(&kv.key).ok().and_then(|k| k.strip_prefix(definitions.cache.prefix()))
+        else {
+            continue;
+        };
+        changes.insert(name.to_owned(), serde_json::from_slice(&kv.value).ok());
+    }
+    if !changes.is_empty() {
+        storage.replace_table(table.redefined(changes.into_iter().collect()).0);
+    }
+}
+
+/// Follows changes of definitions: new rows, with their objects as of `revision`, or rows that go.
+async fn redefine(
+    storage: &Storage,
+    changes: Vec<(String, Option<Value>)>,
+    revision: Revision,
+) -> Result<(), StoreError> {
+    let (table, fresh) = storage.table().redefined(changes);
+    for cache in fresh {
+        let range = KeyRange::prefix(cache.prefix().to_owned());
+        let request = RangeRequest { revision: Some(revision), ..RangeRequest::new(range) };
+        let objects = storage.store.range(request).await?;
+        let entry = |kv: &KeyValue| {
+            let key = std::str::from_utf8(&kv.key).ok()?.strip_prefix(cache.prefix())?;
+            Some(cache.entry(key, &kv.value, kv.mod_revision))
+        };
+        cache.reset(objects.kvs.iter().filter_map(entry), revision);
+    }
+    storage.replace_table(table);
+    Ok(())
 }
 
 fn reset(storage: &Storage, snapshot: &RangeResponse, at: Revision) {
@@ -67,7 +110,7 @@ fn reset(storage: &Storage, snapshot: &RangeResponse, at: Revision) {
     for kv in &snapshot.kvs {
         let Ok(key) = std::str::from_utf8(&kv.key) else { continue };
         if let Some(cache) = table.cache_of(key) {
-            let entry = Entry::new(&key[cache.prefix().len()..], &kv.value, kv.mod_revision);
+            let entry = cache.entry(&key[cache.prefix().len()..], &kv.value, kv.mod_revision);
             objects.entry(cache.prefix()).or_default().push(entry);
         }
     }
@@ -76,17 +119,29 @@ fn reset(storage: &Storage, snapshot: &RangeResponse, at: Revision) {
     }
 }
 
-fn apply(storage: &Storage, events: &[Event], revision: Revision) {
-    let table = storage.table();
+async fn apply(storage: &Storage, events: &[Event], revision: Revision) -> Result<(), StoreError> {
+    let mut table = storage.table();
+    let defines = table.find(DEFINITIONS.0, "v1", DEFINITIONS.1).map(|row| row.cache.clone());
     let mut rest = events;
     while let Some(first) = rest.first() {
         let Some(cache) = std::str::from_utf8(&first.kv.key).ok().and_then(|key| table.cache_of(key)) else {
             rest = &rest[1..];
             continue;
         };
+        let cache = cache.clone();
         let prefix = cache.prefix();
         let same = |event: &Event| event.kv.key.starts_with(prefix.as_bytes());
         let run = rest.iter().position(|event| !same(event)).unwrap_or(rest.len());
+        // Who sees a definition established finds it served, so the table goes first.
+        if defines.as_ref().is_some_and(|defines| Arc::ptr_eq(defines, &cache)) {
+            let change = |event: &Event| {
+                let name = std::str::from_utf8(&event.kv.key[prefix.len()..]).ok()?.to_owned();
+                Some((name, (!event.deleted).then(|| serde_json::from_slice(&event.kv.value).ok()).flatten()))
+            };
+            let at = rest[run - 1].kv.mod_revision;
+            redefine(storage, rest[..run].iter().filter_map(change).collect(), at).await?;
+            table = storage.table();
+        }
         cache.apply(rest[..run].iter().filter_map(|event| {
             let suffix = std::str::from_utf8(&event.kv.key[prefix.len()..]).ok()?;
             Some((suffix, event.kv.mod_revision, (!event.deleted).then_some(&event.kv.value[..])))
@@ -98,6 +153,7 @@ fn apply(storage: &Storage, events: &[Event], revision: Revision) {
         *applied = revision.max(*applied);
         forward
     });
+    Ok(())
 }
 
 async fn run(storage: Weak<Storage>, mut stream: WatchStream, stop: CancellationToken) {
@@ -108,14 +164,19 @@ async fn run(storage: Weak<Storage>, mut stream: WatchStream, stop: Cancellation
             item = stream.next() => item,
         };
         let Some(storage) = storage.upgrade() else { return };
-        match item {
+        let done = match item {
             Some(Ok(batch)) if batch.events.is_empty() => {
                 storage.table().caches().for_each(|cache| cache.forget());
-                apply(&storage, &[], batch.revision);
+                apply(&storage, &[], batch.revision).await
             }
-            Some(Ok(batch)) => apply(&storage, &batch.events, batch.revision),
-            None | Some(Err(StoreError::Closed)) => return,
-            Some(Err(error)) => {
+            Some(Ok(batch)) => apply(&storage, &batch.events, batch.revision).await,
+            None => return,
+            Some(Err(error)) => Err(error),
+        };
+        match done {
+            Ok(()) => {}
+            Err(StoreError::Closed) => return,
+            Err(error) => {
                 tracing::warn!(%error, "the store's watch broke off; loading everything anew");
                 match load(&storage, storage.store.revision()).await {
                     Ok(anew) => stream = anew,

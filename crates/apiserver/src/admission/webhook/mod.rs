@@ -110,14 +110,14 @@ async fn wanted(hook: &Hook, request: &AdmissionRequest, context: &AdmissionCont
     let table = context.storage.table();
     let equivalents = matching::equivalents(&table, &request.resource);
     let Some(resource) = matching::called_for(&hook.spec, request, &equivalents) else { return Ok(None) };
-    let presented = review::presented(&request.object, &request.subresource);
+    let presented = review::presented(&request.resource, &request.object, &request.subresource);
     if !matching::object_selected(&hook.spec["objectSelector"], &[&presented, &request.old_object])
         || !matching::namespace_selected(&hook.spec["namespaceSelector"], request, context).await?
     {
         return Ok(None);
     }
     let objects = [&request.object, &request.old_object]
-        .map(|object| review::presented(&in_version(object, &resource), &request.subresource));
+        .map(|object| review::presented(&resource, &in_version(object, &resource), &request.subresource));
     Ok(Some(Review::new(request, &resource, objects)))
 }
 

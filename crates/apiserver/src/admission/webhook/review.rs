@@ -33,9 +33,9 @@ pub(in crate::admission) struct Verdict {
 pub(in crate::admission) struct Rejection(Value);
 
 /// What a webhook sees as the object: for the subresource `scale` a Scale.
-pub(in crate::admission) fn presented(object: &Value, subresource: &str) -> Value {
+pub(in crate::admission) fn presented(resource: &Resource, object: &Value, subresource: &str) -> Value {
     if subresource == "scale" && object.is_object() && object["kind"] != "Scale" {
-        scale_of(object)
+        scale_of(resource, object).unwrap_or_default()
     } else {
         object.clone()
     }

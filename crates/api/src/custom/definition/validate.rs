@@ -1,0 +1,549 @@
+//! What is wrong with a definition, besides its schemas.
+//!
+//! Where all versions agree on a schema, on subresources or columns, upstream speaks of them as the definition's own
+//! (`spec.validation`, …), and so do we.
+
+use serde_json::Value;
+
+use super::{approval, schema};
+use crate::custom::schema::{Schema, SchemaOrBool};
+use crate::field::{FieldError, FieldErrorKind, FieldErrors};
+use crate::names::{check_dns_subdomain, check_dns1035_label, check_port_number};
+
+const COLUMN_TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
+const COLUMN_FORMATS: [&str; 8] = ["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
+const MAX_SELECTABLE_FIELDS: usize = 8;
+const MAX_WARNING_BYTES: usize = 256;
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value[key].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// What is wrong with a definition.
+pub fn validate(definition: &Value, errors: &mut FieldErrors) {
+    let (meta, spec) = (&definition["metadata"], &definition["spec"]);
+    let group = text(spec, "group");
+    if text(meta, "name") != format!("{}.{group}", text(&spec["names"], "plural")) {
+        errors.invalid("metadata.name", text(meta, "name"), "must be spec.names.plural+\".\"+spec.group");
+    }
+    if group.is_empty() {
+        errors.required("spec.group", "");
+    } else if let problems @ [_, ..] = check_dns_subdomain(group).as_slice() {
+        errors.invalid("spec.group", group, problems.join(","));
+    } else if !group.contains('.') {
+        errors.invalid("spec.group", group, "should be a domain with at least one dot");
+    }
+    required_enum(spec, "spec.scope", "scope", &["Cluster", "Namespaced"], errors);
+    versions(spec, errors);
+    for field in ["plural", "singular", "kind", "listKind"] {
+        if text(&spec["names"], field).is_empty() {
+            errors.required(&format!("spec.names.{field}"), "");
+        }
+    }
+    names(&spec["names"], "spec.names", errors);
+    shared(spec, errors);
+    conversion(&spec["conversion"], errors);
+    names(&definition["status"]["acceptedNames"], "status.acceptedNames", errors);
+    stored_versions(definition, errors);
+    if approval::protected(group) {
+        let at = format!("metadata.annotations[{}]", approval::ANNOTATION);
+        match approval::state(&meta["annotations"]) {
+            (approval::Approval::Missing, why) => errors.required(&at, why),
+            (approval::Approval::Invalid, why) => {
+                errors.invalid(&at, meta["annotations"][approval::ANNOTATION].clone(), why);
+            }
+            _ => {}
+        }
+    }
+    if spec["preserveUnknownFields"] == true {
+        let why =
+            "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
+        errors.invalid("spec.preserveUnknownFields", true, why);
+    }
+}
+
+/// What may not change.
+pub fn validate_update(new: &Value, old: &Value, subresource: &str, errors: &mut FieldErrors) {
+    if subresource == "status" {
+        return names(&new["status"]["acceptedNames"], "status.acceptedNames", errors);
+    }
+    let established = crate::custom::rows::is_true(old, "Established");
+    for (path, fixed) in [
+        ("spec.scope", established),
+        ("spec.names.kind", established),
+        ("spec.group", true),
+        ("spec.names.plural", true),
+    ] {
+        let of = |object| crate::custom::at(object, path).clone();
+        if fixed && of(new) != of(old) {
+            errors.invalid(path, of(new), "field is immutable");
+        }
+    }
+}
+
+fn required_enum(object: &Value, path: &str, key: &str, allowed: &[&str], errors: &mut FieldErrors) {
+    match text(object, key) {
+        "" => errors.required(path, ""),
+        value if !allowed.contains(&value) => errors.not_supported(path, value, allowed),
+        _ => {}
+    }
+}
+
+fn names(names: &Value, path: &str, errors: &mut FieldErrors) {
+    for field in ["plural", "singular", "kind", "listKind"] {
+        let name = text(names, field);
+        let mixed = matches!(field, "kind" | "listKind");
+        let problems = check_dns1035_label(&if mixed { name.to_lowercase() } else { name.to_owned() });
+        if !name.is_empty() && !problems.is_empty() {
+            let hint = if mixed { "may have mixed case, but should otherwise match: " } else { "" };
+            errors.invalid(&format!("{path}.{field}"), name, format!("{hint}{}", problems.join(",")));
+        }
+    }
+    for field in ["shortNames", "categories"] {
+        for (i, name) in list(names, field).iter().enumerate() {
+            let problems = check_dns1035_label(name.as_str().unwrap_or_default());
+            if !problems.is_empty() {
+                errors.invalid(&format!("{path}.{field}[{i}]"), name.clone(), problems.join(","));
+            }
+        }
+    }
+    if !text(names, "kind").is_empty() && text(names, "kind") == text(names, "listKind") {
+        errors.invalid(&format!("{path}.listKind"), text(names, "listKind"), "kind and listKind may not be the same");
+    }
+}
+
+/// Whether all versions agree on a field, so that it is the definition's own.
+fn is_shared(spec: &Value, field: &str) -> bool {
+    let versions = list(spec, "versions");
+    versions.iter().all(|version| version[field] == versions[0][field])
+}
+
+fn versions(spec: &Value, errors: &mut FieldErrors) {
+    let versions = list(spec, "versions");
+    for (i, version) in versions.iter().enumerate() {
+        if version["schema"]["openAPIV3Schema"].is_null() {
+            errors.required(&format!("spec.versions[{i}].schema.openAPIV3Schema"), "schemas are required");
+        }
+    }
+    for (i, version) in versions.iter().enumerate() {
+        let at = |field: &str| format!("spec.versions[{i}].{field}");
+        let problems = check_dns1035_label(text(version, "name"));
+        if !problems.is_empty() {
+            errors.invalid(&at("name"), text(version, "name"), problems.join(","));
+        }
+        deprecation(version, &at("deprecationWarning"), errors);
+        parts(spec, version, false, &at(""), errors);
+    }
+    let named = |name: &Value| versions.iter().filter(|version| version["name"] == *name).count();
+    if versions.iter().any(|version| named(&version["name"]) > 1) {
+        errors.invalid("spec.versions", spec["versions"].clone(), "must contain unique version names");
+    }
+    if versions.iter().filter(|version| version["storage"] == true).count() != 1 {
+        let why = "must have exactly one version marked as storage version";
+        errors.invalid("spec.versions", spec["versions"].clone(), why);
+    }
+}
+
+/// What all versions share, once.
+fn shared(spec: &Value, errors: &mut FieldErrors) {
+    if let Some(version) = list(spec, "versions").first() {
+        parts(spec, version, true, "spec.", errors);
+    }
+}
+
+/// The parts of a version that it shares with all others, or those that it does not.
+fn parts(spec: &Value, version: &Value, shared: bool, path: &str, errors: &mut FieldErrors) {
+    let document = &version["schema"]["openAPIV3Schema"];
+    let status = !version["subresources"]["status"].is_null();
+    if is_shared(spec, "schema") == shared && !document.is_null() {
+        let at = if shared { "spec.validation".to_owned() } else { format!("{path}schema") };
+        schema::validate(document, status, &format!("{at}.openAPIV3Schema"), errors);
+    }
+    if is_shared(spec, "subresources") == shared {
+        subresources(&version["subresources"], &format!("{path}subresources"), errors);
+    }
+    if is_shared(spec, "additionalPrinterColumns") == shared {
+        for (i, column) in list(version, "additionalPrinterColumns").iter().enumerate() {
+            printer_column(column, &format!("{path}additionalPrinterColumns[{i}]"), errors);
+        }
+    }
+    if is_shared(spec, "selectableFields") == shared && !list(version, "selectableFields").is_empty() {
+        selectable(list(version, "selectableFields"), document, &format!("{path}selectableFields"), errors);
+    }
+}
+
+fn deprecation(version: &Value, path: &str, errors: &mut FieldErrors) {
+    let Some(warning) = version["deprecationWarning"].as_str() else { return };
+    let mut wrong = |why: String| errors.invalid(path, warning, why);
+    if version["deprecated"] != true {
+        return wrong("can only be set for deprecated versions".into());
+    }
+    if warning.len() > MAX_WARNING_BYTES {
+        wrong(format!("must be <= {MAX_WARNING_BYTES} characters long"));
+    }
+    if warning.is_empty() {
+        wrong("must not be an empty string".into());
+    }
+    if let Some((at, _)) = warning.char_indices().find(|(_, c)| c.is_control()) {
+        wrong(format!("must only contain printable UTF-8 characters; non-printable character found at index {at}"));
+    }
+}
+
+fn simple_path(path: &str, at: &str, errors: &mut FieldErrors) -> bool {
+    if path.starts_with('.') {
+        return true;
+    }
+    errors.invalid(at, path, "must be a simple json path starting with .");
+    false
+}
+
+fn subresources(subresources: &Value, path: &str, errors: &mut FieldErrors) {
+    let scale = &subresources["scale"];
+    if !scale.is_object() {
+        return;
+    }
+    for (field, under, required) in [
+        ("specReplicasPath", &[".spec."][..], true),
+        ("statusReplicasPath", &[".status."], true),
+        ("labelSelectorPath", &[".spec.", ".status."], false),
+    ] {
+        let (at, value) = (format!("{path}.scale.{field}"), text(scale, field));
+        if value.is_empty() {
+            if required {
+                errors.required(&at, "");
+            }
+        } else if simple_path(value, &at, errors) && !under.iter().any(|prefix| value.starts_with(prefix)) {
+            let why = match under {
+                [one] => format!("should be a json path under {}", one.trim_end_matches('.')),
+                _ => "should be a json path under either .spec or .status".into(),
+            };
+            errors.invalid(&at, value, why);
+        }
+    }
+}
+
+fn printer_column(column: &Value, path: &str, errors: &mut FieldErrors) {
+    let at = |field: &str| format!("{path}.{field}");
+    if text(column, "name").is_empty() {
+        errors.required(&at("name"), "");
+    }
+    let types = format!("must be one of {}", COLUMN_TYPES.join(","));
+    match text(column, "type") {
+        "" => errors.required(&at("type"), types),
+        kind if !COLUMN_TYPES.contains(&kind) => errors.invalid(&at("type"), kind, types),
+        _ => {}
+    }
+    let format = text(column, "format");
+    if !format.is_empty() && !COLUMN_FORMATS.contains(&format) {
+        errors.invalid(&at("format"), format, format!("must be one of {}", COLUMN_FORMATS.join(",")));
+    }
+    match text(column, "jsonPath") {
+        "" => errors.required(&at("JSONPath"), ""),
+        json_path => drop(simple_path(json_path, &at("JSONPath"), errors)),
+    }
+}
+
+fn selectable(fields: &[Value], document: &Value, path: &str, errors: &mut FieldErrors) {
+    if document.is_null() {
+        let why = "selectableFields may only be set when version.schema.openAPIV3Schema is not included";
+        return errors.invalid(path, "", why);
+    }
+    let Ok(schema) = Schema::read(document) else { return };
+    let mut seen: Vec<&str> = Vec::new();
+    for (i, field) in fields.iter().enumerate() {
+        let (at, json_path) = (format!("{path}[{i}].jsonPath"), text(field, "jsonPath"));
+        if json_path.is_empty() {
+            errors.required(&at, "");
+            continue;
+        }
+        let found = match resolve(&schema, json_path) {
+            Ok(found) => found,
+            Err(why) => {
+                errors.invalid(&at, json_path, format!("is an invalid path: {why}"));
+                continue;
+            }
+        };
+        if json_path == ".metadata" || json_path.starts_with(".metadata.") {
+            errors.invalid(&at, json_path, "must not point to fields in metadata");
+        }
+        if !matches!(found.kind.as_str(), "string" | "boolean" | "integer") {
+            let why = "must point to a field of type string, boolean or integer. Enum string fields and strings with \
+                       formats are allowed.";
+            errors.invalid(&at, json_path, why);
+        }
+        if seen.contains(&json_path) {
+            errors.duplicate(&at, json_path);
+        } else {
+            seen.push(json_path);
+        }
+    }
+    if seen.len() > MAX_SELECTABLE_FIELDS {
+        let detail = format!("{}: must have at most {MAX_SELECTABLE_FIELDS} items", seen.len());
+        errors.0.push(FieldError { field: path.into(), kind: FieldErrorKind::TooMany, value: Value::Null, detail });
+    }
+}
+
+/// The schema at a path of fields and map keys: `.spec.color`, `.spec.map['k']`.
+pub(super) fn resolve<'a>(schema: &'a Schema, path: &str) -> Result<&'a Schema, String> {
+    const NO_FIELD: &str = "does not refer to a valid field";
+    let (mut schema, mut rest) = (schema, path);
+    while !rest.is_empty() {
+        let (name, after) = if let Some(quoted) = rest.strip_prefix("['") {
+            quoted.split_once("']").ok_or("unexpected end of JSON path")?
+        } else if let Some(dotted) = rest.strip_prefix('.') {
+            dotted.split_at(dotted.find(['.', '[']).unwrap_or(dotted.len()))
+        } else {
+            return Err(format!("expected [ or . but got: {rest}"));
+        };
+        schema = schema.properties.get(name).or_else(|| schema.additional()).ok_or(NO_FIELD)?;
+        if matches!(schema.additional_properties, Some(SchemaOrBool::Bool(_))) && !after.is_empty() {
+            return Err(NO_FIELD.into());
+        }
+        rest = after;
+    }
+    Ok(schema)
+}
+
+fn conversion(conversion: &Value, errors: &mut FieldErrors) {
+    const PATH: &str = "spec.conversion";
+    if conversion.is_null() {
+        return;
+    }
+    required_enum(conversion, "spec.conversion.strategy", "strategy", &["None", "Webhook"], errors);
+    let (config, reviews) =
+        (&conversion["webhook"]["clientConfig"], &conversion["webhook"]["conversionReviewVersions"]);
+    let reviews_at = format!("{PATH}.conversionReviewVersions");
+    let config_at = format!("{PATH}.webhookClientConfig");
+    if text(conversion, "strategy") != "Webhook" {
+        let why = "should not be set when strategy is not set to Webhook";
+        if !config.is_null() {
+            errors.forbidden(&config_at, why);
+        }
+        if reviews.as_array().is_some_and(|list| !list.is_empty()) {
+            errors.forbidden(&reviews_at, why);
+        }
+        return;
+    }
+    match (config["url"].as_str(), config["service"].is_object()) {
+        _ if config.is_null() => errors.required(&config_at, "required when strategy is set to Webhook"),
+        (Some(_), true) | (None, false) => errors.required(&config_at, "exactly one of url or service is required"),
+        (Some(url), false) => webhook_url(url, &format!("{config_at}.url"), errors),
+        (None, true) => webhook_service(&config["service"], &format!("{config_at}.service"), errors),
+    }
+    let reviews: Vec<&str> = reviews.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if reviews.is_empty() {
+        return errors.required(&reviews_at, "");
+    }
+    for (i, version) in reviews.iter().enumerate() {
+        let at = format!("{reviews_at}[{i}]");
+        if reviews[..i].contains(version) {
+            errors.invalid(&at, *version, "duplicate version");
+            continue;
+        }
+        check_dns1035_label(version).into_iter().for_each(|problem| errors.invalid(&at, *version, problem));
+    }
+    if !reviews.iter().any(|version| matches!(*version, "v1" | "v1beta1")) {
+        errors.invalid(&reviews_at, reviews.into_iter().collect::<Value>(), "must include at least one of v1, v1beta1");
+    }
+}
+
+fn webhook_url(url: &str, path: &str, errors: &mut FieldErrors) {
+    const FORM: &str = "; desired format: https://host[/path]";
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    if scheme != "https" {
+        errors.invalid(path, scheme, format!("'https' is the only allowed URL scheme{FORM}"));
+    }
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
+    if scheme.is_empty() || host.is_empty() {
+        errors.invalid(path, "", format!("host must be provided{FORM}"));
+    }
+    let (before, fragment) = rest.split_once('#').unwrap_or((rest, ""));
+    let query = before.split_once('?').map_or("", |(_, query)| query);
+    for (part, why) in [
+        (user.unwrap_or_default(), "user information is not permitted in the URL"),
+        (fragment, "fragments are not permitted in the URL"),
+        (query, "query parameters are not permitted in the URL"),
+    ] {
+        if !part.is_empty() {
+            errors.invalid(path, part, why);
+        }
+    }
+}
+
+fn webhook_service(service: &Value, path: &str, errors: &mut FieldErrors) {
+    for field in ["name", "namespace"] {
+        if text(service, field).is_empty() {
+            errors.required(&format!("{path}.{field}"), format!("service {field} is required"));
+        }
+    }
+    let port = service["port"].as_i64().unwrap_or(443);
+    let problems = check_port_number(port);
+    if !problems.is_empty() {
+        errors.invalid(&format!("{path}.port"), port, format!("port is not valid: {}", problems.join(", ")));
+    }
+    let url_path = text(service, "path");
+    if matches!(url_path, "" | "/") {
+        return;
+    }
+    let at = format!("{path}.path");
+    let Some(inner) = url_path.strip_prefix('/') else {
+        return errors.invalid(&at, url_path, "must start with a '/'");
+    };
+    for (i, step) in inner.strip_suffix('/').unwrap_or(inner).split('/').enumerate() {
+        match check_dns_subdomain(step) {
+            _ if step.is_empty() => errors.invalid(&at, url_path, format!("segment[{i}] may not be empty")),
+            problems => {
+                problems.into_iter().for_each(|why| errors.invalid(&at, url_path, format!("segment[{i}]: {why}")));
+            }
+        }
+    }
+}
+
+fn stored_versions(definition: &Value, errors: &mut FieldErrors) {
+    const PATH: &str = "status.storedVersions";
+    let stored = list(&definition["status"], "storedVersions");
+    if stored.is_empty() {
+        let known = list(&definition["spec"], "versions").iter().any(|version| version["storage"] == true);
+        // Without a storage version nothing is stored, which is said elsewhere.
+        return if known {
+            errors.invalid(PATH, Value::Array(Vec::new()), "must have at least one stored version")
+        };
+    }
+    for (i, name) in stored.iter().enumerate() {
+        if !list(&definition["spec"], "versions").iter().any(|version| version["name"] == *name) {
+            let name = name.as_str().unwrap_or_default();
+            let why = format!(
+                "missing from spec.versions; {name} was previously a storage version, and must remain in spec.versions \
+                 until a storage migration ensures no data remains persisted in {name} and removes {name} from \
+                 status.storedVersions"
+            );
+            errors.invalid(&format!("{PATH}[{i}]"), name, why);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn good() -> Value {
+        json!({
+            "metadata": { "name": "widgets.example.com" },
+            "spec": {
+                "group": "example.com", "scope": "Namespaced", "conversion": { "strategy": "None" },
+                "names": { "plural": "widgets", "singular": "widget", "kind": "Widget", "listKind": "WidgetList" },
+                "versions": [{ "name": "v1", "served": true, "storage": true, "schema": { "openAPIV3Schema": {
+                    "type": "object", "properties": { "spec": { "type": "object", "properties": {
+                        "color": { "type": "string" }, "size": { "type": "number" } } } } } } }],
+            },
+            "status": { "storedVersions": ["v1"] },
+        })
+    }
+
+    fn problems(path: &str, value: Value) -> Vec<String> {
+        let mut definition = good();
+        *definition.pointer_mut(path).unwrap() = value;
+        let mut errors = FieldErrors::default();
+        validate(&definition, &mut errors);
+        errors.0.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_good_definition_passes() {
+        assert_eq!(problems("/spec/scope", json!("Cluster")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_field_by_field() {
+        let version = |field: &str, value: Value| {
+            let mut version = good()["spec"]["versions"][0].clone();
+            version[field] = value;
+            json!([version])
+        };
+        for (path, value, expected) in [
+            (
+                "/metadata/name",
+                json!("x"),
+                "metadata.name: Invalid value: \"x\": must be spec.names.plural+\".\"+spec.group",
+            ),
+            (
+                "/spec/scope",
+                json!("World"),
+                "spec.scope: Unsupported value: \"World\": supported values: \"Cluster\", \"Namespaced\"",
+            ),
+            ("/spec/scope", json!(null), "spec.scope: Required value"),
+            (
+                "/spec/names/listKind",
+                json!("Widget"),
+                "spec.names.listKind: Invalid value: \"Widget\": kind and listKind may not be the same",
+            ),
+            (
+                "/spec/versions",
+                version("schema", json!({})),
+                "spec.versions[0].schema.openAPIV3Schema: Required value: schemas are required",
+            ),
+            (
+                "/spec/versions",
+                version(
+                    "subresources",
+                    json!({"scale": {"specReplicasPath": ".replicas", "statusReplicasPath": ".status.n"}}),
+                ),
+                "spec.subresources.scale.specReplicasPath: Invalid value: \".replicas\": should be a json path under .spec",
+            ),
+            (
+                "/spec/versions",
+                version("additionalPrinterColumns", json!([{"name": "A", "type": "text", "jsonPath": ".a"}])),
+                "spec.additionalPrinterColumns[0].type: Invalid value: \"text\": must be one of boolean,date,integer,number,string",
+            ),
+            (
+                "/spec/versions",
+                version("selectableFields", json!([{"jsonPath": ".spec.none"}])),
+                "spec.selectableFields[0].jsonPath: Invalid value: \".spec.none\": is an invalid path: does not refer to a valid field",
+            ),
+            (
+                "/spec/versions",
+                version("deprecationWarning", json!("old")),
+                "spec.versions[0].deprecationWarning: Invalid value: \"old\": can only be set for deprecated versions",
+            ),
+            (
+                "/spec/conversion",
+                json!({"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"], "clientConfig": {"url": "http://x/"}}}),
+                "spec.conversion.webhookClientConfig.url: Invalid value: \"http\": 'https' is the only allowed URL scheme; desired format: https://host[/path]",
+            ),
+            (
+                "/spec/conversion",
+                json!({"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v9"], "clientConfig": {"service": {"name": "a", "namespace": "b", "path": "/c"}}}}),
+                "spec.conversion.conversionReviewVersions: Invalid value: [\"v9\"]: must include at least one of v1, v1beta1",
+            ),
+            (
+                "/status/storedVersions",
+                json!(["v1", "v0"]),
+                "status.storedVersions[1]: Invalid value: \"v0\": missing from spec.versions; v0 was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in v0 and removes v0 from status.storedVersions",
+            ),
+        ] {
+            assert_eq!(problems(path, value), [expected], "{path}");
+        }
+        let two = json!([good()["spec"]["versions"][0], good()["spec"]["versions"][0]]);
+        assert_eq!(problems("/spec/versions", two).len(), 2, "unique names, one storage version");
+    }
+
+    #[test]
+    fn what_objects_are_known_by_does_not_change() {
+        let (mut old, mut new) = (good(), good());
+        new["spec"]["scope"] = "Cluster".into();
+        new["spec"]["names"]["plural"] = "others".into();
+        let mut errors = FieldErrors::default();
+        validate_update(&new, &old, "", &mut errors);
+        assert_eq!(errors.0.len(), 1);
+        old["status"]["conditions"] = json!([{ "type": "Established", "status": "True" }]);
+        validate_update(&new, &old, "", &mut errors);
+        assert_eq!(errors.0[1].to_string(), "spec.scope: Invalid value: \"Cluster\": field is immutable");
+    }
+}
