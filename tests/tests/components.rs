@@ -18,6 +18,7 @@ use tempfile::TempDir;
 fn main() {
     let sections = sections![
         the_api_server_knows_its_users_by_their_tokens,
+        the_api_explains_itself_to_every_kubectl,
         simulated_nodes_become_ready,
         the_components_together_run_pods,
         an_approved_certificate_request_becomes_a_users_credentials,
@@ -161,6 +162,21 @@ fn the_api_server_knows_its_users_by_their_tokens(parts: &Parts) {
     parts.kubectl("visitor").run("get pods").fails("User \"vera\" cannot list resource \"pods\"");
     parts.kubeconfig("stranger");
     parts.kubectl("stranger").run("get pods").fails("You must be logged in to the server");
+}
+
+/// By OpenAPI v3 and v2; and it says what is wrong with a manifest.
+fn the_api_explains_itself_to_every_kubectl(parts: &Parts) {
+    for program in programs() {
+        let kubectl = Kubectl { program, ..parts.kubectl("admin") };
+        let probe = kubectl.ok("explain pod.spec.containers.livenessProbe");
+        assert!(probe.contains("FIELD: livenessProbe <Probe>") && probe.contains("initialDelaySeconds"), "{probe}");
+        let containers = kubectl.ok("explain pod.spec.containers --output=plaintext-openapiv2");
+        assert!(containers.contains("List of containers belonging to the pod."), "{containers}");
+        let wrong = "{apiVersion: v1, kind: ConfigMap, metadata: {name: x}, dada: {}}";
+        kubectl.run_with("create --validate=strict -f -", wrong).fails("unknown field \"dada\"");
+        assert!(kubectl.ok("api-versions").lines().any(|line| line == "v1"));
+        assert!(kubectl.ok("version").contains("Server Version: v1.36."));
+    }
 }
 
 fn simulated_nodes_become_ready(parts: &Parts) {

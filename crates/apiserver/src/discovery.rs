@@ -153,9 +153,11 @@ fn aggregated(table: &ResourceTable, core: bool, version: &str, headers: &Header
 }
 
 fn aggregated_resource(resource: &Resource) -> Value {
+    // What is of the resource's own group and version goes without saying, except for custom resources.
+    let own = if resource.builtin() { ("", "") } else { (resource.group.as_str(), resource.version.as_str()) };
     let mut entry = json!({
         "resource": resource.plural,
-        "responseKind": { "group": "", "version": "", "kind": resource.kind },
+        "responseKind": { "group": own.0, "version": own.1, "kind": resource.kind },
         "scope": if resource.namespaced() { "Namespaced" } else { "Cluster" },
         "singularResource": resource.singular,
         "verbs": resource.verbs,
@@ -170,6 +172,7 @@ fn aggregated_resource(resource: &Resource) -> Value {
     if !subresources.is_empty() {
         let subresources = subresources.into_iter().map(|subresource| {
             let (group, version, kind) = &subresource.kind;
+            let (group, version) = if group.is_empty() { own } else { (group.as_str(), version.as_str()) };
             let kind = json!({ "group": group, "version": version, "kind": kind });
             json!({ "subresource": subresource.name, "responseKind": kind, "verbs": subresource.verbs })
         });

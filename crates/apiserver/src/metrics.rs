@@ -177,8 +177,8 @@ impl Metrics {
             &mut out,
             name,
             "counter",
-            "Counter of apiserver requests broken out for each verb, group, version, resource, scope, component, and HTTP \
-             response code.",
+            "Counter of apiserver requests broken out for each verb, group, version, resource, scope, component, and \
+             HTTP response code.",
         );
         for (labels, requests) in requests.iter() {
             for (code, count) in &requests.codes {
@@ -202,7 +202,8 @@ impl Metrics {
             &mut out,
             name,
             "gauge",
-            "Maximal number of currently used inflight request limit of this apiserver per request kind in last second.",
+            "Maximal number of currently used inflight request limit of this apiserver per request kind in last \
+             second.",
         );
         for (kind, gauge) in [("mutating", &self.writing), ("readOnly", &self.reading)] {
             line(&mut out, name, &format!("request_kind=\"{kind}\""), gauge.load(Ordering::Relaxed));
@@ -212,8 +213,8 @@ impl Metrics {
             &mut out,
             name,
             "gauge",
-            "Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and \
-             component. Not all requests are tracked this way.",
+            "Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope \
+             and component. Not all requests are tracked this way.",
         );
         for (labels, gauge) in self.long_running.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             line(&mut out, name, labels, gauge.load(Ordering::Relaxed));
@@ -233,7 +234,8 @@ impl Metrics {
             &mut out,
             name,
             "gauge",
-            "A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.",
+            "A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, \
+             build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.",
         );
         let version = version::document();
         let label = |(label, field): (&str, &str)| format!("{label}={}", version[field]);
@@ -294,7 +296,11 @@ mod tests {
             count(Method::GET, "/api/v1/namespaces/default/made-up/x/too", 404);
             let watch = count(Method::GET, "/api/v1/pods?watch=true", 200);
             let text = metrics.render(&storage);
-            let labels = "component=\"apiserver\",group=\"\",resource=\"pods\",scope=\"namespace\",subresource=\"\",verb=\"LIST\",version=\"v1\"";
+            let pods = |scope: &str, verb: &str| {
+                let group = r#"component="apiserver",group="",resource="pods""#;
+                format!(r#"{group},scope="{scope}",subresource="",verb="{verb}",version="v1""#)
+            };
+            let labels = pods("namespace", "LIST");
             assert!(text.contains(&format!("apiserver_request_total{{code=\"200\",{labels}}} 2\n")), "{text}");
             assert!(text.contains(&format!("apiserver_request_duration_seconds_bucket{{{labels},le=\"0.005\"}} 2\n")));
             assert!(
@@ -303,7 +309,7 @@ mod tests {
                 )
             );
             assert!(!text.contains("made-up"));
-            let watching = "apiserver_longrunning_requests{component=\"apiserver\",group=\"\",resource=\"pods\",scope=\"cluster\",subresource=\"\",verb=\"WATCH\",version=\"v1\"}";
+            let watching = format!("apiserver_longrunning_requests{{{}}}", pods("cluster", "WATCH"));
             assert!(text.contains(&format!("{watching} 1\n")));
             drop(watch);
             assert!(metrics.render(&storage).contains(&format!("{watching} 0\n")));

@@ -138,6 +138,21 @@ fn a_client_that_has_aggregated_discovery_is_not_sent_it_again() {
     });
 }
 
+/// Conformance: AggregatedDiscovery should support aggregated discovery interface.
+#[test]
+fn aggregated_discovery_should_support_aggregated_discovery_interface() {
+    simulate(async || {
+        let server = Server::start().await;
+        let discovery = kube::Discovery::new(server.client()).run_aggregated().await.unwrap();
+        for resource in coracle_api::registry::builtin() {
+            let group = discovery.get(&resource.group).unwrap_or_else(|| panic!("{}", resource.group));
+            let found = group.versioned_resources(&resource.version);
+            let found = found.iter().find(|(found, _)| found.plural == resource.plural);
+            assert_eq!(found.unwrap().0.kind, resource.kind);
+        }
+    });
+}
+
 /// Conformance: Discovery should locate the groupVersion and a resource within each APIGroup;
 /// Discovery should validate PreferredVersion for each APIGroup.
 #[test]

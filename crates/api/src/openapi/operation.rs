@@ -62,8 +62,8 @@ impl Operation<'_> {
                 .extend(query_parameters(ty, shared.texts).into_iter().filter(|(name, _)| all(name)).map(|p| p.1));
         }
         if self.action != "connect" {
-            let text = "If 'true', then the output is pretty printed. Defaults to 'false' unless the user-agent indicates \
-                        a browser or command-line HTTP tool (curl and wget).";
+            let text = "If 'true', then the output is pretty printed. Defaults to 'false' unless the user-agent \
+                        indicates a browser or command-line HTTP tool (curl and wget).";
             parameters.push(parameter("pretty", "query", "string", text.into()));
         }
         parameters.sort_by(|a, b| by_name(a).cmp(&by_name(b)));

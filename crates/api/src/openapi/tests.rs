@@ -121,12 +121,9 @@ fn v2_says_the_same_in_other_words() {
     let port = &schemas["io.k8s.apimachinery.pkg.util.intstr.IntOrString"];
     assert_eq!((&port["type"], &port["format"]), (&json!("string"), &json!("int-or-string")));
     let create = &document["paths"]["/api/v1/namespaces/{namespace}/pods"]["post"];
-    assert_eq!(
-        create["parameters"][0],
-        json!({
-            "in": "body", "name": "body", "required": true, "schema": { "$ref": "#/definitions/io.k8s.api.core.v1.Pod" },
-        })
-    );
+    let body = json!({ "$ref": "#/definitions/io.k8s.api.core.v1.Pod" });
+    let body = json!({ "in": "body", "name": "body", "required": true, "schema": body });
+    assert_eq!(create["parameters"][0], body);
     assert_eq!(create["responses"]["201"]["schema"]["$ref"], "#/definitions/io.k8s.api.core.v1.Pod");
     let reference = create["parameters"][1]["$ref"].as_str().unwrap().trim_start_matches("#/parameters/");
     assert_eq!(document["parameters"][reference]["name"], "dryRun");
