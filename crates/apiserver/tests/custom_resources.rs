@@ -593,3 +593,39 @@ fn definitions_and_objects_survive_a_restart() {
         assert_eq!(again.get(&format!("{WIDGETS}/a")).await.expect(200)["spec"]["x"], 1);
     });
 }
+
+#[test]
+fn rules_hold_objects_together() {
+    simulate(async || {
+        let server = Server::start().await;
+        let mut schema = fields(json!({ "min": { "type": "integer" }, "max": { "type": "integer" } }));
+        schema["x-kubernetes-validations"] = json!([
+            { "rule": "self.min <= self.max", "messageExpression": "'min ' + string(self.min) + ' is above max'" },
+            { "rule": "self.max >= oldSelf.max", "message": "max never shrinks", "fieldPath": ".max" },
+        ]);
+        define(&server, widgets(schema.clone())).await;
+        let refused = server.post(WIDGETS, widget("a", json!({ "min": 2, "max": 1 }))).await.expect(422);
+        assert!(refused["message"].as_str().unwrap().contains("min 2 is above max"), "{refused}");
+        server.post(WIDGETS, widget("a", json!({ "min": 1, "max": 3 }))).await.expect(201);
+        let path = format!("{WIDGETS}/a");
+        let refused = server.patch(&path, MERGE, json!({ "spec": { "max": 2 } })).await.expect(422);
+        let cause = &refused["details"]["causes"][0];
+        assert_eq!(
+            (&cause["field"], cause["message"].as_str().unwrap().ends_with("max never shrinks")),
+            (&json!("spec.max"), true)
+        );
+        server.patch(&path, MERGE, json!({ "spec": { "max": 4 } })).await.expect(200);
+        let blocked = server.post(WIDGETS, widget("b", json!({ "min": "x", "max": 1 }))).await.expect(422);
+        assert!(blocked["message"].as_str().unwrap().contains("some validation rules were not checked"), "{blocked}");
+
+        schema["x-kubernetes-validations"] = json!([{ "rule": "self.none == 1" }]);
+        let mut wrong = widgets(schema);
+        wrong["spec"]["group"] = "other.example.com".into();
+        wrong["metadata"]["name"] = "widgets.other.example.com".into();
+        let refused = server.post(CRDS, wrong).await.expect(422);
+        assert_eq!(
+            refused["details"]["causes"][0]["field"],
+            "spec.validation.openAPIV3Schema.properties[spec].x-kubernetes-validations[0].rule"
+        );
+    });
+}

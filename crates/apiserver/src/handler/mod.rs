@@ -12,6 +12,7 @@ mod get;
 mod list;
 mod modify;
 mod patch;
+mod rules;
 mod subresource;
 mod update;
 

@@ -159,6 +159,7 @@ impl Call {
         let mut errors = FieldErrors::default();
         meta::validate_update(new, old, &mut errors);
         resource.strategy.validate_update(new, old, subresource, &mut errors);
+        self.warnings.extend(self.check_rules(new, Some(old), &mut errors));
         if !errors.0.is_empty() {
             let name = old["metadata"]["name"].as_str().unwrap_or_default();
             return Err(ApiError::invalid(&resource.group, &resource.kind, name, &errors.0));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use coracle_api::{Resource, custom};
+use coracle_cel::Validator;
 use coracle_store::KeyValue;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -22,6 +23,8 @@ pub struct Row {
     pub cache: Arc<ResourceCache>,
     /// The row whose version is stored, if this is not it.
     pub stored_as: Option<Arc<Resource>>,
+    /// The rules of a custom resource's schema (`x-kubernetes-validations`), compiled.
+    pub rules: Option<Arc<Validator>>,
     /// Cancelled when the row is replaced by another: watches end, and begin anew on that.
     pub ended: CancellationToken,
 }
@@ -108,7 +111,7 @@ impl ResourceTable {
                 }
                 cache
             });
-            table.rows.push(Row { resource, cache, stored_as, ended: CancellationToken::new() });
+            table.rows.push(Row { resource, cache, stored_as, rules: None, ended: CancellationToken::new() });
         }
         table.builtin = table.rows.len();
         table
@@ -139,6 +142,7 @@ impl ResourceTable {
                 }
             };
             let row = |resource: Arc<Resource>| Row {
+                rules: resource.custom.as_ref().and_then(|kind| Validator::new(&kind.document, true)).map(Arc::new),
                 stored_as: (!Arc::ptr_eq(&resource, &served.storage)).then(|| served.storage.clone()),
                 resource,
                 cache: cache.clone(),

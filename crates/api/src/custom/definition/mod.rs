@@ -8,7 +8,7 @@ mod validate;
 
 use serde_json::{Value, json};
 
-pub use validate::{validate, validate_update};
+pub use validate::{schemas, validate, validate_update};
 
 /// The status a new definition begins with; objects will be stored in its storage version.
 pub(crate) fn prepare_create(definition: &mut Value) {

@@ -148,6 +148,20 @@ fn versions(spec: &Value, errors: &mut FieldErrors) {
     }
 }
 
+/// The schemas of a definition and where they are: one for all versions, if they agree, or one each.
+pub fn schemas(definition: &Value) -> Vec<(String, &Value)> {
+    let spec = &definition["spec"];
+    let documents = list(spec, "versions").iter().map(|version| &version["schema"]["openAPIV3Schema"]).enumerate();
+    let documents = documents.filter(|(_, document)| !document.is_null());
+    if is_shared(spec, "schema") {
+        return documents
+            .take(1)
+            .map(|(_, document)| ("spec.validation.openAPIV3Schema".to_owned(), document))
+            .collect();
+    }
+    documents.map(|(i, document)| (format!("spec.versions[{i}].schema.openAPIV3Schema"), document)).collect()
+}
+
 /// What all versions share, once.
 fn shared(spec: &Value, errors: &mut FieldErrors) {
     if let Some(version) = list(spec, "versions").first() {
