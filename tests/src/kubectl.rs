@@ -1,5 +1,6 @@
 //! kubectl, as people use it.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -28,14 +29,42 @@ pub struct Kubectl {
 /// The kubectls there are: of the promised versions those that lie in the search path or beside the plain
 /// `kubectl`, oldest first; else the plain one, else none.
 pub fn programs() -> Vec<PathBuf> {
+    let found = found();
+    let versions: Vec<PathBuf> = VERSIONS
+        .iter()
+        .filter_map(|version| found.get(version.strip_prefix("1.")?.parse::<u32>().ok().as_ref()?))
+        .cloned()
+        .collect();
+    if versions.is_empty() { plain().into_iter().collect() } else { versions }
+}
+
+/// The oldest and the newest kubectl there are, of whatever version.
+pub fn oldest_and_newest() -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = found().into_values().collect();
+    if all.len() > 2 {
+        all.drain(1..all.len() - 1);
+    }
+    if all.is_empty() { plain().into_iter().collect() } else { all }
+}
+
+fn folders() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    let plain = folders.iter().map(|folder| folder.join("kubectl")).find(|file| file.is_file());
-    let real = plain.as_ref().and_then(|file| file.canonicalize().ok());
-    folders.extend(real.as_deref().and_then(Path::parent).map(Path::to_owned));
-    let find = |name: &str| folders.iter().map(|folder| folder.join(name)).find(|file| file.is_file());
-    let versions: Vec<PathBuf> = VERSIONS.iter().filter_map(|version| find(&format!("kubectl.{version}"))).collect();
-    if versions.is_empty() { plain.into_iter().collect() } else { versions }
+    let real = plain().and_then(|file| file.canonicalize().ok());
+    std::env::split_paths(&path).chain(real.as_deref().and_then(Path::parent).map(Path::to_owned)).collect()
+}
+
+fn plain() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|folder| folder.join("kubectl")).find(|file| file.is_file())
+}
+
+/// All programs named `kubectl.1.<minor>`, by that number.
+fn found() -> BTreeMap<u32, PathBuf> {
+    let files = folders().into_iter().flat_map(std::fs::read_dir).flatten().flatten();
+    let version = |file: std::fs::DirEntry| {
+        Some((file.file_name().to_str()?.strip_prefix("kubectl.1.")?.parse().ok()?, file.path()))
+    };
+    files.filter_map(version).collect()
 }
 
 impl Kubectl {
@@ -57,6 +86,13 @@ impl Kubectl {
     /// Runs `kubectl <line>` with this on its standard input.
     pub fn run_with(&self, line: &str, input: &str) -> Output {
         run(self.command(line), input)
+    }
+
+    /// Runs `kubectl <line>` with a variable in its environment.
+    pub fn run_env(&self, line: &str, name: &str, value: &str) -> Output {
+        let mut command = self.command(line);
+        command.env(name, value);
+        run(command, "")
     }
 
     /// Runs `kubectl <line>` on a terminal, types `input`, and returns what the terminal showed.

@@ -89,8 +89,8 @@ impl RequestInfo {
             info.rest.push('/');
             info.rest.push_str(part);
         }
-        let watching =
-            || query_param(uri, "watch").is_some_and(|value| value.is_empty() || value == "true" || value == "1");
+        // All but these is yes, as upstream reads flags: the Python client sends `True`.
+        let watching = || query_param(uri, "watch").is_some_and(|no| !no.eq_ignore_ascii_case("false") && no != "0");
         info.verb = match *method {
             Method::POST => "create",
             Method::PUT => "update",
@@ -172,6 +172,8 @@ mod tests {
         let cases = [
             ("GET", "/api/v1/pods?limit=5", "list", "/v1", "pods/", "", ""),
             ("GET", "/api/v1/namespaces/d/pods?watch=true", "watch", "/v1", "pods/", "d", ""),
+            ("GET", "/api/v1/namespaces/d/pods?watch=True", "watch", "/v1", "pods/", "d", ""),
+            ("GET", "/api/v1/namespaces/d/pods?watch=0", "list", "/v1", "pods/", "d", ""),
             ("GET", "/api/v1/watch/namespaces/d/pods", "watch", "/v1", "pods/", "d", ""),
             ("GET", "/api/v1/namespaces/d/pods/p/log", "get", "/v1", "pods/log", "d", "p"),
             ("POST", "/apis/apps/v1/namespaces/d/deployments", "create", "apps/v1", "deployments/", "d", ""),

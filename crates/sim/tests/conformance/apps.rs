@@ -36,7 +36,6 @@ async fn create(cluster: &Cluster, object: &Value) -> anyhow::Result<Value> {
 }
 
 #[test]
-#[ignore = "its controller is on its way"]
 fn jobs_of_a_cron_job_run_concurrently_if_it_allows_that() {
     cluster(async |cluster| {
         create(cluster, &cron_job("concurrent", "Allow")).await?;
@@ -67,7 +66,6 @@ fn a_suspended_cron_job_starts_no_job() {
 }
 
 #[test]
-#[ignore = "its controller is on its way"]
 fn a_cron_job_that_forbids_concurrency_starts_no_second_job() {
     cluster(async |cluster| {
         create(cluster, &cron_job("forbid", "Forbid")).await?;
@@ -81,7 +79,6 @@ fn a_cron_job_that_forbids_concurrency_starts_no_second_job() {
 }
 
 #[test]
-#[ignore = "its controller is on its way"]
 fn a_cron_job_that_replaces_ends_the_active_job_for_a_newer_one() {
     cluster(async |cluster| {
         create(cluster, &cron_job("replace", "Replace")).await?;
@@ -123,7 +120,6 @@ async fn processed(budgets: &Objects, name: &str) -> anyhow::Result<()> {
 }
 
 #[test]
-#[ignore = "its controller is on its way"]
 fn budgets_are_listed_over_all_namespaces_and_deleted_as_a_collection() {
     control_plane(async |cluster| {
         create(cluster, &json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "disruption-2" } }))
@@ -143,7 +139,6 @@ fn budgets_are_listed_over_all_namespaces_and_deleted_as_a_collection() {
 }
 
 #[test]
-#[ignore = "its controller is on its way"]
 fn a_budget_is_created_updated_patched_and_deleted_and_the_controller_follows() {
     control_plane(async |cluster| {
         let budgets = Objects::of(cluster, &budget("foo", "default")).await?;

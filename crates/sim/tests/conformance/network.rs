@@ -61,7 +61,6 @@ fn endpoints_take_every_verb() {
 }
 
 #[test]
-#[ignore = "its controller is on its way"]
 fn hand_made_endpoints_are_mirrored_to_slices_updated_and_removed() {
     control_plane(async |cluster| {
         let services = Objects::find(cluster, "v1", "Service").await?;
