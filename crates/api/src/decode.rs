@@ -17,7 +17,7 @@ use crate::quantity::Quantity;
 use crate::resource::Resource;
 use crate::schema::{Field, Kind, Shape, Type, type_of};
 use crate::status::{ApiError, ApiResult};
-pub use text::{parse_json, parse_yaml};
+pub use text::{line_of_duplicate, parse_json, parse_yaml};
 
 /// Upstream's `fieldValidation` parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,16 @@ impl FieldValidation {
 
 fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// Whether a value is nested more than `limit` levels deep.
+pub fn deeper_than(value: &Value, limit: usize) -> bool {
+    let inside = |value: &Value| limit == 0 || deeper_than(value, limit - 1);
+    match value {
+        Value::Array(items) => items.iter().any(inside),
+        Value::Object(map) => map.values().any(inside),
+        _ => false,
+    }
 }
 
 /// 400: the body cannot be read as an object at all.
@@ -127,7 +137,15 @@ pub fn decode(resource: &Resource, object: &mut Value, problems: &mut Vec<String
 /// # Errors
 /// What Go says about a value of the wrong type.
 pub fn normalise(ty: &Type, object: &mut Value, problems: &mut Vec<String>) -> Result<(), String> {
-    Walk { path: String::new(), stack: Vec::new(), problems }.object(ty, object, true)
+    Walk { path: String::new(), stack: Vec::new(), problems, sparse: false }.object(ty, object, true)
+}
+
+/// As [`normalise`], for a configuration to apply: every field that was sent stays, and none is added.
+///
+/// # Errors
+/// What Go says about a value of the wrong type.
+pub fn normalise_sparse(ty: &Type, object: &mut Value, problems: &mut Vec<String>) -> Result<(), String> {
+    Walk { path: String::new(), stack: Vec::new(), problems, sparse: true }.object(ty, object, true)
 }
 
 struct Walk<'a> {
@@ -136,6 +154,8 @@ struct Walk<'a> {
     /// Where we are, field names only, for type errors.
     stack: Vec<&'static str>,
     problems: &'a mut Vec<String>,
+    /// Whether zeroes stay as they were sent and are not added.
+    sparse: bool,
 }
 
 impl Walk<'_> {
@@ -167,6 +187,9 @@ impl Walk<'_> {
             if !keep {
                 map.remove(&key);
             }
+        }
+        if self.sparse {
+            return Ok(());
         }
         for field in ty.json_fields() {
             if (field.always || field.required)
@@ -202,7 +225,7 @@ impl Walk<'_> {
         match field.shape {
             Shape::One | Shape::Inline => {
                 self.single(ty, field, value)?;
-                Ok(field.required || field.pointer || !is_zero(field.kind, value))
+                Ok(self.sparse || field.required || field.pointer || !is_zero(field.kind, value))
             }
             Shape::List => {
                 let Value::Array(items) = value else { return Err(self.mismatch(ty, value, &go_type(field))) };
@@ -212,7 +235,7 @@ impl Walk<'_> {
                     self.item(ty, field, item)?;
                     self.path.truncate(length);
                 }
-                Ok(field.required || !items.is_empty())
+                Ok(self.sparse || field.required || !items.is_empty())
             }
             Shape::Map => {
                 let Value::Object(map) = value else { return Err(self.mismatch(ty, value, &go_type(field))) };
@@ -222,7 +245,7 @@ impl Walk<'_> {
                     self.item(ty, field, item)?;
                     self.path.truncate(length);
                 }
-                Ok(field.required || !map.is_empty())
+                Ok(self.sparse || field.required || !map.is_empty())
             }
         }
     }

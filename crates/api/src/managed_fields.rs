@@ -3,22 +3,25 @@
 //! An applier sends the fields it has an opinion on. The object becomes the live one merged with those; fields it
 //! sent last time and no longer sends go, unless somebody else owns them too; a field that somebody else owns and
 //! that would change is a conflict, unless the applier forces. Who owns what is written in
-//! `metadata.managedFields`, as sets of paths ([`FieldSet`], the `FieldsV1` format).
+//! `metadata.managedFields`, as sets of paths ([`FieldSet`], the `FieldsV1` format): what an applier sent, and what
+//! any other write changed.
 //!
-//! Objects that nobody ever applied carry no `managedFields`, which keeps them half as large. On the first apply all
-//! they hold belongs to the manager `before-first-apply`, a name that kubectl knows how to take over from.
+//! An object whose `managedFields` somebody cleared carries none until the next apply; then all it holds belongs to
+//! the manager `before-first-apply`.
 //!
 //! Source: KEP-555 and `sigs.k8s.io/structured-merge-diff`.
 
+mod client_side;
 mod set;
 mod walk;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::schema::Type;
+use crate::decode::normalise;
 use crate::status::{ApiError, ApiResult};
 pub use set::FieldSet;
 use walk::Node;
+pub use walk::Typing;
 
 /// Who writes.
 #[derive(Clone, Copy, Debug)]
@@ -27,10 +30,16 @@ pub struct Manager<'a> {
     pub name: &'a str,
     /// The subresource written through; empty for the object itself.
     pub subresource: &'a str,
+    /// Whether the kind's `status` is a subresource.
+    pub split: bool,
 }
 
 /// Owns what an object held before anybody applied to it.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+/// Owns what the oldest of too many writers changed.
+const ANCIENT: &str = "ancient-changes";
+/// How many writers other than appliers an object remembers.
+const MAX_UPDATERS: usize = 10;
 
 /// Metadata that nobody owns: it identifies the object or is the server's.
 const UNOWNED: [&str; 9] = [
@@ -57,6 +66,17 @@ struct Entry {
 }
 
 impl Entry {
+    fn new(manager: Manager<'_>, operation: &str, api_version: &str, fields: FieldSet) -> Entry {
+        Entry {
+            manager: if manager.name.is_empty() { "unknown" } else { manager.name }.into(),
+            operation: operation.into(),
+            api_version: api_version.into(),
+            subresource: manager.subresource.into(),
+            time: coracle_clock::now_seconds().to_string(),
+            fields,
+        }
+    }
+
     fn read(value: &Value) -> Entry {
         let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
         Entry {
@@ -80,19 +100,27 @@ impl Entry {
         value
     }
 
-    fn is(&self, manager: Manager<'_>, operation: &str) -> bool {
-        self.manager == manager.name && self.subresource == manager.subresource && self.operation == operation
+    /// Whether it can be taken from a client.
+    fn is_valid(&self) -> bool {
+        matches!(self.operation.as_str(), "Apply" | "Update") && !self.api_version.is_empty()
+    }
+
+    /// Whether two entries are one manager's. What an applier sends in another version replaces what it sent before.
+    fn same(&self, other: &Entry) -> bool {
+        let who = |entry: &Entry| (entry.manager.clone(), entry.subresource.clone(), entry.operation.clone());
+        who(self) == who(other) && (self.operation == "Apply" || self.api_version == other.api_version)
     }
 
     /// How a conflict names the owner.
     fn title(&self) -> String {
-        match (self.operation.as_str(), self.subresource.as_str()) {
-            ("Apply", _) => format!("{:?}", self.manager),
-            (_, "") => format!("{:?} using {}", self.manager, self.api_version),
-            (_, subresource) => {
-                format!("{:?} with subresource {subresource:?} using {}", self.manager, self.api_version)
-            }
+        let mut title = format!("{:?}", self.manager);
+        if !self.subresource.is_empty() {
+            title.push_str(&format!(" with subresource {:?}", self.subresource));
         }
+        if self.operation == "Update" {
+            title.push_str(&format!(" using {}", self.api_version));
+        }
+        title
     }
 }
 
@@ -103,7 +131,11 @@ fn entries(object: &Value) -> Vec<Entry> {
 /// Writes the entries: appliers first, then by time.
 fn write(object: &mut Value, mut entries: Vec<Entry>) {
     entries.retain(|entry| !entry.fields.is_empty());
-    entries.sort_by(|a, b| (&a.operation, &a.time, &a.manager).cmp(&(&b.operation, &b.time, &b.manager)));
+    let key = |entry: &Entry| {
+        let Entry { manager, operation, api_version, subresource, time, .. } = entry.clone();
+        (operation, time, manager, api_version, subresource)
+    };
+    entries.sort_by_cached_key(key);
     let list: Vec<Value> = entries.iter().map(Entry::to_value).collect();
     let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
     if list.is_empty() {
@@ -136,135 +168,172 @@ fn without_managed_fields(object: &Value) -> Value {
     object
 }
 
+/// Takes out what a write through this (sub)resource cannot change: `status` belongs to its subresource alone, which
+/// changes nothing else but metadata. `split`: whether the kind has that subresource.
+fn reachable(mut set: FieldSet, subresource: &str, split: bool) -> FieldSet {
+    match subresource {
+        "status" => set.children.retain(|key, _| matches!(key.as_str(), "f:status" | "f:metadata")),
+        "" if split => drop(set.children.remove("f:status")),
+        _ => {}
+    }
+    set
+}
+
+/// What a write through this manager may own of all that is in a set.
+fn claimed(set: FieldSet, manager: Manager<'_>) -> FieldSet {
+    owned(reachable(set, manager.subresource, manager.split))
+}
+
+/// What of a configuration cannot be applied: items of lists without their key, or twice with one.
+pub fn flaws(applied: &Value, typing: Typing<'_>) -> Vec<String> {
+    let mut found = Vec::new();
+    walk::flaws(Node::root(typing), applied, "", &mut found);
+    found
+}
+
 /// Applies a configuration: the object that results, its `managedFields` brought up to date. `live` is what is
-/// stored, or nothing if the object is made by this; `ty` is the kind's type, or nothing for custom resources. If
-/// nothing changes, what comes out equals `live`.
+/// stored, or nothing if the object is made by this. If nothing changes, what comes out equals `live`.
 ///
 /// # Errors
 /// 409 with a cause for each conflict, unless `force`; 400 if the configuration brings `managedFields` along.
 pub fn apply(
     live: Option<&Value>,
     applied: &Value,
-    ty: Option<&'static Type>,
+    typing: Typing<'_>,
     manager: Manager<'_>,
     force: bool,
 ) -> ApiResult<Value> {
     if applied["metadata"]["managedFields"].as_array().is_some_and(|list| !list.is_empty()) {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
-    let node = Node::root(ty);
+    let node = Node::root(typing);
     let empty = json!({});
     let old = live.map_or_else(|| empty.clone(), without_managed_fields);
     let mut managers = live.map(entries).unwrap_or_default();
-    let now = coracle_clock::now_seconds().to_string();
     let api_version = applied["apiVersion"].as_str().unwrap_or_default();
     if live.is_some() && managers.is_empty() {
-        managers.push(Entry {
-            manager: BEFORE_FIRST_APPLY.into(),
-            operation: "Update".into(),
-            api_version: api_version.into(),
-            subresource: String::new(),
-            time: now.clone(),
-            fields: owned(walk::fields(node, &old)),
-        });
+        let before = Manager { name: BEFORE_FIRST_APPLY, subresource: "", split: false };
+        let all = walk::compare(node, &empty, &old).0;
+        managers.push(Entry::new(before, "Update", api_version, claimed(all, before)));
     }
-    let wanted = owned(walk::fields(node, applied));
-    let (mine, mut others): (Vec<Entry>, Vec<Entry>) =
-        managers.into_iter().partition(|entry| entry.is(manager, "Apply"));
-    let last = mine.into_iter().next();
+    let wanted = claimed(walk::fields(node, applied, false), manager);
+    let mine = Entry::new(manager, "Apply", api_version, wanted);
+    let (last, mut others): (Vec<Entry>, Vec<Entry>) = managers.into_iter().partition(|entry| entry.same(&mine));
+    let last = last.into_iter().next();
 
     let mut new = walk::merge(node, &old, applied);
     if let Some(last) = &last {
         let theirs = others.iter().fold(FieldSet::default(), |set, entry| set.union(&entry.fields));
-        let gone = last.fields.difference(&wanted).difference(&theirs);
-        walk::prune(node, &mut new, &gone, &wanted.union(&theirs));
+        let gone = last.fields.difference(&mine.fields).difference(&theirs);
+        walk::prune(node, &mut new, &gone, &mine.fields.union(&theirs));
     }
     let (changed, removed) = walk::compare(node, &old, &new);
     if !force {
-        conflicts(&others, &changed)?;
+        let allowed = if manager.name == client_side::KUBECTL { client_side::last_applied(node, &old) } else { None };
+        conflicts(&others, &changed, &allowed.unwrap_or_default())?;
     }
-    let unchanged = changed.is_empty() && removed.is_empty();
-    if unchanged && last.as_ref().is_some_and(|last| last.fields == wanted) {
+    if manager.name == client_side::KUBECTL {
+        client_side::follow(&mut new, applied);
+    }
+    if let Typing::Known(ty) = typing {
+        // The configuration was decoded as it was sent; the object is as Go writes it.
+        normalise(ty, &mut new, &mut Vec::new()).map_err(ApiError::bad_request)?;
+    }
+    if old == new && last.as_ref().is_some_and(|last| last.fields == mine.fields && last.api_version == api_version) {
         return Ok(live.unwrap_or(&empty).clone());
     }
     for entry in &mut others {
         entry.fields = entry.fields.difference(&changed).difference(&removed);
     }
-    others.push(Entry {
-        manager: manager.name.into(),
-        operation: "Apply".into(),
-        api_version: api_version.into(),
-        subresource: manager.subresource.into(),
-        time: now,
-        fields: wanted,
-    });
+    others.push(mine);
     write(&mut new, others);
     Ok(new)
 }
 
-/// 409 if others own what changes.
-fn conflicts(others: &[Entry], changed: &FieldSet) -> ApiResult<()> {
-    let mut causes = Vec::new();
-    let mut texts = Vec::new();
-    for entry in others {
-        let paths = entry.fields.intersection(changed).paths();
-        let title = entry.title();
-        for path in &paths {
-            let message = format!("conflict with {title}");
-            causes.push(json!({ "reason": "FieldManagerConflict", "message": message, "field": path }));
+/// 409 if others own what changes, except for what is allowed to change.
+fn conflicts(others: &[Entry], changed: &FieldSet, allowed: &FieldSet) -> ApiResult<()> {
+    let mut found: Vec<(String, Vec<String>)> = others
+        .iter()
+        .map(|entry| (entry.title(), entry.fields.intersection(changed).difference(allowed).paths()))
+        .filter(|(_, paths)| !paths.is_empty())
+        .collect();
+    found.sort();
+    let causes: Vec<Value> = found
+        .iter()
+        .flat_map(|(title, paths)| paths.iter().map(move |path| (title, path)))
+        .map(|(title, path)| {
+            json!({ "reason": "FieldManagerConflict", "message": format!("conflict with {title}"), "field": path })
+        })
+        .collect();
+    let text = match (causes.len(), found.first()) {
+        (0, _) | (_, None) => return Ok(()),
+        (1, Some((title, paths))) => format!("1 conflict: conflict with {title}: {}", paths.join("")),
+        (count, _) => {
+            let each = found.iter().map(|(title, paths)| format!("conflicts with {title}:\n- {}", paths.join("\n- ")));
+            format!("{count} conflicts: {}", each.collect::<Vec<_>>().join("\n"))
         }
-        match paths.as_slice() {
-            [] => {}
-            [path] => texts.push(format!("conflict with {title}: {path}")),
-            paths => texts.push(format!("conflicts with {title}:\n- {}", paths.join("\n- "))),
-        }
-    }
-    if causes.is_empty() {
-        return Ok(());
-    }
-    let plural = if causes.len() == 1 { "" } else { "s" };
+    };
     let mut error = ApiError::conflict("", "", "", "");
-    error.message = format!("Apply failed with {} conflict{plural}: {}", causes.len(), texts.join("\n"));
+    error.message = format!("Apply failed with {text}");
     error.details = json!({ "causes": causes });
     Err(error)
 }
 
-/// Keeps the books when an object is written otherwise than by apply: what changed is the writer's now. Objects that
-/// nobody applied to are left alone. A writer may set `managedFields` itself, and an empty list forgets them.
-pub fn track_update(old: &Value, new: &mut Value, ty: Option<&'static Type>, manager: Manager<'_>) {
-    let given = new["metadata"].get("managedFields").and_then(Value::as_array);
-    let forget = given.is_some_and(|list| list.iter().all(|entry| entry.as_object().is_none_or(Map::is_empty)));
-    let mut managers = if given.is_some() { entries(new) } else { entries(old) };
-    if forget || managers.is_empty() {
+/// Whether the writer asks for `managedFields` to be forgotten: one empty entry.
+fn resets(object: &Value) -> bool {
+    object["metadata"]["managedFields"] == json!([{}])
+}
+
+/// Keeps the books when an object is written otherwise than by apply: what changed is the writer's now. `old` is what
+/// was stored, or nothing for a new object. A writer may set `managedFields` itself, though not through a subresource.
+pub fn track_update(old: Option<&Value>, new: &mut Value, typing: Typing<'_>, manager: Manager<'_>) {
+    let mut managers = match old {
+        Some(_) if manager.subresource.is_empty() && resets(new) => Vec::new(),
+        Some(old) if !manager.subresource.is_empty() => entries(old),
+        old => match (entries(new), old) {
+            (given, _) if given.iter().any(Entry::is_valid) => given,
+            (_, old) => old.map(entries).unwrap_or_default(),
+        },
+    };
+    if old.is_some() && managers.is_empty() {
         write(new, Vec::new());
         return;
     }
-    let node = Node::root(ty);
-    let (changed, removed) = walk::compare(node, &without_managed_fields(old), &without_managed_fields(new));
-    let (changed, removed) = (owned(changed), owned(removed));
-    for entry in managers.iter_mut().filter(|entry| !entry.is(manager, "Update")) {
+    let node = Node::root(typing);
+    let before = old.map_or_else(|| json!({}), without_managed_fields);
+    let (changed, removed) = walk::compare(node, &before, &without_managed_fields(new));
+    let (changed, removed) = (claimed(changed, manager), owned(removed));
+    for entry in &mut managers {
         entry.fields = entry.fields.difference(&changed).difference(&removed);
     }
-    let now = coracle_clock::now_seconds().to_string();
-    let api_version = new["apiVersion"].as_str().unwrap_or_default().to_owned();
-    match managers.iter_mut().find(|entry| entry.is(manager, "Update")) {
-        Some(entry) => {
-            if !changed.is_empty() || !removed.is_empty() {
-                entry.time = now;
-            }
-            entry.fields = entry.fields.union(&changed).difference(&removed);
-            entry.api_version = api_version;
+    if !changed.is_empty() {
+        let api_version = new["apiVersion"].as_str().unwrap_or_default();
+        let mut mine = Entry::new(manager, "Update", api_version, changed);
+        if let Some(at) = managers.iter().position(|entry| entry.same(&mine)) {
+            mine.fields = mine.fields.union(&managers.swap_remove(at).fields);
         }
-        None => managers.push(Entry {
-            manager: manager.name.into(),
-            operation: "Update".into(),
-            api_version,
-            subresource: manager.subresource.into(),
-            time: now,
-            fields: changed,
-        }),
+        managers.push(mine);
     }
-    write(new, managers);
+    write(new, capped(managers));
+}
+
+/// At most [`MAX_UPDATERS`] entries of updates: the oldest of each version become one.
+fn capped(entries: Vec<Entry>) -> Vec<Entry> {
+    let (mut updaters, mut kept): (Vec<Entry>, Vec<Entry>) =
+        entries.into_iter().partition(|entry| entry.operation == "Update");
+    updaters.sort_by(|a, b| (&a.time, &a.manager).cmp(&(&b.time, &b.manager)));
+    while updaters.len() > MAX_UPDATERS {
+        let oldest = updaters.remove(0);
+        let Some(next) = updaters.iter_mut().find(|entry| entry.api_version == oldest.api_version) else {
+            kept.push(oldest); // the only one of its version
+            continue;
+        };
+        next.manager = ANCIENT.into();
+        next.subresource = String::new();
+        next.fields = next.fields.union(&oldest.fields);
+    }
+    kept.append(&mut updaters);
+    kept
 }
 
 #[cfg(test)]

@@ -189,8 +189,8 @@ impl ApiError {
     }
 
     /// 504: it took too long; the client may try again after `seconds`.
-    pub fn timeout(message: impl Into<String>, seconds: u32) -> Self {
-        let mut error = Self::new(504, "Timeout", message);
+    pub fn timeout(message: impl fmt::Display, seconds: u32) -> Self {
+        let mut error = Self::new(504, "Timeout", format!("Timeout: {message}"));
         error.details = json!({ "retryAfterSeconds": seconds });
         error
     }

@@ -13,6 +13,7 @@ use http::header::HeaderValue;
 use http::{Response, Uri};
 
 use crate::body::Body;
+use crate::negotiate::Accept;
 use crate::render;
 use crate::request_info::query;
 use crate::storage::Storage;
@@ -84,13 +85,15 @@ async fn checks(storage: &Storage, hooks: &StartHooks, endpoint: &str) -> Vec<(S
 
 /// Answers a health check: `ok`, or what is wrong.
 pub async fn answer(storage: &Storage, hooks: &StartHooks, uri: &Uri) -> Response<Body> {
-    let Some((endpoint, only)) = parts(uri.path()) else { return render::refusal(&ApiError::no_such_resource()) };
+    let Some((endpoint, only)) = parts(uri.path()) else {
+        return render::refusal(&ApiError::no_such_resource(), Accept::default());
+    };
     let checks = checks(storage, hooks, endpoint).await;
     if let Some(only) = only {
         return match checks.iter().find(|(name, _)| name == only) {
             Some((_, true)) => answered(200, "ok".into()),
             Some((name, false)) => answered(500, format!("internal server error: {name} failed\n")),
-            None => render::refusal(&ApiError::no_such_resource()),
+            None => render::refusal(&ApiError::no_such_resource(), Accept::default()),
         };
     }
     let verbose = query(uri).any(|(key, _)| key == "verbose");

@@ -1,19 +1,10 @@
 //! The query parameters of requests: list, watch, write and delete options.
 
 use coracle_api::decode::FieldValidation;
-use coracle_api::{ApiError, ApiResult};
+use coracle_api::{ApiError, ApiResult, FieldErrors};
 use http::Uri;
 
 use crate::request_info::query;
-
-/// How `resourceVersion` is meant in a list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum VersionMatch {
-    /// At least as new.
-    NotOlderThan,
-    /// Exactly as it was then.
-    Exact,
-}
 
 /// What of each object a Table's rows carry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,8 +21,6 @@ pub enum IncludeObject {
 /// All query parameters the handlers know, parsed.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// `pretty`: indent the answer.
-    pub pretty: Option<bool>,
     /// `labelSelector`.
     pub label_selector: String,
     /// `fieldSelector`.
@@ -42,8 +31,8 @@ pub struct Options {
     pub continue_token: String,
     /// `resourceVersion`, as given; empty if not.
     pub resource_version: String,
-    /// `resourceVersionMatch`.
-    pub version_match: Option<VersionMatch>,
+    /// `resourceVersionMatch`, as given; empty if not.
+    pub version_match: String,
     /// `timeoutSeconds`.
     pub timeout_seconds: Option<u64>,
     /// `allowWatchBookmarks`.
@@ -57,7 +46,7 @@ pub struct Options {
     /// `fieldValidation`.
     pub field_validation: FieldValidation,
     /// `force`, of server-side apply.
-    pub force: bool,
+    pub force: Option<bool>,
     /// `includeObject`, of Tables.
     pub include_object: IncludeObject,
     /// `gracePeriodSeconds`, of deletions.
@@ -66,29 +55,31 @@ pub struct Options {
     pub propagation_policy: Option<String>,
     /// `orphanDependents`, of deletions.
     pub orphan_dependents: Option<bool>,
+    /// What is wrong with the options of a write.
+    pub problems: FieldErrors,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Options {
-            pretty: None,
             label_selector: String::new(),
             field_selector: String::new(),
             limit: 0,
             continue_token: String::new(),
             resource_version: String::new(),
-            version_match: None,
+            version_match: String::new(),
             timeout_seconds: None,
             bookmarks: false,
             send_initial_events: None,
             dry_run: false,
             field_manager: String::new(),
             field_validation: FieldValidation::Warn,
-            force: false,
+            force: None,
             include_object: IncludeObject::Metadata,
             grace_period_seconds: None,
             propagation_policy: None,
             orphan_dependents: None,
+            problems: FieldErrors::default(),
         }
     }
 }
@@ -102,42 +93,31 @@ impl Options {
         let mut options = Options::default();
         for (key, value) in query(uri) {
             match &*key {
-                "pretty" => options.pretty = Some(flag(&value)),
                 "labelSelector" => options.label_selector = value.into_owned(),
                 "fieldSelector" => options.field_selector = value.into_owned(),
-                "limit" => options.limit = number::<i64>(&key, &value)?.max(0).unsigned_abs() as usize,
+                "limit" => options.limit = number::<i64>(&value)?.max(0).unsigned_abs() as usize,
                 "continue" => options.continue_token = value.into_owned(),
                 "resourceVersion" => options.resource_version = value.into_owned(),
-                "resourceVersionMatch" => {
-                    options.version_match = match &*value {
-                        "NotOlderThan" => Some(VersionMatch::NotOlderThan),
-                        "Exact" => Some(VersionMatch::Exact),
-                        "" => None,
-                        other => {
-                            return Err(ApiError::bad_request(format!(
-                                "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \
-                                 \"NotOlderThan\", \"\""
-                            )));
-                        }
-                    }
-                }
-                "timeoutSeconds" => options.timeout_seconds = Some(number::<i64>(&key, &value)?.max(0).unsigned_abs()),
+                "resourceVersionMatch" => options.version_match = value.into_owned(),
+                "timeoutSeconds" => options.timeout_seconds = Some(number::<i64>(&value)?.max(0).unsigned_abs()),
                 "allowWatchBookmarks" => options.bookmarks = flag(&value),
                 "sendInitialEvents" => options.send_initial_events = Some(flag(&value)),
-                "dryRun" => {
-                    options.dry_run = match &*value {
-                        "" => false,
-                        "All" => true,
-                        other => {
-                            return Err(ApiError::bad_request(format!(
-                                "dryRun: Unsupported value: {other:?}: supported values: \"All\""
-                            )));
-                        }
-                    }
+                "dryRun" => match &*value {
+                    "All" => options.dry_run = true,
+                    other => options.problems.not_supported("dryRun", other, &["All"]),
+                },
+                "fieldManager" => {
+                    check_manager(&value, &mut options.problems);
+                    options.field_manager = value.into_owned();
                 }
-                "fieldManager" => options.field_manager = value.into_owned(),
-                "fieldValidation" => options.field_validation = FieldValidation::parse(Some(&value))?,
-                "force" => options.force = flag(&value),
+                "fieldValidation" => match FieldValidation::parse(Some(&value)) {
+                    Ok(validation) => options.field_validation = validation,
+                    Err(_) => {
+                        let known = ["Ignore", "Strict", "Warn"];
+                        options.problems.not_supported("fieldValidation", &*value, &known);
+                    }
+                },
+                "force" => options.force = Some(flag(&value)),
                 "includeObject" => {
                     options.include_object = match &*value {
                         "" | "Metadata" => IncludeObject::Metadata,
@@ -148,7 +128,7 @@ impl Options {
                         }
                     }
                 }
-                "gracePeriodSeconds" => options.grace_period_seconds = Some(number(&key, &value)?),
+                "gracePeriodSeconds" => options.grace_period_seconds = Some(number(&value)?),
                 "propagationPolicy" => options.propagation_policy = Some(value.into_owned()),
                 "orphanDependents" => options.orphan_dependents = Some(flag(&value)),
                 _ => {}
@@ -167,22 +147,119 @@ impl Options {
             text => match text.parse::<i64>() {
                 Ok(version) if version >= 0 => Ok(Some(version)),
                 _ => Err(ApiError::bad_request(format!(
-                    "Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+                    "invalid resource version: resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing \
+                     {text:?}: invalid syntax"
                 ))),
             },
         }
     }
+
+    /// Refuses what makes no sense for a list.
+    ///
+    /// # Errors
+    /// 422 about `ListOptions`.
+    pub fn check_list(&self) -> ApiResult<()> {
+        let mut errors = FieldErrors::default();
+        if !self.version_match.is_empty() {
+            if self.resource_version.is_empty() {
+                errors.forbidden(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                );
+            }
+            if !self.continue_token.is_empty() {
+                errors.forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided");
+            }
+            if !matches!(self.version_match.as_str(), EXACT | NOT_OLDER_THAN) {
+                let known = [EXACT, NOT_OLDER_THAN, ""];
+                errors.not_supported("resourceVersionMatch", self.version_match.as_str(), &known);
+            }
+            if self.exact() && self.resource_version == "0" {
+                errors.forbidden(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                );
+            }
+        }
+        if self.send_initial_events.is_some() {
+            errors.forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list");
+        }
+        refuse("ListOptions", &errors)
+    }
+
+    /// Refuses what makes no sense for a watch.
+    ///
+    /// # Errors
+    /// 422 about `ListOptions`.
+    pub fn check_watch(&self) -> ApiResult<()> {
+        let mut errors = FieldErrors::default();
+        let chosen = self.version_match.as_str();
+        if self.send_initial_events.is_some() && chosen != NOT_OLDER_THAN {
+            errors.forbidden(
+                "resourceVersionMatch",
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            );
+        }
+        if !chosen.is_empty() {
+            if self.send_initial_events.is_none() {
+                errors.forbidden(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                );
+            }
+            if chosen != NOT_OLDER_THAN {
+                errors.not_supported("resourceVersionMatch", chosen, &[NOT_OLDER_THAN]);
+            }
+            if !self.continue_token.is_empty() {
+                errors.forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided");
+            }
+        }
+        refuse("ListOptions", &errors)
+    }
+
+    /// Refuses what makes no sense for a write; `kind` is that of its options.
+    ///
+    /// # Errors
+    /// 422 about `CreateOptions` and the like.
+    pub fn check_write(&self, kind: &str) -> ApiResult<()> {
+        refuse(kind, &self.problems)
+    }
+
+    /// Whether a list shows exactly its `resourceVersion`. With a limit it does unless it says otherwise, so that its
+    /// pages fit together.
+    pub fn exact(&self) -> bool {
+        let limited = self.limit > 0 && !matches!(self.resource_version.as_str(), "" | "0");
+        self.version_match == EXACT || self.version_match.is_empty() && limited
+    }
 }
 
-/// `true`, `1` and a bare name are true, as Go's conversion has it.
+const EXACT: &str = "Exact";
+const NOT_OLDER_THAN: &str = "NotOlderThan";
+/// The longest name of a field manager.
+const MANAGER_BYTES: usize = 128;
+
+fn refuse(kind: &str, errors: &FieldErrors) -> ApiResult<()> {
+    if errors.0.is_empty() { Ok(()) } else { Err(ApiError::invalid("meta.k8s.io", kind, "", &errors.0)) }
+}
+
+/// A field manager's name is short and printable.
+fn check_manager(name: &str, problems: &mut FieldErrors) {
+    if name.len() > MANAGER_BYTES {
+        problems.too_long("fieldManager", MANAGER_BYTES);
+    }
+    for (at, c) in name.char_indices().filter(|(_, c)| c.is_control()) {
+        let what = format!("invalid character U+{:04X} (at position {at})", u32::from(c));
+        problems.invalid("fieldManager", name, what);
+    }
+}
+
+/// Anything but `false` and `0` is true, a bare name too, as Go's conversion has it.
 fn flag(value: &str) -> bool {
-    !matches!(value, "false" | "0" | "False" | "FALSE" | "f" | "F")
+    !value.eq_ignore_ascii_case("false") && value != "0"
 }
 
-fn number<T: std::str::FromStr>(key: &str, value: &str) -> ApiResult<T> {
-    value
-        .parse()
-        .map_err(|_| ApiError::bad_request(format!("{key}: strconv.ParseInt: parsing {value:?}: invalid syntax")))
+fn number<T: std::str::FromStr>(value: &str) -> ApiResult<T> {
+    value.parse().map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {value:?}: invalid syntax")))
 }
 
 #[cfg(test)]
@@ -195,18 +272,94 @@ mod tests {
 
     #[test]
     fn options_are_read_from_the_query() {
-        let options =
-            parse("limit=500&dryRun=All&fieldValidation=Strict&sendInitialEvents=true&pretty&unknown=1").unwrap();
-        assert_eq!((options.limit, options.dry_run, options.pretty), (500, true, Some(true)));
+        let options = parse("limit=500&dryRun=All&fieldValidation=Strict&sendInitialEvents=true&unknown=1").unwrap();
+        assert_eq!((options.limit, options.dry_run), (500, true));
         assert_eq!((options.field_validation, options.send_initial_events), (FieldValidation::Strict, Some(true)));
         assert_eq!(options.version().unwrap(), None);
     }
 
     #[test]
     fn nonsense_is_a_bad_request() {
-        for query in ["dryRun=Some", "limit=x", "fieldValidation=Maybe", "resourceVersionMatch=x", "includeObject=x"] {
+        for query in ["limit=x", "timeoutSeconds=x", "includeObject=x"] {
             assert_eq!(parse(query).unwrap_err().code, 400, "{query}");
         }
-        assert_eq!(parse("resourceVersion=x").unwrap().version().unwrap_err().code, 400);
+        assert_eq!(parse("limit=x").unwrap_err().message, "strconv.ParseInt: parsing \"x\": invalid syntax");
+        assert_eq!(
+            parse("resourceVersion=x").unwrap().version().unwrap_err().message,
+            "invalid resource version: resourceVersion: Invalid value: \"x\": strconv.ParseUint: parsing \"x\": \
+             invalid syntax"
+        );
+    }
+
+    #[test]
+    fn options_that_contradict_each_other_are_refused_in_upstreams_words() {
+        let version = "resourceVersionMatch: ";
+        for (query, watch, expected) in [
+            (
+                "resourceVersionMatch=Exact",
+                false,
+                vec!["Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"],
+            ),
+            (
+                "resourceVersionMatch=NotOlderThan&resourceVersion=1&continue=x",
+                false,
+                vec!["Forbidden: resourceVersionMatch is forbidden when continue is provided"],
+            ),
+            (
+                "resourceVersionMatch=x&resourceVersion=1",
+                false,
+                vec!["Unsupported value: \"x\": supported values: \"Exact\", \"NotOlderThan\", \"\""],
+            ),
+            (
+                "resourceVersionMatch=Exact&resourceVersion=0",
+                false,
+                vec!["Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""],
+            ),
+            (
+                "resourceVersionMatch=NotOlderThan&resourceVersion=1",
+                true,
+                vec!["Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"],
+            ),
+            (
+                "sendInitialEvents=true",
+                true,
+                vec!["Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"],
+            ),
+            (
+                "sendInitialEvents=false&resourceVersionMatch=Exact",
+                true,
+                vec![
+                    "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                    "Unsupported value: \"Exact\": supported values: \"NotOlderThan\"",
+                ],
+            ),
+            ("resourceVersionMatch=Exact&resourceVersion=5&limit=2", false, vec![]),
+            ("sendInitialEvents=true&resourceVersionMatch=NotOlderThan", true, vec![]),
+        ] {
+            let options = parse(query).unwrap();
+            let checked = if watch { options.check_watch() } else { options.check_list() };
+            let problems = expected.iter().map(|text| format!("{version}{text}")).collect::<Vec<_>>();
+            match problems.as_slice() {
+                [] => assert_eq!(checked, Ok(()), "{query}"),
+                problems => {
+                    let error = checked.unwrap_err();
+                    assert_eq!((error.code, error.reason), (422, "Invalid"), "{query}");
+                    let list = if let [one] = problems { one.clone() } else { format!("[{}]", problems.join(", ")) };
+                    assert_eq!(error.message, format!("ListOptions.meta.k8s.io \"\" is invalid: {list}"), "{query}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn options_of_writes_are_checked_under_their_kind() {
+        let refused = |query: &str| parse(query).unwrap().check_write("CreateOptions").unwrap_err().message;
+        assert_eq!(
+            refused("dryRun=Some"),
+            "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: \"Some\": supported values: \"All\""
+        );
+        assert!(refused("fieldValidation=Maybe").contains("supported values: \"Ignore\", \"Strict\", \"Warn\""));
+        assert!(refused(&format!("fieldManager={}", "x".repeat(129))).contains("may not be more than 128 bytes"));
+        assert!(refused("fieldManager=a%07").contains("invalid character U+0007 (at position 1)"));
     }
 }

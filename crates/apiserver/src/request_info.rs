@@ -49,9 +49,9 @@ impl RequestInfo {
     pub fn parse(method: &Method, uri: &Uri) -> Self {
         let path = uri.path().to_owned();
         let mut info = RequestInfo { verb: method.as_str().to_ascii_lowercase(), path, ..RequestInfo::default() };
-        let decoded: Vec<String> =
-            info.path.split('/').filter(|s| !s.is_empty()).map(|s| percent_decode(s, false).into_owned()).collect();
-        let segments: Vec<&str> = decoded.iter().map(String::as_str).collect();
+        // Decoded first and split then, as Go does: an encoded slash is a slash, never part of a name.
+        let decoded = percent_decode(&info.path, false).into_owned();
+        let segments: Vec<&str> = decoded.split('/').filter(|segment| !segment.is_empty()).collect();
         let rest = match segments.as_slice() {
             ["api", version, rest @ ..] if !rest.is_empty() => {
                 info.version = (*version).to_owned();
@@ -181,6 +181,7 @@ mod tests {
             ("PUT", "/api/v1/namespaces/d/finalize", "update", "/v1", "namespaces/finalize", "d", "d"),
             ("DELETE", "/api/v1/namespaces/d/pods", "deletecollection", "/v1", "pods/", "d", ""),
             ("DELETE", "/api/v1/nodes/n%2Dx", "delete", "/v1", "nodes/", "", "n-x"),
+            ("GET", "/api/v1/namespaces/d/pods/..%2Fp", "get", "/v1", "pods/p", "d", ".."),
             (
                 "PATCH",
                 "/apis/apps/v1/namespaces/d/deployments/x/scale",

@@ -22,6 +22,7 @@ use crate::hooks::{
     AdmissionPlugin, Attributes, Authenticator, Authorizer, Connector, Decision, UserInfo, VirtualResource,
 };
 use crate::metrics::Metrics;
+use crate::negotiate::{self, Offer};
 use crate::openapi::Documents;
 use crate::request_info::RequestInfo;
 use crate::storage::Storage;
@@ -112,9 +113,12 @@ impl ApiServer {
     /// Answers one request.
     pub async fn handle(self: Arc<Self>, request: Request<RequestBody>) -> Response<Body> {
         let info = RequestInfo::parse(request.method(), request.uri());
+        // Who takes nothing that a refusal can be written in gets it in JSON.
+        let mut accept = negotiate::accept(request.headers(), Offer::PLAIN).unwrap_or_default();
+        accept.pretty = negotiate::pretty(request.uri()).unwrap_or(accept.pretty);
         let counted = self.metrics.begin(request.method(), &info, &self.config.storage.table());
         let answer = self.clone().answer(info, request).await;
-        let response = answer.unwrap_or_else(|error| render::refusal(&error));
+        let response = answer.unwrap_or_else(|error| render::refusal(&error, accept));
         match self.metrics.end(counted, response.status().as_u16()) {
             Some(ongoing) => response.map(|body| body.holding(ongoing)),
             None => response,
@@ -131,12 +135,7 @@ impl ApiServer {
             Some(user) => user,
             None => self.authenticate(&parts).await?,
         };
-        let wanted = Attributes::from(&info);
-        match self.authorize(&user, &wanted).await {
-            Decision::Allow => {}
-            Decision::Deny(reason) => return Err(rbac::forbidden(&user, &wanted, &reason)),
-            Decision::NoOpinion => return Err(rbac::forbidden(&user, &wanted, "")),
-        }
+        self.permit(&user, &Attributes::from(&info)).await?;
         if info.is_resource {
             return handler::handle(self, info, user, Request::from_parts(parts, body)).await;
         }
@@ -144,6 +143,15 @@ impl ApiServer {
             return Err(ApiError::method_not_allowed());
         }
         self.document(&info.path, &parts).await
+    }
+
+    /// Refuses what the user may not do.
+    pub(crate) async fn permit(&self, user: &UserInfo, wanted: &Attributes) -> ApiResult<()> {
+        match self.authorize(user, wanted).await {
+            Decision::Allow => Ok(()),
+            Decision::Deny(reason) => Err(rbac::forbidden(user, wanted, &reason)),
+            Decision::NoOpinion => Err(rbac::forbidden(user, wanted, "")),
+        }
     }
 
     async fn authenticate(&self, parts: &Parts) -> ApiResult<UserInfo> {

@@ -1,4 +1,4 @@
-//! Watches: a stream of a resource's changes, one JSON document a line.
+//! Watches: a stream of a resource's changes, one JSON document a line or one protobuf frame each.
 //!
 //! A watch is a position in the resource's log of changes and a filter. It has no task and no queue:
 //! when whoever reads the response asks for more, it looks into the log, and waits to be woken if there
@@ -9,15 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use coracle_api::{ApiError, ApiResult, FieldErrors};
+use coracle_api::{ApiError, ApiResult, protobuf};
 use coracle_clock::Instant;
 use coracle_store::Revision;
 use futures::Stream;
 use serde_json::{Value, json};
 
 use crate::filter::Filter;
-use crate::negotiate::View;
-use crate::options::{IncludeObject, Options, VersionMatch};
+use crate::negotiate::{Format, View};
+use crate::options::{IncludeObject, Options};
 use crate::render;
 use crate::storage::cache::Change;
 use crate::storage::{Entry, Row, Storage};
@@ -28,8 +28,10 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 const LAST_BOOKMARK: Duration = Duration::from_secs(2);
 /// A watch without `timeoutSeconds` ends after this, or up to twice this, so that not all end at once.
 const MIN_TIMEOUT: Duration = Duration::from_secs(30 * 60);
-/// How many changes are put into one chunk of the response.
+/// How many changes are looked at for one chunk of the response, and from which size on it is full. A reader that
+/// is slower than the changes costs one chunk, never a queue.
 const CHUNK: usize = 64;
+const CHUNK_BYTES: usize = 64 * 1024;
 
 /// What somebody wants to watch.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub struct WatchRequest {
     pub filter: Filter,
     /// In which shape.
     pub view: View,
+    /// In which format: JSON or protobuf.
+    pub format: Format,
     /// What Tables' rows carry.
     pub include: IncludeObject,
 }
@@ -72,7 +76,7 @@ pub async fn start(
     request: WatchRequest,
     options: &Options,
 ) -> ApiResult<impl Stream<Item = Bytes> + Send + use<>> {
-    check(options)?;
+    options.check_watch()?;
     let version = options.version()?;
     let wake = request.row.cache.subscribe();
     let synthetic = options.send_initial_events.unwrap_or(matches!(version, None | Some(0)));
@@ -114,27 +118,6 @@ pub async fn start(
     }))
 }
 
-fn check(options: &Options) -> ApiResult<()> {
-    let mut errors = FieldErrors::default();
-    match (options.send_initial_events, options.version_match) {
-        (Some(_), Some(VersionMatch::NotOlderThan)) | (None, None) => {}
-        (Some(_), None) => {
-            errors.forbidden(
-                "resourceVersionMatch",
-                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-            );
-        }
-        (Some(_), Some(VersionMatch::Exact)) => {
-            errors.not_supported("resourceVersionMatch", "Exact", &["NotOlderThan"]);
-        }
-        (None, Some(_)) => errors.forbidden(
-            "resourceVersionMatch",
-            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-        ),
-    }
-    if errors.0.is_empty() { Ok(()) } else { Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", &errors.0)) }
-}
-
 impl Watcher {
     /// The next lines; `None` when the watch is over.
     async fn next(&mut self) -> Option<Bytes> {
@@ -143,8 +126,9 @@ impl Watcher {
         }
         if !self.initial.is_empty() {
             let mut out = Vec::new();
-            for _ in 0..CHUNK {
-                let Some(entry) = self.initial.pop_front() else { break };
+            while out.len() < CHUNK_BYTES
+                && let Some(entry) = self.initial.pop_front()
+            {
                 self.line(&mut out, "ADDED", &entry);
             }
             return Some(out.into());
@@ -163,12 +147,20 @@ impl Watcher {
                 Err(gone) => {
                     self.over = true;
                     let message = format!("too old resource version: {} ({})", self.cursor, gone.oldest);
-                    return Some(event("ERROR", ApiError::expired(message).to_status().to_string().as_bytes()));
+                    let mut out = Vec::new();
+                    self.event(&mut out, "ERROR", ApiError::expired(message).to_status().to_string().as_bytes());
+                    return Some(out.into());
                 }
             };
             let mut out = Vec::new();
-            for change in &changes {
+            let mut rest = changes.iter().peekable();
+            while let Some(change) = rest.next() {
                 self.change(&mut out, change);
+                // Full: the rest is read from the log again, unless that would split a revision.
+                if out.len() >= CHUNK_BYTES && rest.peek().is_some_and(|next| next.revision > change.revision) {
+                    self.cursor = change.revision;
+                    break;
+                }
             }
             if !out.is_empty() {
                 return Some(out.into());
@@ -221,7 +213,20 @@ impl Watcher {
         let WatchRequest { row, view, include, .. } = &self.request;
         let json = render::view(row.json(entry), &row.resource, *view, *include, self.columns);
         self.columns = false;
-        push_event(out, kind, &json);
+        self.event(out, kind, &json);
+    }
+
+    fn event(&self, out: &mut Vec<u8>, kind: &str, json: &[u8]) {
+        if self.request.format == Format::Protobuf {
+            let object = serde_json::from_slice(json).ok().and_then(|object| protobuf::encode(&object));
+            return out.extend_from_slice(&protobuf::watch_frame(kind, &object.unwrap_or_default()));
+        }
+        out.reserve(json.len() + 40);
+        out.extend_from_slice(b"{\"type\":\"");
+        out.extend_from_slice(kind.as_bytes());
+        out.extend_from_slice(b"\",\"object\":");
+        out.extend_from_slice(json);
+        out.extend_from_slice(b"}\n");
     }
 
     fn bookmark(&mut self, annotations: Value) -> Bytes {
@@ -234,7 +239,7 @@ impl Watcher {
             View::Object => {
                 json!({ "kind": row.resource.kind, "apiVersion": row.resource.api_version(), "metadata": meta })
             }
-            View::Metadata(version) => {
+            View::Metadata(version) | View::MetadataList(version) => {
                 json!({ "kind": "PartialObjectMetadata", "apiVersion": version, "metadata": meta })
             }
             View::Table(version) => json!({
@@ -245,20 +250,8 @@ impl Watcher {
                 "rows": [],
             }),
         };
-        event("BOOKMARK", object.to_string().as_bytes())
+        let mut out = Vec::new();
+        self.event(&mut out, "BOOKMARK", object.to_string().as_bytes());
+        out.into()
     }
-}
-
-fn push_event(out: &mut Vec<u8>, kind: &str, object: &[u8]) {
-    out.extend_from_slice(b"{\"type\":\"");
-    out.extend_from_slice(kind.as_bytes());
-    out.extend_from_slice(b"\",\"object\":");
-    out.extend_from_slice(object);
-    out.extend_from_slice(b"}\n");
-}
-
-fn event(kind: &str, object: &[u8]) -> Bytes {
-    let mut out = Vec::with_capacity(object.len() + 40);
-    push_event(&mut out, kind, object);
-    out.into()
 }

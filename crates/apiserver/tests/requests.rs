@@ -372,8 +372,8 @@ fn yaml_and_protobuf_bodies_are_understood() {
             ("content-type", "application/vnd.kubernetes.protobuf"),
             ("accept", "application/vnd.kubernetes.protobuf,application/json"),
         ];
-        let created = server.send("POST", MAPS, &headers, &body).await.expect(201);
-        assert_eq!(created["data"], json!({ "a": "1" }));
+        let created = server.send("POST", MAPS, &headers, &body).await;
+        assert_eq!(coracle_api::protobuf::decode(&created.bytes).unwrap()["data"], json!({ "a": "1" }));
         let shown = server.send("GET", &format!("{MAPS}/y"), &[("accept", "application/yaml")], b"").await;
         assert!(String::from_utf8_lossy(&shown.bytes).contains("name: y\n"));
     });
@@ -398,6 +398,114 @@ fn who_may_not_is_told_what() {
             )
         );
     });
+}
+
+#[test]
+fn a_configuration_to_apply_is_taken_as_it_was_sent_or_refused() {
+    simulate(async || {
+        let server = Server::start().await;
+        let path = "/apis/node.k8s.io/v1/runtimeclasses/rc";
+        let class = json!({ "metadata": { "name": "rc" }, "handler": "h" });
+        server.post("/apis/node.k8s.io/v1/runtimeclasses", class).await.expect(201);
+        let apply = async |query: &str, path: &str, body: &str| {
+            let headers = [("content-type", "application/apply-patch+yaml")];
+            server.send("PATCH", &format!("{path}?fieldManager=m{query}"), &headers, body.as_bytes()).await
+        };
+        let head = "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: rc, annotations: {a: b}}\n";
+        let annotated = apply("", path, head).await.expect(200);
+        assert_eq!((&annotated["handler"], &annotated["metadata"]["annotations"]["a"]), (&json!("h"), &json!("b")));
+        let unknown = apply("", path, &format!("{head}foo: 1\n")).await.expect(500);
+        assert_eq!(
+            unknown["message"],
+            "failed to create typed patch object (/rc; node.k8s.io/v1, Kind=RuntimeClass): .foo: field not declared in \
+             schema"
+        );
+        let twice = format!("{head}scheduling:\n  tolerations: []\n  tolerations: []\n");
+        let refused = apply("&fieldValidation=Strict", path, &twice).await.expect(400);
+        assert_eq!(
+            refused["message"],
+            "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line 6: key \
+             \"tolerations\" already set in map"
+        );
+        let warned = apply("", path, &twice).await;
+        assert_eq!(warned.headers["warning"], "299 - \"line 6: key \\\"tolerations\\\" already set in map\"");
+        let keyless = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{image: i}]}\n";
+        let message = apply("", &format!("{PODS}/p"), keyless).await.expect(500)["message"].clone();
+        assert!(message.as_str().unwrap().contains(".spec.containers: element 0: associative list"), "{message}");
+        let forced = server.patch(&format!("{path}?force=true"), MERGE, json!({})).await.expect(422);
+        assert_eq!(forced["details"]["causes"][0]["field"], "force");
+        let unfit = server.patch(path, MERGE, json!({ "handler": 5 })).await.expect(422);
+        assert_eq!((&unfit["reason"], &unfit["details"]["causes"][0]["field"]), (&json!("Invalid"), &json!("patch")));
+    });
+}
+
+#[test]
+fn every_write_says_who_owns_what() {
+    simulate(async || {
+        let server = Server::start().await;
+        let path = format!("{DEPLOYMENTS}/web");
+        let created = server.post(&format!("{DEPLOYMENTS}?fieldManager=creator"), deployment("web")).await.expect(201);
+        let owners = |object: &Value| {
+            let entries = object["metadata"]["managedFields"].as_array().unwrap().iter();
+            entries.map(|e| format!("{} {} {}", e["manager"], e["operation"], e["subresource"])).collect::<Vec<_>>()
+        };
+        assert_eq!(owners(&created), [r#""creator" "Update" null"#]);
+        assert!(created["metadata"]["managedFields"][0]["fieldsV1"].get("f:status").is_none());
+        let status = json!({ "status": { "replicas": 2, "observedGeneration": 1 } });
+        server.patch(&format!("{path}/status?fieldManager=controller"), MERGE, status).await.expect(200);
+        server.patch(&format!("{path}/scale?fieldManager=scaler"), MERGE, json!({ "spec": { "replicas": 9 } })).await;
+        let label = json!({ "metadata": { "labels": { "x": "y" } } });
+        let last = server.patch(&format!("{path}?fieldManager=labeller"), STRATEGIC, label).await.expect(200);
+        assert_eq!(
+            owners(&last),
+            [
+                r#""controller" "Update" "status""#,
+                r#""creator" "Update" null"#,
+                r#""labeller" "Update" null"#,
+                r#""scaler" "Update" "scale""#,
+            ]
+        );
+        let spec = &last["metadata"]["managedFields"][1]["fieldsV1"]["f:spec"];
+        assert!(spec.get("f:replicas").is_none() && spec.get("f:selector").is_some());
+    });
+}
+
+#[test]
+fn an_apply_that_creates_needs_the_right_to_create() {
+    simulate(async || {
+        let storage =
+            coracle_apiserver::Storage::start(coracle_store::MemoryStore::new(), coracle_api::registry::builtin());
+        let config = coracle_apiserver::Config {
+            authorizers: vec![Box::new(PatchOnly)],
+            ..coracle_apiserver::Config::new(storage.await.unwrap())
+        };
+        let client =
+            coracle_apiserver::ApiServer::new(config).client_as(coracle_apiserver::UserInfo::new("patcher", &[]));
+        let maps = kube::Api::<k8s_openapi::api::core::v1::ConfigMap>::namespaced(client, "default");
+        let apply = kube::api::Patch::Apply(config_map("m"));
+        let refused = maps.patch("m", &kube::api::PatchParams::apply("m"), &apply).await.unwrap_err();
+        let kube::Error::Api(status) = refused else { panic!("{refused}") };
+        assert_eq!(status.code, 403);
+        assert!(status.message.contains("cannot create resource \"configmaps\""), "{}", status.message);
+    });
+}
+
+/// Lets everybody patch, and nothing else.
+#[derive(Debug)]
+struct PatchOnly;
+
+#[async_trait::async_trait]
+impl coracle_apiserver::Authorizer for PatchOnly {
+    async fn authorize(
+        &self,
+        _: &coracle_apiserver::UserInfo,
+        wanted: &coracle_apiserver::Attributes,
+    ) -> coracle_apiserver::Decision {
+        match wanted.verb.as_str() {
+            "patch" => coracle_apiserver::Decision::Allow,
+            _ => coracle_apiserver::Decision::NoOpinion,
+        }
+    }
 }
 
 #[test]

@@ -57,7 +57,7 @@ pub enum Command {
         /// For which shell.
         shell: clap_complete::Shell,
     },
-    /// Measure: starting, pods beside plain Docker, memory and idle CPU.
+    /// Measure: starting, pods beside plain Docker, memory and idle CPU, the API server.
     Bench(Bench),
     /// Run the API server alone (kube-apiserver): REST in front of the store.
     Apiserver(Apiserver),
@@ -183,6 +183,12 @@ pub struct Bench {
     /// How often.
     #[arg(long, default_value_t = 5)]
     pub runs: usize,
+    /// The API server to drive instead of one of our own (api).
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Where the figures are written, besides the terminal (api).
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 /// What to measure.
@@ -194,6 +200,8 @@ pub enum BenchKind {
     Pods,
     /// An idle cluster's memory and CPU.
     Memory,
+    /// An API server alone: reads, writes, a long list, many watchers.
+    Api,
 }
 
 /// How a component reaches the API server.

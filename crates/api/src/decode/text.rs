@@ -23,7 +23,38 @@ pub fn parse_json(body: &[u8]) -> Result<(Value, Vec<String>), String> {
 /// # Errors
 /// The parser's words.
 pub fn parse_yaml(body: &[u8]) -> Result<(Value, Vec<String>), String> {
+    // Most YAML that clients send is JSON, for which there is the quicker parser.
+    if body.trim_ascii_start().starts_with(b"{")
+        && let Ok(read) = parse_json(body)
+    {
+        return Ok(read);
+    }
+    if flow_depth(body) > MAX_FLOW_DEPTH {
+        return Err(format!("yaml: exceeded max depth of {MAX_FLOW_DEPTH}"));
+    }
     read_value(serde_yaml_ng::Deserializer::from_slice(body))
+}
+
+/// Upstream's limit of nesting in YAML.
+const MAX_FLOW_DEPTH: usize = 10_000;
+
+/// How deep brackets nest in YAML, or a little more than that: those in quotes and comments open, but do not close.
+/// The parser takes time with the square of the depth, so this is asked first.
+fn flow_depth(body: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut quote, mut escaped) = (0_usize, 0, None, false);
+    for &byte in body {
+        match (byte, quote) {
+            (b'[' | b'{', _) => depth += 1,
+            (b']' | b'}', None) => depth = depth.saturating_sub(1),
+            (b'"' | b'\'', None) | (b'#', None) => quote = Some(byte),
+            (b'\n', Some(b'#')) => quote = None,
+            (_, Some(open)) if byte == open && byte != b'#' && !escaped => quote = None,
+            _ => {}
+        }
+        escaped = byte == b'\\' && quote == Some(b'"') && !escaped;
+        deepest = deepest.max(depth);
+    }
+    deepest
 }
 
 fn read_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(Value, Vec<String>), String> {
@@ -114,6 +145,33 @@ impl<'de> Visitor<'de> for Reader<'_> {
     }
 }
 
+/// The line, from 1, on which a field comes for the second time; `path` is its path, such as `spec.a`. Looks at block
+/// style only, where each key has its own line: in flow style it is the line of the text's first one.
+pub fn line_of_duplicate(body: &[u8], path: &str) -> usize {
+    let key = path.rsplit('.').next().unwrap_or(path);
+    let text = String::from_utf8_lossy(body);
+    let mut open: Vec<usize> = Vec::new(); // the indents at which the key was seen
+    for (number, line) in (1..).zip(text.lines()) {
+        let content = line.trim_start();
+        let item = content.starts_with("- ");
+        let content = content.trim_start_matches("- ");
+        if content.is_empty() || content.starts_with('#') {
+            continue;
+        }
+        let indent = line.len() - content.len();
+        // A line further left, or a new item, ends the maps that were open.
+        open.retain(|seen| *seen <= indent && !(item && *seen == indent));
+        let name = content.split(':').next().unwrap_or_default().trim().trim_matches(['"', '\'']);
+        if name == key && content.contains(':') {
+            if open.contains(&indent) {
+                return number;
+            }
+            open.push(indent);
+        }
+    }
+    1
+}
+
 /// A key as text: YAML's may be numbers and booleans.
 struct Key;
 
@@ -143,5 +201,18 @@ mod tests {
         let (value, duplicates) = parse_yaml(b"a: 1\nb:\n- c: x\n1: true\na: 2\n").unwrap();
         assert_eq!((value, duplicates.len()), (json!({"a": 2, "b": [{"c": "x"}], "1": true}), 1));
         assert!(parse_json(b"{\"a\": 1} x").is_err());
+        for (text, depth) in
+            [("a: [1, [2]]\nb: {c: [3]}\n", 2), ("[']', [\"\\\"]\", [ # ]\n1]]]", 3), ("a: x]\n- ]", 0)]
+        {
+            assert_eq!(flow_depth(text.as_bytes()), depth, "{text}");
+        }
+        for (text, path, line) in [
+            ("a:\n  b: 1\n  c: 2\n  b: 3\n", "a.b", 4),
+            ("a:\n- b: 1\n- b: 1\n  c: 1\n  b: 2\n", "a[1].b", 5),
+            ("a:\n  b: 1\nx:\n  b: 1\na: 1\n", "a", 5),
+            ("{\"a\": 1, \"a\": 2}", "a", 1),
+        ] {
+            assert_eq!(line_of_duplicate(text.as_bytes(), path), line, "{text}");
+        }
     }
 }

@@ -105,7 +105,8 @@ impl FieldSet {
     }
 }
 
-fn readable(key: &str) -> String {
+/// A key as people read it.
+pub(super) fn readable(key: &str) -> String {
     match key.split_at_checked(2) {
         Some(("f:", name)) => format!(".{name}"),
         Some(("v:", value)) => format!("[={value}]"),

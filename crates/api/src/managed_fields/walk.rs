@@ -1,13 +1,24 @@
 //! Walking objects along their types: what they hold, how they merge, how they differ.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
-use super::set::FieldSet;
+use super::set::{self, FieldSet};
 use crate::schema::{Field, Kind, ListType, Shape, Type, type_of};
+
+/// What is known of a kind's fields.
+#[derive(Clone, Copy, Debug)]
+pub enum Typing<'a> {
+    /// A built-in type.
+    Known(&'static Type),
+    /// A custom resource, by its structural schema (null for none).
+    Custom(&'a Value),
+}
 
 /// What a value is, for ownership.
 #[derive(Clone, Copy)]
-pub(super) enum Node {
+pub(super) enum Node<'a> {
     /// Owned as a whole: scalars, atomic lists and structs.
     Leaf,
     /// A struct of a known type.
@@ -19,18 +30,34 @@ pub(super) enum Node {
     /// A list of scalars owned one by one.
     Set,
     /// An object of a custom resource: its metadata is known.
-    Custom,
-    /// Anything inside a custom resource: maps are granular, lists atomic.
+    Custom(&'a Value),
+    /// An object inside a custom resource, by its schema.
+    Schema(&'a Value),
+    /// A list inside a custom resource whose items are known by keys, by its schema.
+    SchemaItems(&'a Value),
+    /// Anything inside a custom resource that its schema does not describe: maps are granular, lists atomic.
     Free,
 }
 
-impl Node {
+/// What is at a key of an object.
+struct Child<'a> {
+    node: Node<'a>,
+    /// An entry of a map and not a field of a struct: owned itself, besides what is in it.
+    entry: bool,
+    /// Never absent, as Go writes it: not new when it gets its first contents.
+    always: bool,
+}
+
+impl<'a> Node<'a> {
     /// The root of an object.
-    pub(super) fn root(ty: Option<&'static Type>) -> Node {
-        ty.map_or(Node::Custom, Node::Struct)
+    pub(super) fn root(typing: Typing<'a>) -> Self {
+        match typing {
+            Typing::Known(ty) => Node::Struct(ty),
+            Typing::Custom(schema) => Node::Custom(schema),
+        }
     }
 
-    fn of(field: &'static Field) -> Node {
+    fn of(field: &'static Field) -> Self {
         match field.shape {
             _ if field.atomic() => Node::Leaf,
             Shape::List => match field.list_type() {
@@ -44,56 +71,123 @@ impl Node {
     }
 
     /// The node of one value of the field, be it a list's item, a map's entry, or the field itself.
-    fn value(field: &'static Field) -> Node {
+    fn value(field: &'static Field) -> Self {
         match (field.kind, field.message()) {
             (Kind::Message(_), Some(ty)) => Node::Struct(ty),
             _ => Node::Leaf,
         }
     }
 
-    /// The node of what is at `key` of an object.
-    fn child(self, key: &str) -> Node {
-        match self {
-            Node::Struct(ty) => ty.field(key).map_or(Node::Leaf, Node::of),
-            Node::Map(field) => Node::value(field),
-            Node::Custom if key == "metadata" => type_of("meta.v1.ObjectMeta").map_or(Node::Free, Node::Struct),
-            Node::Custom | Node::Free => Node::Free,
+    fn of_schema(schema: &'a Value) -> Self {
+        match (schema["type"].as_str(), schema["x-kubernetes-list-type"].as_str()) {
+            (Some("object"), _) if schema["x-kubernetes-map-type"] == "atomic" => Node::Leaf,
+            (Some("object"), _) => Node::Schema(schema),
+            (Some("array"), Some("map")) => Node::SchemaItems(schema),
+            (Some("array"), Some("set")) => Node::Set,
+            (None, _) => Node::Free,
             _ => Node::Leaf,
         }
     }
 
-    fn granular(self) -> bool {
-        matches!(self, Node::Struct(_) | Node::Map(_) | Node::Custom | Node::Free)
+    /// What is at `key` of an object.
+    fn child(self, key: &str) -> Child<'a> {
+        let plain = |node| Child { node, entry: false, always: false };
+        let entry = |node| Child { node, entry: true, always: false };
+        match self {
+            Node::Struct(ty) => ty.field(key).map_or(plain(Node::Leaf), |field| Child {
+                node: Node::of(field),
+                entry: false,
+                always: field.always || field.required,
+            }),
+            Node::Map(field) => entry(Node::value(field)),
+            Node::Custom(_) if key == "metadata" => Child {
+                node: type_of("meta.v1.ObjectMeta").map_or(Node::Free, Node::Struct),
+                entry: false,
+                always: true,
+            },
+            Node::Custom(_) if matches!(key, "apiVersion" | "kind") => plain(Node::Leaf),
+            Node::Custom(schema) | Node::Schema(schema) => match &schema["properties"][key] {
+                Value::Null if schema["additionalProperties"].is_object() => {
+                    entry(Node::of_schema(&schema["additionalProperties"]))
+                }
+                Value::Null => entry(Node::Free),
+                property => plain(Node::of_schema(property)),
+            },
+            Node::Free => entry(Node::Free),
+            _ => plain(Node::Leaf),
+        }
     }
-}
 
-/// An item's key: `k:{"containerPort":80,"protocol":"TCP"}`.
-fn item_key(keys: &str, item: &Value) -> String {
-    let pairs = keys.split(',').filter_map(|key| {
-        let value = match (&item[key], key) {
-            // The one key with a default that matters here.
-            (Value::Null, "protocol") => json!("TCP"),
-            (Value::Null, _) => return None,
-            (value, _) => value.clone(),
-        };
-        Some((key.to_owned(), value))
-    });
-    format!("k:{}", Value::Object(pairs.collect::<Map<_, _>>()))
+    fn granular(self) -> bool {
+        matches!(self, Node::Struct(_) | Node::Map(_) | Node::Custom(_) | Node::Schema(_) | Node::Free)
+    }
+
+    /// The node of a list's items, if they are known by keys.
+    fn item(self) -> Option<Self> {
+        match self {
+            Node::Items(_, field) => Some(Node::value(field)),
+            Node::SchemaItems(schema) => Some(Node::of_schema(&schema["items"])),
+            _ => None,
+        }
+    }
+
+    /// The first key that an item of a list lacks.
+    fn missing_key(self, item: &Value) -> Option<&'a str> {
+        match self {
+            Node::Items(keys, _) => keys.split(',').find(|key| item[key].is_null() && *key != "protocol"),
+            Node::SchemaItems(schema) => {
+                let keys = schema["x-kubernetes-list-map-keys"].as_array()?.iter().filter_map(Value::as_str);
+                let default = |key: &str| &schema["items"]["properties"][key]["default"];
+                keys.into_iter().find(|key| item[key].is_null() && default(key).is_null())
+            }
+            _ => None,
+        }
+    }
+
+    /// An item's key: `k:{"containerPort":80,"protocol":"TCP"}`.
+    fn key(self, item: &Value) -> String {
+        let mut pairs = Map::new();
+        match self {
+            Node::Items(keys, _) => {
+                for key in keys.split(',') {
+                    match (&item[key], key) {
+                        // The one key with a default that matters here.
+                        (Value::Null, "protocol") => drop(pairs.insert(key.to_owned(), "TCP".into())),
+                        (Value::Null, _) => {}
+                        (value, _) => drop(pairs.insert(key.to_owned(), value.clone())),
+                    }
+                }
+            }
+            Node::SchemaItems(schema) => {
+                let keys = schema["x-kubernetes-list-map-keys"].as_array().into_iter().flatten();
+                for key in keys.filter_map(Value::as_str) {
+                    let default = &schema["items"]["properties"][key]["default"];
+                    let value = if item[key].is_null() { default } else { &item[key] };
+                    if !value.is_null() {
+                        pairs.insert(key.to_owned(), value.clone());
+                    }
+                }
+            }
+            _ => {}
+        }
+        format!("k:{}", Value::Object(pairs))
+    }
 }
 
 fn value_key(value: &Value) -> String {
     format!("v:{value}")
 }
 
-/// All that an object holds.
-pub(super) fn fields(node: Node, value: &Value) -> FieldSet {
+/// All that an object holds: its leaves, the items of its lists and the entries of its maps; `every` for the structs
+/// and lists around them, too.
+pub(super) fn fields(node: Node<'_>, value: &Value, every: bool) -> FieldSet {
     let mut set = FieldSet::default();
     match (node, value) {
-        (Node::Items(keys, field), Value::Array(items)) => {
+        (node, Value::Array(items)) if let Some(inside) = node.item() => {
             for item in items {
-                let mut child = fields(Node::value(field), item);
+                let mut child = fields(inside, item, every);
                 child.member = true;
-                set.children.insert(item_key(keys, item), child);
+                set.children.insert(node.key(item), child);
             }
         }
         (Node::Set, Value::Array(items)) => {
@@ -101,26 +195,61 @@ pub(super) fn fields(node: Node, value: &Value) -> FieldSet {
         }
         (node, Value::Object(map)) if node.granular() => {
             for (key, value) in map.iter().filter(|(_, value)| !value.is_null()) {
-                set.children.insert(format!("f:{key}"), fields(node.child(key), value));
+                let child = node.child(key);
+                let mut inside = fields(child.node, value, every);
+                inside.member |= child.entry;
+                set.children.insert(format!("f:{key}"), inside);
             }
         }
         _ => return FieldSet::leaf(),
     }
     // What is empty is owned itself.
-    set.member = set.children.is_empty();
+    set.member = every || set.children.is_empty();
     set
 }
 
+/// Items of lists that cannot be told apart: those without a key, and those of one key.
+pub(super) fn flaws(node: Node<'_>, value: &Value, path: &str, found: &mut Vec<String>) {
+    let mut keys = BTreeSet::new();
+    let mut repeated = |key: String, found: &mut Vec<String>| {
+        if !keys.insert(key.clone()) {
+            found.push(format!("{path}: duplicate entries for key {}", set::readable(&key)));
+        }
+    };
+    match (node, value) {
+        (node, Value::Array(items)) if let Some(inside) = node.item() => {
+            for (at, item) in items.iter().enumerate() {
+                let key = node.key(item);
+                if let Some(missing) = node.missing_key(item) {
+                    found.push(format!(
+                        "{path}: element {at}: associative list with keys has an element that omits key field \
+                         {missing:?} (and doesn't have default value)"
+                    ));
+                }
+                flaws(inside, item, &format!("{path}{}", set::readable(&key)), found);
+                repeated(key, found);
+            }
+        }
+        (Node::Set, Value::Array(items)) => items.iter().for_each(|item| repeated(value_key(item), found)),
+        (node, Value::Object(map)) if node.granular() => {
+            for (key, value) in map {
+                flaws(node.child(key).node, value, &format!("{path}.{key}"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
 /// `live` with `applied` on top.
-pub(super) fn merge(node: Node, live: &Value, applied: &Value) -> Value {
+pub(super) fn merge(node: Node<'_>, live: &Value, applied: &Value) -> Value {
     match (node, live, applied) {
-        (Node::Items(keys, field), Value::Array(live), Value::Array(applied)) => {
-            let find = |list: &[Value], key: &str| list.iter().position(|item| item_key(keys, item) == key);
+        (node, Value::Array(live), Value::Array(applied)) if let Some(inside) = node.item() => {
+            let find = |list: &[Value], key: &str| list.iter().position(|item| node.key(item) == key);
             let merged = applied.iter().map(|item| {
-                let at = find(live, &item_key(keys, item));
-                (at, at.map_or_else(|| item.clone(), |at| merge(Node::value(field), &live[at], item)))
+                let at = find(live, &node.key(item));
+                (at, at.map_or_else(|| item.clone(), |at| merge(inside, &live[at], item)))
             });
-            let rest = live.iter().enumerate().filter(|(_, item)| find(applied, &item_key(keys, item)).is_none());
+            let rest = live.iter().enumerate().filter(|(_, item)| find(applied, &node.key(item)).is_none());
             interleave(merged.collect(), rest)
         }
         (Node::Set, Value::Array(live), Value::Array(applied)) => {
@@ -131,7 +260,7 @@ pub(super) fn merge(node: Node, live: &Value, applied: &Value) -> Value {
             let mut merged = live.clone();
             for (key, value) in applied.iter().filter(|(_, value)| !value.is_null()) {
                 let there = live.get(key).unwrap_or(&Value::Null);
-                merged.insert(key.clone(), merge(node.child(key), there, value));
+                merged.insert(key.clone(), merge(node.child(key).node, there, value));
             }
             Value::Object(merged)
         }
@@ -154,20 +283,22 @@ fn interleave<'a>(applied: Vec<(Option<usize>, Value)>, rest: impl Iterator<Item
 }
 
 /// Removes what is in `gone`, except containers of what is in `kept`.
-pub(super) fn prune(node: Node, value: &mut Value, gone: &FieldSet, kept: &FieldSet) {
+pub(super) fn prune(node: Node<'_>, value: &mut Value, gone: &FieldSet, kept: &FieldSet) {
     let nothing = FieldSet::default();
     let fate = |key: &str| gone.children.get(key).map(|gone| (gone, kept.children.get(key).unwrap_or(&nothing)));
     // A branch goes as a whole if nobody keeps anything in it.
     let goes = |gone: &FieldSet, kept: &FieldSet| gone.member && kept.is_empty();
     match (node, value) {
-        (Node::Items(keys, field), Value::Array(items)) => items.retain_mut(|item| match fate(&item_key(keys, item)) {
-            Some((gone, kept)) if goes(gone, kept) => false,
-            Some((gone, kept)) => {
-                prune(Node::value(field), item, gone, kept);
-                true
-            }
-            None => true,
-        }),
+        (node, Value::Array(items)) if let Some(inside) = node.item() => {
+            items.retain_mut(|item| match fate(&node.key(item)) {
+                Some((gone, kept)) if goes(gone, kept) => false,
+                Some((gone, kept)) => {
+                    prune(inside, item, gone, kept);
+                    true
+                }
+                None => true,
+            });
+        }
         (Node::Set, Value::Array(items)) => items.retain(|item| fate(&value_key(item)).is_none()),
         (node, Value::Object(map)) if node.granular() => {
             let keys: Vec<String> = map.keys().cloned().collect();
@@ -176,7 +307,7 @@ pub(super) fn prune(node: Node, value: &mut Value, gone: &FieldSet, kept: &Field
                 if goes(gone, kept) {
                     map.remove(&key);
                 } else if let Some(value) = map.get_mut(&key) {
-                    prune(node.child(&key), value, gone, kept);
+                    prune(node.child(&key).node, value, gone, kept);
                     let emptied = value.as_object().is_some_and(Map::is_empty) || value == &json!([]);
                     if emptied && kept.is_empty() {
                         map.remove(&key);
@@ -188,45 +319,46 @@ pub(super) fn prune(node: Node, value: &mut Value, gone: &FieldSet, kept: &Field
     }
 }
 
-/// What is new or different, and what is no longer there.
-pub(super) fn compare(node: Node, old: &Value, new: &Value) -> (FieldSet, FieldSet) {
+/// What is new or different, and what is no longer there. What came or went as a whole is in it as a whole, with
+/// every struct and list inside.
+pub(super) fn compare(node: Node<'_>, old: &Value, new: &Value) -> (FieldSet, FieldSet) {
     let (mut changed, mut removed) = (FieldSet::default(), FieldSet::default());
     if old == new {
         return (changed, removed);
     }
-    let mut visit = |key: String, node: Node, old: Option<&Value>, new: Option<&Value>| {
+    let mut visit = |key: String, child: Child<'_>, old: Option<&Value>, new: Option<&Value>| {
+        let nothing = |there: &Value| if there.is_array() { json!([]) } else { json!({}) };
         let (more, less) = match (old, new) {
-            (Some(old), Some(new)) => compare(node, old, new),
-            (None, Some(new)) => {
-                let mut all = fields(node, new);
-                all.member |= key.starts_with("k:") || matches!(node, Node::Map(_));
-                (all, FieldSet::default())
-            }
-            (Some(old), None) => {
-                let mut all = fields(node, old);
-                all.member |= key.starts_with("k:") || matches!(node, Node::Map(_));
-                (FieldSet::default(), all)
-            }
+            (Some(old), Some(new)) => compare(child.node, old, new),
+            (None, Some(new)) if child.always && is_container(new) => compare(child.node, &nothing(new), new),
+            (Some(old), None) if child.always && is_container(old) => compare(child.node, old, &nothing(old)),
+            (None, Some(new)) => (fields(child.node, new, true), FieldSet::default()),
+            (Some(old), None) => (FieldSet::default(), fields(child.node, old, true)),
             (None, None) => return,
         };
         changed.children.insert(key.clone(), more);
         removed.children.insert(key, less);
     };
+    let plain = |node| Child { node, entry: false, always: false };
     match (node, old, new) {
-        (Node::Items(keys, field), Value::Array(old), Value::Array(new)) => {
-            let find = |list: &'_ [Value], key: &str| list.iter().position(|item| item_key(keys, item) == key);
+        (node, Value::Array(old), Value::Array(new)) if let Some(inside) = node.item() => {
+            let find = |list: &'_ [Value], key: &str| list.iter().position(|item| node.key(item) == key);
             for item in new {
-                let key = item_key(keys, item);
+                let key = node.key(item);
                 let before = find(old, &key).map(|at| &old[at]);
-                visit(key, Node::value(field), before, Some(item));
+                visit(key, plain(inside), before, Some(item));
             }
-            for item in old.iter().filter(|item| find(new, &item_key(keys, item)).is_none()) {
-                visit(item_key(keys, item), Node::value(field), Some(item), None);
+            for item in old.iter().filter(|item| find(new, &node.key(item)).is_none()) {
+                visit(node.key(item), plain(inside), Some(item), None);
             }
         }
         (Node::Set, Value::Array(old), Value::Array(new)) => {
-            new.iter().filter(|item| !old.contains(item)).for_each(|i| visit(value_key(i), Node::Leaf, None, Some(i)));
-            old.iter().filter(|item| !new.contains(item)).for_each(|i| visit(value_key(i), Node::Leaf, Some(i), None));
+            for item in new.iter().filter(|item| !old.contains(item)) {
+                visit(value_key(item), plain(Node::Leaf), None, Some(item));
+            }
+            for item in old.iter().filter(|item| !new.contains(item)) {
+                visit(value_key(item), plain(Node::Leaf), Some(item), None);
+            }
         }
         (node, Value::Object(old), Value::Object(new)) if node.granular() => {
             for (key, value) in new {
@@ -241,4 +373,8 @@ pub(super) fn compare(node: Node, old: &Value, new: &Value) -> (FieldSet, FieldS
     changed.tidy();
     removed.tidy();
     (changed, removed)
+}
+
+fn is_container(value: &Value) -> bool {
+    value.is_object() || value.is_array()
 }

@@ -316,7 +316,107 @@ mod tests {
         }
     }
 
+    /// The strategic patch that makes `new` of `old`, as kubectl makes it.
+    fn diff(old: &Value, new: &Value, ty: &'static Type) -> Value {
+        let mut patch = Map::new();
+        let (old, new) = (old.as_object().unwrap(), new.as_object().unwrap());
+        for key in old.keys().filter(|key| !new.contains_key(*key)) {
+            patch.insert(key.clone(), Value::Null);
+        }
+        for (key, value) in new.iter().filter(|(key, value)| old.get(*key) != Some(value)) {
+            let field = ty.field(key).unwrap();
+            match (old.get(key), value) {
+                (Some(before @ Value::Object(_)), Value::Object(_)) if field.message().is_some() => {
+                    patch.insert(key.clone(), diff(before, value, field.message().unwrap()));
+                }
+                (Some(Value::Object(before)), Value::Object(after)) => {
+                    let gone = before.keys().filter(|k| !after.contains_key(*k)).map(|k| (k.clone(), Value::Null));
+                    patch.insert(key.clone(), after.clone().into_iter().chain(gone).collect());
+                }
+                (Some(Value::Array(before)), Value::Array(after)) => match field.patch_merge_key() {
+                    None => drop(patch.insert(key.clone(), value.clone())),
+                    Some("") => {
+                        let gone: Vec<_> = before.iter().filter(|item| !after.contains(item)).cloned().collect();
+                        patch.insert(format!("{DELETE_FROM}{key}"), gone.into());
+                        patch.insert(format!("{SET_ORDER}{key}"), value.clone());
+                        patch.insert(key.clone(), value.clone());
+                    }
+                    Some(merge_key) => {
+                        let at = |list: &[Value], id: &Value| list.iter().find(|item| &item[merge_key] == id).cloned();
+                        let mut items: Vec<Value> = Vec::new();
+                        for item in after {
+                            let id = &item[merge_key];
+                            let mut change = at(before, id)
+                                .map_or(item.clone(), |before| diff(&before, item, field.message().unwrap()));
+                            change[merge_key] = id.clone();
+                            items.push(change);
+                        }
+                        for item in before.iter().filter(|item| at(after, &item[merge_key]).is_none()) {
+                            items.push(json!({ DIRECTIVE: "delete", merge_key: item[merge_key] }));
+                        }
+                        let order = after.iter().map(|item| json!({ merge_key: item[merge_key] })).collect();
+                        patch.insert(format!("{SET_ORDER}{key}"), order);
+                        patch.insert(key.clone(), items.into());
+                    }
+                },
+                _ => drop(patch.insert(key.clone(), value.clone())),
+            }
+        }
+        patch.into()
+    }
+
+    fn pod() -> impl Strategy<Value = Value> {
+        let env = proptest::collection::btree_map("[A-D]", "[a-c]", 1..4).prop_map(|env| {
+            env.into_iter().rev().map(|(name, value)| json!({"name": name, "value": value})).collect::<Value>()
+        });
+        let args = proptest::collection::vec("[a-c]", 1..3);
+        let container =
+            (proptest::option::of(env), proptest::option::of(args), "[x-z]").prop_map(|(env, args, image)| {
+                let mut container = json!({"image": image});
+                if let Some(env) = env {
+                    container["env"] = env;
+                }
+                if let Some(args) = args {
+                    container["args"] = args.into();
+                }
+                container
+            });
+        let containers = proptest::collection::vec(("[a-d]", container), 1..4);
+        let finalizers = proptest::collection::btree_set("[a-c]", 1..4);
+        let labels = proptest::collection::btree_map("[a-c]", "[x-z]", 1..3);
+        (proptest::option::of(labels), proptest::option::of(finalizers), containers, proptest::option::of("[h-i]"))
+            .prop_map(|(labels, finalizers, containers, host)| {
+                let mut pod = json!({"metadata": {"name": "p"}, "spec": {"containers": []}});
+                let list = pod["spec"]["containers"].as_array_mut().unwrap();
+                for (name, mut container) in containers {
+                    if list.iter().all(|other| other["name"] != name.as_str()) {
+                        container["name"] = name.into();
+                        list.push(container);
+                    }
+                }
+                for (field, value) in
+                    [("labels", labels.map(|l| json!(l))), ("finalizers", finalizers.map(|f| json!(f)))]
+                {
+                    if let Some(value) = value {
+                        pod["metadata"][field] = value;
+                    }
+                }
+                if let Some(host) = host {
+                    pod["spec"]["hostname"] = host.into();
+                }
+                pod
+            })
+    }
+
     proptest! {
+        #[test]
+        fn a_patch_made_of_a_difference_makes_the_target(old in pod(), new in pod()) {
+            let ty = type_of("core.v1.Pod").unwrap();
+            let mut object = old.clone();
+            apply(&mut object, &diff(&old, &new, ty), ty).unwrap();
+            prop_assert_eq!(object, new);
+        }
+
         #[test]
         fn set_element_order_orders_what_it_names(live in proptest::collection::btree_set(0..9_u8, 0..6), order in proptest::collection::btree_set(0..9_u8, 0..6)) {
             let named = |set: &std::collections::BTreeSet<u8>| -> Vec<Value> { set.iter().rev().map(|i| json!({"name": i.to_string()})).collect() };

@@ -1,9 +1,12 @@
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::decode::normalise;
+use crate::decode::{normalise, parse_json, parse_yaml};
 use crate::registry::builtin;
+use crate::resource::Resource;
 use crate::schema::{Field, Kind, Shape};
 
 #[test]
@@ -120,23 +123,45 @@ fn one(field: &Field, chance: &mut impl FnMut(u64) -> u64, depth: usize) -> Valu
     }
 }
 
+/// Some object of some kind.
+fn any_object(index: usize, seed: u64) -> (Arc<Resource>, Value) {
+    let resource = builtin().swap_remove(index % builtin().len());
+    let mut state = seed | 1;
+    let mut chance = move |bound: u64| {
+        // Knuth's multiplier: any stream will do.
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) % bound.max(1)
+    };
+    let ty = type_of_kind(&resource.api_version(), &resource.kind).unwrap();
+    let mut object = filled(ty, &mut chance, 7);
+    object["apiVersion"] = resource.api_version().into();
+    object["kind"] = resource.kind.clone().into();
+    (resource, object)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn every_object_of_every_kind_survives_the_wire(index in 0..68_usize, seed in any::<u64>()) {
-        let resource = &builtin()[index];
-        let mut state = seed | 1;
-        let mut chance = move |bound: u64| {
-            // Knuth's multiplier: any stream will do.
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (state >> 33) % bound.max(1)
-        };
+    fn every_object_of_every_kind_survives_protobuf_json_and_yaml(index in any::<usize>(), seed in any::<u64>()) {
+        let (_, object) = any_object(index, seed);
+        prop_assert_eq!(&decode(&encode(&object).unwrap()).unwrap(), &object);
+        prop_assert_eq!(&parse_json(object.to_string().as_bytes()).unwrap(), &(object.clone(), vec![]));
+        let yaml = serde_yaml_ng::to_string(&object).unwrap();
+        prop_assert_eq!(&parse_yaml(yaml.as_bytes()).unwrap(), &(object, vec![]));
+    }
+
+    #[test]
+    fn what_is_decoded_and_defaulted_twice_is_so_once(index in any::<usize>(), seed in any::<u64>()) {
+        let (resource, mut object) = any_object(index, seed);
         let ty = type_of_kind(&resource.api_version(), &resource.kind).unwrap();
-        let mut object = filled(ty, &mut chance, 7);
-        object["apiVersion"] = resource.api_version().into();
-        object["kind"] = resource.kind.clone().into();
-        let again = decode(&encode(&object).unwrap()).unwrap();
+        normalise(ty, &mut object, &mut Vec::new()).unwrap();
+        let mut again = object.clone();
+        normalise(ty, &mut again, &mut Vec::new()).unwrap();
+        prop_assert_eq!(&again, &object);
+        resource.strategy.default(&mut object);
+        let mut again = object.clone();
+        resource.strategy.default(&mut again);
         prop_assert_eq!(again, object);
     }
 

@@ -1,5 +1,7 @@
 //! Reading bodies: size, format, and the object in them.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use coracle_api::decode::{self, FieldValidation};
 use coracle_api::{ApiError, ApiResult, Resource, protobuf};
@@ -9,16 +11,26 @@ use serde_json::Value;
 
 use super::Call;
 use crate::body::RequestBody;
-use crate::negotiate::{BodyFormat, body_format};
+use crate::negotiate::{Format, body_format};
 
 /// The largest body that is read.
 const LIMIT_BYTES: usize = 3 * 1024 * 1024;
+/// How long a client may take to send it.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How deep an object may be nested: what is stored must be read again, with its `managedFields`, by parsers that go
+/// 128 levels deep.
+const MAX_DEPTH: usize = 100;
 
 /// All of a body.
 ///
 /// # Errors
-/// 413 beyond the limit, 400 if it breaks off.
-pub(super) async fn read(mut body: RequestBody) -> ApiResult<Bytes> {
+/// 413 beyond the limit, 400 if it breaks off, 504 if it does not come.
+pub(super) async fn read(body: RequestBody) -> ApiResult<Bytes> {
+    let late = || ApiError::timeout("request did not complete within the allowed duration", 0);
+    coracle_clock::timeout(PATIENCE, read_all(body)).await.map_err(|_| late())?
+}
+
+async fn read_all(mut body: RequestBody) -> ApiResult<Bytes> {
     let mut first = Bytes::new();
     let mut whole = Vec::new();
     while let Some(frame) = body.frame().await {
@@ -39,28 +51,40 @@ pub(super) async fn read(mut body: RequestBody) -> ApiResult<Bytes> {
 }
 
 /// A body as a value, and what was odd about its text (duplicate fields).
-pub(super) fn parse(resource: &Resource, bytes: &[u8], format: BodyFormat) -> ApiResult<(Value, Vec<String>)> {
+pub(super) fn parse(resource: &Resource, bytes: &[u8], format: Format) -> ApiResult<(Value, Vec<String>)> {
     let text = match format {
-        BodyFormat::Json => decode::parse_json(bytes),
-        BodyFormat::Yaml => decode::parse_yaml(bytes),
-        BodyFormat::Protobuf => return Ok((protobuf::decode(bytes)?, Vec::new())),
+        Format::Json => decode::parse_json(bytes),
+        Format::Yaml => decode::parse_yaml(bytes),
+        Format::Protobuf => return Ok((protobuf::decode(bytes)?, Vec::new())),
     };
-    text.map_err(|why| decode::unreadable(resource, why))
+    text.map_err(|why| decode::unreadable(resource, format_args!("{why} ({})", summary(bytes))))
+}
+
+/// How a body begins, as upstream shows it: text as it is, anything else in hexadecimal.
+fn summary(bytes: &[u8]) -> String {
+    const SHOWN_BYTES: usize = 30;
+    let start = &bytes[..bytes.len().min(SHOWN_BYTES)];
+    let more = if bytes.len() > SHOWN_BYTES { " ..." } else { "" };
+    match start.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(start)),
+        Some(_) => format!("{}{more}", start.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
+    }
 }
 
 impl Call {
     /// The object in a body: parsed, of the right kind, pruned of unknown fields as `fieldValidation` says.
     pub(super) async fn decode(&mut self, parts: &Parts, body: RequestBody) -> ApiResult<Value> {
-        let format = body_format(&parts.headers)?;
-        let bytes = read(body).await?;
         let resource = self.row.resource.clone();
+        let format = body_format(&parts.headers, resource.builtin())?;
+        let bytes = read(body).await?;
         let (object, problems) = parse(&resource, &bytes, format)?;
         self.accept_object(&resource, object, problems)
     }
 
     /// The body of a subresource with a kind of its own, such as a Scale or Binding.
     pub(super) async fn decode_subresource(&mut self, parts: &Parts, body: RequestBody) -> ApiResult<Value> {
-        let format = body_format(&parts.headers)?;
+        let format = body_format(&parts.headers, true)?;
         let bytes = read(body).await?;
         let resource = self.row.resource.clone();
         let (mut object, problems) = parse(&resource, &bytes, format)?;
@@ -91,10 +115,13 @@ impl Call {
         &mut self,
         resource: &Resource,
         mut object: Value,
-        mut problems: Vec<String>,
+        duplicates: Vec<String>,
     ) -> ApiResult<Value> {
+        self.check_depth(&object)?;
         decode::check_kind(resource, &mut object)?;
+        let mut problems = Vec::new();
         decode::decode(resource, &mut object, &mut problems)?;
+        problems.extend(duplicates);
         match self.options.field_validation {
             _ if problems.is_empty() => {}
             FieldValidation::Ignore => {}
@@ -104,12 +131,20 @@ impl Call {
         Ok(object)
     }
 
+    /// Refuses what is nested too deeply to be stored.
+    pub(super) fn check_depth(&self, object: &Value) -> ApiResult<()> {
+        match decode::deeper_than(object, MAX_DEPTH) {
+            true => Err(decode::unhandled(&self.row.resource, "exceeded max depth")),
+            false => Ok(()),
+        }
+    }
+
     /// `DeleteOptions`: the body's, completed by the query's. An empty body is fine.
     pub(super) async fn delete_options(&self, parts: &Parts, body: RequestBody) -> ApiResult<Value> {
         let bytes = read(body).await?;
         let mut options = match bytes.as_ref() {
             b"" => Value::Object(serde_json::Map::new()),
-            bytes => parse(&self.row.resource, bytes, body_format(&parts.headers)?)?.0,
+            bytes => parse(&self.row.resource, bytes, body_format(&parts.headers, true)?)?.0,
         };
         if !options.is_object() {
             return Err(ApiError::bad_request("the body of a deletion must be DeleteOptions"));

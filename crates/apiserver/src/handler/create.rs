@@ -18,20 +18,24 @@ impl Call {
     /// Creates the body's object.
     pub(super) async fn create(&mut self, parts: &Parts, body: RequestBody) -> ApiResult<Response<Body>> {
         let object = self.decode(parts, body).await?;
-        match self.create_object(object).await? {
+        match self.create_object(object, true).await? {
             Outcome::Stored(stored) => Ok(self.answer_object(201, &stored)),
             Outcome::Dry(object) => Ok(self.answer_value(201, &object)),
         }
     }
 
-    /// Creates an object: admitted, completed, validated, stored.
-    pub(super) async fn create_object(&mut self, mut object: Value) -> ApiResult<Outcome> {
+    /// Creates an object: admitted, completed, validated, stored. `track`: whether its fields are still to be recorded
+    /// as this request's.
+    pub(super) async fn create_object(&mut self, mut object: Value, track: bool) -> ApiResult<Outcome> {
         let resource = self.row.resource.clone();
         self.place(&mut object)?;
         if !matches!(object["metadata"]["resourceVersion"].as_str(), None | Some("")) {
             return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
         }
         resource.strategy.default(&mut object);
+        if track {
+            self.track(&mut object, None);
+        }
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let mut admission = self.admission(Operation::Create, "", &name);
         admission.object = object;

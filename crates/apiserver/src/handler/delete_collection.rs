@@ -1,5 +1,6 @@
 //! `deletecollection`: every selected object, one after the other.
 
+use bytes::Bytes;
 use coracle_api::ApiResult;
 use http::Response;
 use http::request::Parts;
@@ -17,7 +18,7 @@ impl Call {
         let options = self.delete_options(parts, body).await?;
         let filter = Filter::of(&self.row.resource, &self.info.namespace, &self.options, self.row.cache.fields())?;
         let (entries, meta) = self.select(&filter).await?;
-        let mut items = Vec::with_capacity(entries.len());
+        let mut items: Vec<Bytes> = Vec::with_capacity(entries.len());
         for entry in entries {
             let object = self.row.parse(&entry);
             let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
@@ -28,6 +29,6 @@ impl Call {
                 Err(error) => return Err(error),
             }
         }
-        Ok(render::list(&self.row.resource, meta, &items, self.accept, self.options.include_object))
+        Ok(render::list(&self.row.resource, meta, items.into_iter(), self.accept, self.options.include_object))
     }
 }

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::Call;
 use crate::body::Body;
 use crate::filter::Filter;
-use crate::options::VersionMatch;
+use crate::negotiate::Format;
 use crate::render;
 use crate::storage::{Entry, refusal};
 use crate::watch::{self, WatchRequest};
@@ -27,13 +27,15 @@ use crate::watch::{self, WatchRequest};
 struct Continue {
     /// The token's format.
     v: String,
-    /// The revision the list shows.
+    /// The revision the list shows; [`LATEST`] for whatever is newest.
     rv: Revision,
     /// The key, below the resource's prefix, after which it goes on.
     start: String,
 }
 
 const TOKEN_VERSION: &str = "meta.k8s.io/v1";
+/// In a token: the list's own revision is forgotten, go on with the newest.
+const LATEST: Revision = -1;
 
 impl Continue {
     fn encode(&self) -> ApiResult<String> {
@@ -41,11 +43,25 @@ impl Continue {
     }
 
     fn decode(token: &str) -> ApiResult<Self> {
-        let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).ok();
-        bytes
-            .and_then(|bytes| serde_json::from_slice::<Continue>(&bytes).ok())
-            .filter(|token| token.v == TOKEN_VERSION && token.rv > 0)
-            .ok_or_else(|| ApiError::bad_request("continue key is not valid"))
+        let refused = |why: &dyn std::fmt::Display| {
+            ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}"))
+        };
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).map_err(|error| refused(&error))?;
+        let token: Continue = serde_json::from_slice(&bytes).map_err(|error| refused(&error))?;
+        let dotted = |segment: &str| matches!(segment, "" | "." | "..");
+        if token.v != TOKEN_VERSION {
+            return Err(refused(&format_args!("server does not recognize this encoded version {:?}", token.v)));
+        }
+        if token.rv == 0 {
+            return Err(refused(&format_args!("incorrect encoded start resourceVersion (version {TOKEN_VERSION})")));
+        }
+        if token.start.is_empty() {
+            return Err(refused(&format_args!("encoded start key empty (version {TOKEN_VERSION})")));
+        }
+        if token.start.split('/').any(dotted) {
+            return Err(refused(&token.start));
+        }
+        Ok(token)
     }
 }
 
@@ -60,13 +76,28 @@ impl Call {
     /// Answers with the selected objects.
     pub(super) async fn list(&mut self) -> ApiResult<Response<Body>> {
         let filter = self.filter()?;
-        let (entries, meta) = self.select(&filter).await?;
-        let items: Vec<_> = entries.iter().map(|entry| self.row.json(entry)).collect();
-        Ok(render::list(&self.row.resource, meta, &items, self.accept, self.options.include_object))
+        let (entries, meta) = match self.select(&filter).await {
+            Err(error) if error.reason == "Expired" && !self.options.continue_token.is_empty() => {
+                return self.expired(&error);
+            }
+            selected => selected?,
+        };
+        let row = self.row.clone();
+        let items = entries.into_iter().map(move |entry| row.json(&entry));
+        Ok(render::list(&self.row.resource, meta, items, self.accept, self.options.include_object))
+    }
+
+    /// A list that cannot go on at its own revision: the client may take the rest as it is now.
+    fn expired(&self, error: &ApiError) -> ApiResult<Response<Body>> {
+        let token = Continue { rv: LATEST, ..Continue::decode(&self.options.continue_token)? };
+        let mut status = error.to_status();
+        status["metadata"]["continue"] = token.encode()?.into();
+        Ok(self.answer(error.code, status.to_string()))
     }
 
     /// The selected objects, at most `limit`, and the list's metadata.
     pub(super) async fn select(&self, filter: &Filter) -> ApiResult<(Vec<Arc<Entry>>, Value)> {
+        self.options.check_list()?;
         let token = match self.options.continue_token.as_str() {
             "" => None,
             token => Some(Continue::decode(token)?),
@@ -74,6 +105,10 @@ impl Call {
         let (entries, revision) = match &token {
             Some(_) if !matches!(self.options.resource_version.as_str(), "" | "0") => {
                 return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
+            }
+            Some(token) if token.rv < 0 => {
+                self.server.config.storage.fresh().await?;
+                self.row.cache.list(&filter.namespace, self.server.config.storage.applied())
             }
             Some(token) => self.snapshot_at(token.rv, filter).await?,
             None => self.snapshot(filter).await?,
@@ -102,20 +137,10 @@ impl Call {
     /// The objects as `resourceVersion` and `resourceVersionMatch` ask for them.
     async fn snapshot(&self, filter: &Filter) -> ApiResult<Snapshot> {
         let storage = &self.server.config.storage;
-        match (self.options.version()?, self.options.version_match) {
-            (None, Some(_)) => {
-                return Err(ApiError::bad_request(
-                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
-                ));
-            }
-            (Some(0), Some(VersionMatch::Exact)) => {
-                return Err(ApiError::bad_request(
-                    "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-                ));
-            }
-            (Some(version), Some(VersionMatch::Exact)) => return self.snapshot_at(version, filter).await,
-            (None, None) => storage.fresh().await?,
-            (Some(version), _) => storage.wait_for(version).await?,
+        match self.options.version()? {
+            Some(version) if self.options.exact() => return self.snapshot_at(version, filter).await,
+            Some(version) => storage.wait_for(version).await?,
+            None => storage.fresh().await?,
         }
         // A list of one name is a get.
         if let (Some(name), true) = (filter.name(), !filter.namespace.is_empty() || !self.row.resource.namespaced()) {
@@ -142,8 +167,8 @@ impl Call {
         let request =
             RangeRequest { revision: Some(revision), ..RangeRequest::new(KeyRange::prefix(prefix.into_bytes())) };
         let range = storage.store().range(request).await.map_err(|error| match error {
-            StoreError::Compacted { compact_revision } if self.options.continue_token.is_empty() => {
-                ApiError::expired(format!("too old resource version: {revision} ({compact_revision})"))
+            StoreError::Compacted { .. } if self.options.continue_token.is_empty() => {
+                ApiError::expired("The resourceVersion for the provided list is too old.")
             }
             other => refusal(other),
         })?;
@@ -161,11 +186,16 @@ impl Call {
             row: self.row.clone(),
             filter,
             view: self.accept.view,
+            format: self.accept.format,
             include: self.options.include_object,
         };
         let stream = watch::start(&self.server.config.storage, request, &self.options).await?;
         let mut response = Response::new(Body::stream(stream));
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let media = match self.accept.format {
+            Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+            _ => "application/json",
+        };
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
         Ok(response)
     }
@@ -177,10 +207,20 @@ mod tests {
 
     #[test]
     fn a_continue_token_survives_its_way_and_nonsense_is_refused() {
-        let token = Continue { v: TOKEN_VERSION.into(), rv: 7, start: "default/web-0".into() };
-        assert_eq!(Continue::decode(&token.encode().unwrap()).unwrap(), token);
-        for nonsense in ["x", "eyJ2IjoieCJ9", "§"] {
-            assert_eq!(Continue::decode(nonsense).unwrap_err().code, 400);
+        let token = |start: &str| Continue { v: TOKEN_VERSION.into(), rv: 7, start: start.into() };
+        assert_eq!(Continue::decode(&token("default/web-0").encode().unwrap()).unwrap(), token("default/web-0"));
+        for (nonsense, why) in [
+            ("x", "Invalid"),
+            ("§", "Invalid"),
+            ("e30", "missing field"),
+            (&Continue { v: "v2".into(), ..token("a") }.encode().unwrap(), "server does not recognize"),
+            (&Continue { rv: 0, ..token("a") }.encode().unwrap(), "incorrect encoded start resourceVersion"),
+            (&token("").encode().unwrap(), "encoded start key empty"),
+            (&token("../secrets/a").encode().unwrap(), "../secrets/a"),
+        ] {
+            let error = Continue::decode(nonsense).unwrap_err();
+            let start = format!("invalid continue token: continue key is not valid: {why}");
+            assert!(error.code == 400 && error.message.starts_with(&start), "{}", error.message);
         }
     }
 }

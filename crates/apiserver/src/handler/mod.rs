@@ -19,7 +19,7 @@ mod update;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use coracle_api::{ApiError, ApiResult};
+use coracle_api::{ApiError, ApiResult, Resource};
 use http::request::Parts;
 use http::{Request, Response};
 use serde_json::Value;
@@ -27,7 +27,7 @@ use serde_json::Value;
 pub(crate) use self::subresource::scale_of;
 use crate::body::{Body, RequestBody};
 use crate::hooks::{Notes, UserInfo};
-use crate::negotiate::{self, Accept};
+use crate::negotiate::{self, Accept, Offer, View};
 use crate::options::Options;
 use crate::render;
 use crate::request_info::RequestInfo;
@@ -81,11 +81,24 @@ pub(crate) async fn handle(
         "" => &resource.verbs,
         name => &resource.subresource(name).ok_or_else(ApiError::no_such_resource)?.verbs,
     };
-    let options = Options::parse(request.uri())?;
-    let mut accept = negotiate::accept(request.headers())?;
-    accept.pretty = options.pretty.unwrap_or(accept.pretty);
-    if !wanted.contains(&info.verb) {
+    // Collections are created in, objects are everything else.
+    let misplaced = match info.verb.as_str() {
+        "create" => info.subresource.is_empty() && !info.name.is_empty(),
+        "update" | "patch" => info.name.is_empty(),
+        _ => false,
+    };
+    if misplaced || !wanted.contains(&info.verb) {
         return Err(ApiError::method_not_allowed());
+    }
+    check_name(&info)?;
+    let options = Options::parse(request.uri())?;
+    let accept = accept(&request, &info, resource)?;
+    match info.verb.as_str() {
+        "create" => options.check_write("CreateOptions")?,
+        "update" => options.check_write("UpdateOptions")?,
+        "patch" => options.check_write("PatchOptions")?,
+        "delete" | "deletecollection" => options.check_write("DeleteOptions")?,
+        _ => {}
     }
     let manager = manager(&options, &request);
     let mut call =
@@ -94,7 +107,7 @@ pub(crate) async fn handle(
         call.warnings.push(warning);
     }
     // Warnings go with a refusal, too.
-    let mut response = call.route(request).await.unwrap_or_else(|error| render::refusal(&error));
+    let mut response = call.route(request).await.unwrap_or_else(|error| render::refusal(&error, accept));
     call.warnings.extend(call.notes.warnings());
     render::add_warnings(&mut response, &call.warnings);
     let annotations = call.notes.annotations();
@@ -102,6 +115,47 @@ pub(crate) async fn handle(
         response.extensions_mut().insert(AuditAnnotations(annotations));
     }
     Ok(response)
+}
+
+/// Negotiates in what shape and format the answer goes back.
+fn accept(request: &Request<RequestBody>, info: &RequestInfo, resource: &Resource) -> ApiResult<Accept> {
+    let stream = info.verb == "watch";
+    let offer = Offer { protobuf: resource.builtin(), transforms: resource.stored, stream };
+    let mut accept = negotiate::accept(request.headers(), offer)?;
+    accept.pretty = negotiate::pretty(request.uri()).unwrap_or(accept.pretty);
+    let package = resource.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
+    let list = matches!(info.verb.as_str(), "list" | "deletecollection");
+    let refused = match accept.view {
+        View::Metadata(_) if list => {
+            format!(
+                "you requested PartialObjectMetadata, but the requested object is a list (*{package}.{})",
+                resource.list_kind
+            )
+        }
+        View::MetadataList(_) if !list && !stream => {
+            format!(
+                "you requested PartialObjectMetadataList, but the requested object is not a list (*{package}.{})",
+                resource.kind
+            )
+        }
+        _ => return Ok(accept),
+    };
+    Err(ApiError { message: refused, ..ApiError::not_acceptable("") })
+}
+
+/// Names and namespaces become parts of keys: `..` must not.
+fn check_name(info: &RequestInfo) -> ApiResult<()> {
+    for (what, name) in [("Name", &info.name), ("Namespace", &info.namespace)] {
+        let problem = match name.as_str() {
+            "." => "may not be '.'",
+            ".." => "may not be '..'",
+            name if name.contains('/') => "may not contain '/'",
+            name if name.contains('%') => "may not contain '%'",
+            _ => continue,
+        };
+        return Err(ApiError::bad_request(format!("{what} parameter invalid: {name:?}: {problem}")));
+    }
+    Ok(())
 }
 
 /// `fieldManager`, or the name in `User-Agent` up to its version.

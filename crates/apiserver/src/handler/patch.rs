@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use coracle_api::patch::{self, PatchType};
 use coracle_api::schema::{Type, type_of};
-use coracle_api::{ApiError, ApiResult};
+use coracle_api::{ApiError, ApiResult, FieldErrors, decode};
 use http::Response;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
@@ -31,10 +31,27 @@ impl Patch {
         Ok(Patch { kind: PatchType::of(media, strategic)?, bytes: body::read(body).await? })
     }
 
+    /// The fields that come twice in it.
+    fn duplicates(&self) -> Vec<String> {
+        let found = decode::parse_json(&self.bytes).map(|(_, duplicates)| duplicates).unwrap_or_default();
+        let prefix = if self.kind == PatchType::Json { "json patch " } else { "" };
+        found.into_iter().map(|problem| format!("{prefix}{problem}")).collect()
+    }
+
     /// The object with the patch applied.
     pub(super) fn apply(&self, object: &Value, ty: Option<&'static Type>) -> ApiResult<Value> {
         patch::apply(self.kind, object, &self.bytes, ty)
     }
+}
+
+/// 422: the patch makes of the object what is none.
+fn unfit(error: ApiError, patched: String) -> ApiError {
+    if error.code != 400 {
+        return error;
+    }
+    let mut errors = FieldErrors::default();
+    errors.invalid("patch", patched, error.message);
+    ApiError::invalid("", "", "", &errors.0)
 }
 
 impl Call {
@@ -45,17 +62,24 @@ impl Call {
         if patch.kind == PatchType::Apply {
             return self.apply(&patch.bytes).await;
         }
+        if self.options.force.is_some() {
+            self.options.problems.forbidden("force", "may not be specified for non-apply patch");
+            self.options.check_write("PatchOptions")?;
+        }
+        let duplicates = patch.duplicates();
         let name = self.info.name.clone();
         let mut edit = |call: &mut Call, old: &Value| {
             let patched = patch.apply(old, ty)?;
             let resource = call.row.resource.clone();
-            let mut patched = call.accept_object(&resource, patched, Vec::new())?;
+            let text = patched.to_string();
+            let accepted = call.accept_object(&resource, patched, duplicates.clone());
+            let mut patched = accepted.map_err(|error| unfit(error, text))?;
             let renamed =
                 ["name", "namespace"].iter().any(|field| patched["metadata"][*field] != old["metadata"][*field]);
             if renamed {
                 return Err(ApiError::bad_request("the name of the object does not match the name on the URL"));
             }
-            call.track(&mut patched, old);
+            call.track(&mut patched, Some(old));
             Ok(patched)
         };
         match self.modify(&name, &mut edit).await? {

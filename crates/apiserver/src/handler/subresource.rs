@@ -90,7 +90,7 @@ impl Call {
             let mut new = old.clone();
             let custom = call.row.resource.custom.as_ref().and_then(|kind| kind.scale.as_ref());
             put_at(&mut new, custom.map_or(SPEC, |scale| scale.spec.as_str()), replicas.into());
-            call.track(&mut new, old);
+            call.track(&mut new, Some(old));
             Ok(new)
         };
         let object = match self.modify(&name, &mut edit).await? {

@@ -36,7 +36,7 @@ impl Call {
             if namespaced {
                 new["metadata"]["namespace"] = call.info.namespace.as_str().into();
             }
-            call.track(&mut new, old);
+            call.track(&mut new, Some(old));
             Ok(new)
         };
         match self.modify(&name, &mut edit).await? {

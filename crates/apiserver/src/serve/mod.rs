@@ -9,6 +9,7 @@
 //! [`PeerCertificate`] in its extensions; a peer without one is asked for a token by authentication.
 
 mod holder;
+mod stall;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -41,6 +42,8 @@ const HEADERS: Duration = Duration::from_secs(90);
 const GRACE: Duration = Duration::from_secs(1);
 /// Streams of one HTTP/2 connection. A client-go process puts all its watches on one.
 const STREAMS: u32 = 1000;
+/// How large a request's headers may be; beyond it HTTP itself answers 431.
+const HEADER_BYTES: u32 = 256 * 1024;
 /// HTTP/2 windows: large lists flow without waiting for the reader.
 const WINDOW_BYTES: u32 = 1 << 20;
 
@@ -140,6 +143,7 @@ where
     let Ok(Ok(stream)) = coracle_clock::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
     let peer =
         stream.get_ref().1.peer_certificates().and_then(<[_]>::first).and_then(|der| PeerCertificate::parse(der));
+    let stream = stall::Impatient::new(stream);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());
@@ -147,11 +151,12 @@ where
         service.clone().call(request)
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(HEADER_BYTES as usize);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEADER_BYTES)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(4 * WINDOW_BYTES)
         .keep_alive_interval(Duration::from_secs(30));

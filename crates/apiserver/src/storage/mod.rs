@@ -120,10 +120,9 @@ impl Storage {
                 changed = applied.changed() => changed.map_err(|_| ApiError::unavailable("the store is closed"))?,
                 () = coracle_clock::sleep_until(deadline) => {
                     let current = self.applied();
-                    return Err(ApiError::timeout(
-                        format!("Too large resource version: {revision}, current: {current}"),
-                        1,
-                    ));
+                    let message = format!("Too large resource version: {revision}, current: {current}");
+                    return Err(ApiError::timeout(message, 1)
+                        .with_cause("ResourceVersionTooLarge", "Too large resource version"));
                 }
             }
         }
@@ -163,7 +162,10 @@ pub fn refusal(error: StoreError) -> ApiError {
     match error {
         StoreError::Compacted { .. } => ApiError::expired(
             "The provided continue parameter is too old to display a consistent list result. You can start a new \
-             list without the continue parameter.",
+             list without the continue parameter, or use the continue token in this response to retrieve the \
+             remainder of the results. Continuing with the provided token results in an inconsistent list - objects \
+             that were created, modified, or deleted between the time the first chunk was returned and now may show \
+             up in the list.",
         ),
         StoreError::Closed => ApiError::unavailable("the store is closed"),
         other => ApiError::internal(other),

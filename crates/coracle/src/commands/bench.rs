@@ -1,5 +1,8 @@
 //! `coracle bench`: figures, printed as they are, beside something real in the same run.
 
+mod api;
+mod wire;
+
 use std::time::Duration;
 
 use anyhow::Context;
@@ -25,6 +28,9 @@ const BATCH: usize = 20;
 const IDLE: Duration = Duration::from_secs(20);
 
 pub async fn run(options: Bench) -> anyhow::Result<()> {
+    if let BenchKind::Api = options.what {
+        return api::run(options.kubeconfig, options.output).await;
+    }
     let docker = ensure_engine(&Display::new()).await?;
     ensure_pause(&docker).await?;
     let folder = std::env::temp_dir().join(format!("coracle-bench-{}", std::process::id()));
@@ -33,6 +39,7 @@ pub async fn run(options: Bench) -> anyhow::Result<()> {
         BenchKind::Startup => startup(&dir, options.runs).await,
         BenchKind::Pods => pods(&dir, &docker, options.runs).await,
         BenchKind::Memory => memory(&dir).await,
+        BenchKind::Api => Ok(()),
     };
     let cleaned = down::run(Some(folder), Down { purge: true }).await;
     outcome.and(cleaned)
