@@ -9,8 +9,11 @@ use coracle_api::schema::{Type, type_of, type_of_kind};
 use coracle_api::selector::{FieldSelector, Selector};
 use serde_json::{Value, json};
 
+/// What takes any bytes.
+pub type Target = fn(&[u8]);
+
 /// All targets by name, as the folders of the corpus are named.
-pub const ALL: [(&str, fn(&[u8])); 8] = [
+pub const ALL: [(&str, Target); 8] = [
     ("json", json),
     ("yaml", yaml),
     ("protobuf", protobuf),
