@@ -119,6 +119,10 @@ pub(crate) async fn handle(
 
 /// Negotiates in what shape and format the answer goes back.
 fn accept(request: &Request<RequestBody>, info: &RequestInfo, resource: &Resource) -> ApiResult<Accept> {
+    // What a kubelet, or a server behind it, answers is not ours to choose.
+    if matches!(info.subresource.as_str(), "attach" | "exec" | "log" | "portforward" | "proxy") {
+        return Ok(Accept::default());
+    }
     let stream = info.verb == "watch";
     let offer = Offer { protobuf: resource.builtin(), transforms: resource.stored, stream };
     let mut accept = negotiate::accept(request.headers(), offer)?;
