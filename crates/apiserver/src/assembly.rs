@@ -8,7 +8,7 @@ use coracle_store::{SharedStore, StoreError};
 
 use crate::bootstrap::{self, BootstrapConfig};
 use crate::security::{SecurityConfig, SecurityError};
-use crate::{ApiServer, Config, Storage};
+use crate::{ApiServer, Config, Storage, aggregator};
 
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
@@ -39,11 +39,14 @@ pub async fn assemble(
         advertise_ip: advertise.0,
         advertise_port: advertise.1,
         service_cidr: security.service_cidr,
-        client_ca_pem,
+        client_ca_pem: client_ca_pem.clone(),
+        request_headers: security.request_headers.clone(),
     };
     bootstrap::ensure(&storage, &first).await.map_err(AssemblyError::Bootstrap)?;
     let mut config = Config::new(storage);
     config.advertise = format!("{}:{}", advertise.0, advertise.1);
-    security.apply(&mut config)?;
-    Ok(ApiServer::new(config))
+    security.apply(&mut config, client_ca_pem.as_deref())?;
+    let server = ApiServer::new(config);
+    tokio::spawn(aggregator::run(Arc::downgrade(&server)));
+    Ok(server)
 }

@@ -6,6 +6,7 @@
 //! (decode, admission, default, validate) → [`storage`] → watch. Policy plugs in through [`hooks`].
 
 pub mod admission;
+pub mod aggregator;
 pub mod allocate;
 pub mod assembly;
 pub mod auth;

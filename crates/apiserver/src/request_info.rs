@@ -135,7 +135,7 @@ pub fn query_param<'a>(uri: &'a Uri, name: &str) -> Option<Cow<'a, str>> {
 }
 
 /// Undoes percent-encoding; in queries `+` is a space. What is no UTF-8 becomes U+FFFD.
-fn percent_decode(text: &str, plus_is_space: bool) -> Cow<'_, str> {
+pub(crate) fn percent_decode(text: &str, plus_is_space: bool) -> Cow<'_, str> {
     if !text.bytes().any(|b| b == b'%' || (b == b'+' && plus_is_space)) {
         return Cow::Borrowed(text);
     }

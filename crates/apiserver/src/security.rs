@@ -8,7 +8,9 @@ use std::sync::Arc;
 use coracle_client::transport::TransportError;
 
 use crate::admission::{UnknownPlugin, plugins};
+use crate::aggregator::Aggregator;
 use crate::allocate::{Ipv4Cidr, ServiceAllocator};
+use crate::auth::front_proxy::{FrontProxy, RequestHeaders};
 use crate::auth::impersonate::Impersonation;
 use crate::auth::jwt::TokenKey;
 use crate::auth::reviews::{AccessReviews, RulesReviews, SelfSubjectReviews, Subject, TokenReviews};
@@ -78,6 +80,10 @@ pub struct SecurityConfig {
     pub service_cidr: Ipv4Cidr,
     /// The range of NodePorts.
     pub node_ports: RangeInclusive<u16>,
+    /// Whom to believe when they speak for others, by headers. Takes effect with an authority of users' certificates.
+    pub request_headers: Option<RequestHeaders>,
+    /// The certificate shown to extension servers, by which they know this server.
+    pub proxy_client: Option<CertKey>,
     /// The certificate shown to kubelets and the authority (PEM) that signed theirs. Without it there is
     /// no way to logs and exec.
     pub kubelet_client: Option<(CertKey, String)>,
@@ -100,12 +106,14 @@ impl SecurityConfig {
             disable_admission: Vec::new(),
             service_cidr,
             node_ports: DEFAULT_NODE_PORTS,
+            request_headers: None,
+            proxy_client: None,
             kubelet_client: None,
         }
     }
 
-    /// Fills in a server's configuration.
-    pub fn apply(self, config: &mut Config) -> Result<(), SecurityError> {
+    /// Fills in a server's configuration. `client_ca_pem` is the authority of users' certificates.
+    pub fn apply(self, config: &mut Config, client_ca_pem: Option<&str>) -> Result<(), SecurityError> {
         let storage = config.storage.clone();
         let rbac = RbacAuthorizer::new(storage.clone());
         let mut authorizers: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Privileged)];
@@ -119,8 +127,13 @@ impl SecurityConfig {
         let authorizer = Union(authorizers.into());
 
         let tokens = ServiceAccountTokens::new(self.token_key, storage.clone());
+        let front_proxy = match (self.request_headers, client_ca_pem) {
+            (Some(headers), Some(ca)) => Some(FrontProxy::new(headers, ca)?),
+            _ => None,
+        };
+        config.aggregator = Aggregator::new(storage.clone(), self.proxy_client);
         let static_tokens = self.static_tokens.map(Arc::new);
-        let mut authenticators: Vec<Arc<dyn Authenticator>> = vec![Arc::new(X509Authenticator)];
+        let mut authenticators: Vec<Arc<dyn Authenticator>> = vec![Arc::new(X509Authenticator { front_proxy })];
         authenticators.extend(static_tokens.clone().map(|tokens| tokens as Arc<dyn Authenticator>));
         authenticators.push(tokens.clone());
 

@@ -16,6 +16,7 @@ use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use tower::Service;
 
+use crate::aggregator::Aggregator;
 use crate::body::{Body, BoxError, RequestBody};
 use crate::health::{self, StartHooks};
 use crate::hooks::{
@@ -49,6 +50,8 @@ pub struct Config {
     pub connectors: BTreeMap<String, Arc<dyn Connector>>,
     /// Documents served as they are, by path: `/openid/v1/jwks`.
     pub documents: BTreeMap<String, serde_json::Value>,
+    /// Passes group versions of extension servers on to them.
+    pub aggregator: Arc<Aggregator>,
     /// Calls admission and conversion webhooks.
     pub webhooks: Arc<Webhooks>,
     /// Where clients reach this server, as `host:port`; discovery tells it.
@@ -59,6 +62,7 @@ impl Config {
     /// A server for `storage` that lets nobody in but in-process clients, and those do nothing: add authorizers.
     pub fn new(storage: Arc<Storage>) -> Self {
         Config {
+            aggregator: Aggregator::new(storage.clone(), None),
             webhooks: Webhooks::new(&storage),
             storage,
             authenticators: Vec::new(),
@@ -136,13 +140,44 @@ impl ApiServer {
             None => self.authenticate(&parts).await?,
         };
         self.permit(&user, &Attributes::from(&info)).await?;
+        if let Some(remote) = self.config.aggregator.remote_of(&info.path) {
+            let request = Request::from_parts(parts, body);
+            return Ok(self.config.aggregator.pass_on(&remote, &user, request).await);
+        }
         if info.is_resource {
             return handler::handle(self, info, user, Request::from_parts(parts, body)).await;
         }
         if parts.method != Method::GET && parts.method != Method::HEAD {
             return Err(ApiError::method_not_allowed());
         }
-        self.document(&info.path, &parts).await
+        let merged = match info.path.trim_end_matches('/') {
+            "/apis" | "/openapi/v3" => true,
+            path => path.strip_prefix("/apis/").is_some_and(|group| !group.contains('/')),
+        };
+        if !merged || self.config.aggregator.remotes().is_empty() {
+            return self.document(&info.path, &parts).await;
+        }
+        self.merged(&info.path, parts).await
+    }
+
+    /// A document of this server's with what extension servers add to it.
+    async fn merged(&self, path: &str, mut parts: Parts) -> ApiResult<Response<Body>> {
+        // What is to be merged must be whole and not packed.
+        parts.headers.remove(http::header::IF_NONE_MATCH);
+        parts.headers.remove(http::header::ACCEPT_ENCODING);
+        let (aggregator, place) = (&self.config.aggregator, path.trim_end_matches('/'));
+        let own = match self.document(path, &parts).await {
+            Ok(own) => own,
+            Err(error) => {
+                let document = aggregator.merge(place, None).ok_or(error)?;
+                return Ok(render::json_bytes(200, document.to_string()));
+            }
+        };
+        let (mut head, body) = own.into_parts();
+        let bytes = body.collect().await.map_err(ApiError::internal)?.to_bytes();
+        let document = aggregator.merge(place, serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        head.headers.remove(http::header::ETAG);
+        Ok(Response::from_parts(head, Body::full(document.to_string())))
     }
 
     /// Refuses what the user may not do.

@@ -424,6 +424,50 @@ async fn a_webhook_is_asked_in_the_version_it_knows() {
 }
 
 #[tokio::test]
+async fn should_mutate_everything_except_skip_me_configmaps() {
+    let world = World::new().await;
+    let mut hook = world.webhook("unknown-field", "", &["configmaps"]);
+    let conditions = json!([{ "name": "skip-me", "expression": "object.metadata.name != 'skip-me'" }]);
+    hook["matchConditions"] = conditions.clone();
+    world.mutating(vec![hook]).await;
+    let stored = world.api.get(&format!("{HOOKS}/mutatingwebhookconfigurations/m")).await.expect(200);
+    assert_eq!(stored["webhooks"][0]["matchConditions"], conditions);
+    assert_eq!(world.create_map("a", "k").await.expect(201)["data"]["seen"], "1");
+    assert!(world.create_map("skip-me", "k").await.expect(201)["data"].get("seen").is_none());
+}
+
+#[tokio::test]
+async fn a_condition_that_fails_refuses_or_skips_as_the_failure_policy_says() {
+    let world = World::new().await;
+    let mut hook = world.webhook("deny", "", &["configmaps"]);
+    hook["matchConditions"] = json!([{ "name": "c", "expression": "object.nothing.here == 1" }]);
+    world.validating(vec![hook.clone()]).await;
+    let refused = message(&world.create_map("a", "k").await, 403);
+    assert!(refused.starts_with("configmaps \"a\" is forbidden: expression"), "{refused}");
+    hook["failurePolicy"] = "Ignore".into();
+    let path = format!("{HOOKS}/validatingwebhookconfigurations/v");
+    world.api.patch(&path, common::MERGE, json!({ "webhooks": [hook] })).await.expect(200);
+    world.create_map("a", "k").await.expect(201);
+    assert!(world.asked().is_empty());
+}
+
+#[tokio::test]
+async fn should_reject_webhook_configurations_with_invalid_match_conditions() {
+    let world = World::new().await;
+    for (kind, expression, why) in [
+        ("MutatingWebhookConfiguration", "... [] bad expression", "compilation failed"),
+        ("ValidatingWebhookConfiguration", "1", "must evaluate to bool"),
+    ] {
+        let mut hook = world.webhook("deny", "", &["configmaps"]);
+        hook["matchConditions"] = json!([{ "name": "c", "expression": expression }]);
+        let object = json!({ "metadata": { "name": "x" }, "webhooks": [hook] });
+        let refused = message(&world.api.post(&format!("{HOOKS}/{}s", kind.to_lowercase()), object).await, 422);
+        assert!(refused.contains("webhooks[0].matchConditions[0].expression: Invalid value: "), "{refused}");
+        assert!(refused.contains(why), "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn warnings_reach_the_client_even_with_a_refusal() {
     let world = World::new().await;
     world

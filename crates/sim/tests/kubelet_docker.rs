@@ -54,6 +54,7 @@ async fn api_server() -> Arc<ApiServer> {
         advertise_port: 6443,
         service_cidr: "10.96.0.0/12".parse().unwrap(),
         client_ca_pem: None,
+        request_headers: None,
     };
     coracle_apiserver::bootstrap::ensure(&storage, &first).await.unwrap();
     let mut config = ServerConfig::new(storage.clone());

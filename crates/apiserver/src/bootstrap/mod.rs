@@ -10,11 +10,13 @@ pub mod policy;
 use std::net::Ipv4Addr;
 
 use bytes::Bytes;
-use coracle_api::ApiResult;
+use coracle_api::{ApiResult, registry};
 use coracle_store::{Compare, Op, Txn};
 use serde_json::{Value, json};
 
+use crate::aggregator::registration;
 use crate::allocate::{Ipv4Cidr, service_ip};
+use crate::auth::front_proxy::RequestHeaders;
 use crate::rbac::GROUP as RBAC;
 use crate::storage::table::suffix;
 use crate::storage::{Storage, codec, refusal};
@@ -30,6 +32,8 @@ pub struct BootstrapConfig {
     pub service_cidr: Ipv4Cidr,
     /// The certificate of the authority that signs client certificates, as PEM.
     pub client_ca_pem: Option<String>,
+    /// Whom extension servers believe when they speak for others: this server.
+    pub request_headers: Option<RequestHeaders>,
 }
 
 /// A first object and what to do when it is already there.
@@ -140,12 +144,20 @@ fn first_objects(config: &BootstrapConfig) -> Vec<First> {
         object: slice,
         existing: Existing::Own(owned),
     });
+    all.extend(registration::builtin(registry::builtin().iter().map(AsRef::as_ref)).into_iter().map(|object| First {
+        group: "apiregistration.k8s.io",
+        plural: "apiservices",
+        object,
+        existing: Existing::Own(&["spec"]),
+    }));
     if let Some(ca) = &config.client_ca_pem {
+        let mut data = config.request_headers.as_ref().map_or_else(|| json!({}), RequestHeaders::published);
+        data["client-ca-file"] = ca.as_str().into();
         let object = json!({
             "kind": "ConfigMap",
             "apiVersion": "v1",
             "metadata": { "name": "extension-apiserver-authentication", "namespace": "kube-system" },
-            "data": { "client-ca-file": ca },
+            "data": data,
         });
         all.push(First { group: "", plural: "configmaps", object, existing: Existing::Own(&["data"]) });
     }
@@ -268,6 +280,7 @@ mod tests {
             advertise_port: port,
             service_cidr: "10.96.0.0/12".parse().unwrap(),
             client_ca_pem: None,
+            request_headers: None,
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use coracle_api::{ApiError, ApiResult};
+use coracle_api::ApiError;
 use coracle_client::transport::dial_error;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
@@ -19,18 +19,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::target::{Target, Transport};
+use super::target::Target;
 use crate::body::{Body, RequestBody};
 
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// The TLS configurations of the transports.
+/// TLS to a target.
 #[derive(Clone, Debug)]
-pub struct Tls {
-    /// For kubelets.
-    pub kubelet: Arc<ClientConfig>,
-    /// For pods.
-    pub any: Arc<ClientConfig>,
+pub struct Secure {
+    /// Whom to trust, and what to show.
+    pub config: Arc<ClientConfig>,
+    /// The name in the target's certificate.
+    pub server_name: String,
 }
 
 /// Headers that are about one connection, not about the message (RFC 9110, 7.6.1).
@@ -49,7 +49,7 @@ trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 /// The refusal when the target cannot be reached, worded as a Go client words it.
-fn unreachable(method: &http::Method, target: &Target, why: &dyn std::fmt::Display) -> ApiError {
+pub fn unreachable(method: &http::Method, target: &Target, why: &dyn std::fmt::Display) -> ApiError {
     let mut verb = method.as_str().to_ascii_lowercase();
     if let Some(first) = verb.get_mut(0..1) {
         first.make_ascii_uppercase();
@@ -58,15 +58,11 @@ fn unreachable(method: &http::Method, target: &Target, why: &dyn std::fmt::Displ
     ApiError { code: 500, reason: "", message, details: serde_json::Value::Null }
 }
 
-async fn connect(target: &Target, tls: &Tls) -> io::Result<Box<dyn Io>> {
+async fn connect(target: &Target, secure: Option<Secure>) -> io::Result<Box<dyn Io>> {
     let stream = TcpStream::connect((target.host.as_str(), target.port)).await?;
     stream.set_nodelay(true)?;
-    let config = match target.transport {
-        Transport::Http => return Ok(Box::new(stream)),
-        Transport::Kubelet => tls.kubelet.clone(),
-        Transport::Https => tls.any.clone(),
-    };
-    let name = ServerName::try_from(target.host.clone()).map_err(io::Error::other)?;
+    let Some(Secure { config, server_name }) = secure else { return Ok(Box::new(stream)) };
+    let name = ServerName::try_from(server_name).map_err(io::Error::other)?;
     Ok(Box::new(TlsConnector::from(config).connect(name, stream).await?))
 }
 
@@ -82,21 +78,26 @@ fn forwarded_headers(headers: &HeaderMap, upgrade: bool) -> HeaderMap {
     out
 }
 
-/// Sends `request` to `target` and answers with what comes back.
-pub async fn forward(target: &Target, tls: &Tls, request: Request<RequestBody>) -> ApiResult<Response<Body>> {
+/// Sends `request` to `target`, over TLS if it is `secure`, and answers with what comes back.
+///
+/// # Errors
+/// Why nothing came back, as Go's clients word it.
+pub async fn forward(
+    target: &Target,
+    secure: Option<Secure>,
+    request: Request<RequestBody>,
+) -> Result<Response<Body>, String> {
     let (mut parts, body) = request.into_parts();
     let client = parts.extensions.remove::<OnUpgrade>();
     let upgrade = client.is_some() && parts.headers.contains_key(header::UPGRADE);
-    let method = parts.method.clone();
-    let failed = |why: &dyn std::fmt::Display| unreachable(&method, target, why);
 
-    let stream = match coracle_clock::timeout(CONNECT, connect(target, tls)).await {
+    let stream = match coracle_clock::timeout(CONNECT, connect(target, secure)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err(failed(&dial_error(&target.authority(), &error))),
-        Err(_) => return Err(failed(&dial_error(&target.authority(), &io::ErrorKind::TimedOut.into()))),
+        Ok(Err(error)) => return Err(dial_error(&target.authority(), &error)),
+        Err(_) => return Err(dial_error(&target.authority(), &io::ErrorKind::TimedOut.into())),
     };
     let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| failed(&e))?;
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "a proxied connection ended");
@@ -105,15 +106,15 @@ pub async fn forward(target: &Target, tls: &Tls, request: Request<RequestBody>) 
 
     let mut outgoing = Request::new(body);
     *outgoing.method_mut() = parts.method;
-    *outgoing.uri_mut() = target.path.parse().map_err(|e| ApiError::bad_request(format!("{}: {e}", target.path)))?;
+    *outgoing.uri_mut() = target.path.parse().map_err(|e| format!("{}: {e}", target.path))?;
     *outgoing.headers_mut() = forwarded_headers(&parts.headers, upgrade);
-    let host = HeaderValue::from_str(&target.authority()).map_err(ApiError::internal)?;
+    let host = HeaderValue::from_str(&target.authority()).map_err(|e| e.to_string())?;
     outgoing.headers_mut().insert(header::HOST, host);
-    let mut response = sender.send_request(outgoing).await.map_err(|e| failed(&e))?;
+    let mut response = sender.send_request(outgoing).await.map_err(|e| e.to_string())?;
 
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client) = client else {
-            return Err(ApiError::internal("the backend switched protocols without having been asked"));
+            return Err("the backend switched protocols without having been asked".into());
         };
         let backend = hyper::upgrade::on(&mut response);
         tokio::spawn(splice(client, backend));

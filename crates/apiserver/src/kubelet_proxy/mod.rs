@@ -10,8 +10,9 @@
 //! | `nodes/proxy` | that node's kubelet |
 //! | `pods/proxy`, `services/proxy` | a port of the pod, or of one of the Service's endpoints |
 
-mod forward;
-mod target;
+pub(crate) mod forward;
+mod rewrite;
+pub(crate) mod target;
 
 use std::sync::Arc;
 
@@ -19,17 +20,19 @@ use async_trait::async_trait;
 use coracle_api::{ApiError, ApiResult};
 use coracle_client::transport::{Identity, TransportError, Trust, client_config};
 use http::header::{self, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use rustls::ClientConfig;
 use serde_json::Value;
 
-use self::forward::{Tls, forward};
+use self::forward::{Secure, forward, unreachable};
 use self::target::{Target, Transport};
 use crate::body::{Body, RequestBody};
 use crate::hooks::{Connector, UserInfo};
 use crate::pki::CertKey;
 use crate::request_info::RequestInfo;
 use crate::storage::Storage;
+use crate::webhook::resolve;
 
 /// The names under which [`KubeletProxy`] is put among the server's connectors.
 pub const CONNECTORS: [&str; 7] =
@@ -38,11 +41,17 @@ pub const CONNECTORS: [&str; 7] =
 /// A kubelet's complaint is read up to so many bytes.
 const COMPLAINT_BYTES: usize = 50 * 1024;
 
+/// The largest HTML page whose links are rewritten.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+
 /// Connects clients with pods, nodes and Services.
 #[derive(Debug)]
 pub struct KubeletProxy {
     storage: Arc<Storage>,
-    tls: Tls,
+    /// TLS to kubelets.
+    kubelet: Arc<ClientConfig>,
+    /// TLS to pods.
+    any: Arc<ClientConfig>,
 }
 
 impl KubeletProxy {
@@ -51,7 +60,23 @@ impl KubeletProxy {
         let identity = Identity { cert_pem: &client.cert_pem, key_pem: &client.key_pem };
         let kubelet = Arc::new(client_config(Trust::Authorities(ca_pem), Some(identity))?);
         let any = Arc::new(client_config(Trust::Anyone, None)?);
-        Ok(Arc::new(KubeletProxy { storage, tls: Tls { kubelet, any } }))
+        Ok(Arc::new(KubeletProxy { storage, kubelet, any }))
+    }
+
+    /// To a kubelet, or to whatever a proxied name stands for.
+    async fn reach(&self, target: &Target, request: Request<RequestBody>) -> Result<Response<Body>, String> {
+        let config = match target.transport {
+            Transport::Http => None,
+            Transport::Kubelet => Some(self.kubelet.clone()),
+            Transport::Https => Some(self.any.clone()),
+        };
+        let secure = config.map(|config| Secure { config, server_name: target.host.clone() });
+        forward(target, secure, request).await
+    }
+
+    async fn forward(&self, target: &Target, request: Request<RequestBody>) -> ApiResult<Response<Body>> {
+        let method = request.method().clone();
+        self.reach(target, request).await.map_err(|why| unreachable(&method, target, &why))
     }
 
     async fn get(&self, plural: &str, namespace: &str, name: &str) -> ApiResult<Value> {
@@ -64,8 +89,34 @@ impl KubeletProxy {
         Ok(Target { transport: Transport::Kubelet, host, port, path })
     }
 
+    /// Answers a request below `…/proxy`.
+    async fn proxy(&self, info: &RequestInfo, mut request: Request<RequestBody>) -> ApiResult<Response<Body>> {
+        let path = proxied_path(&request, info);
+        let whole = request.uri().path();
+        // A page without a slash at its end would have its relative links one level too high.
+        let readable = request.method() == Method::GET || request.method() == Method::HEAD;
+        if whole.ends_with("/proxy") && info.rest.is_empty() && readable {
+            let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+            let location = HeaderValue::try_from(format!("{whole}/{query}")).map_err(ApiError::internal)?;
+            response.headers_mut().insert(header::LOCATION, location);
+            return Ok(response);
+        }
+        let below = path.split('?').next().unwrap_or_default();
+        let prefix = whole.strip_suffix(below).unwrap_or(whole).trim_end_matches('/').to_owned();
+        if let Ok(uri) = HeaderValue::try_from(whole) {
+            request.headers_mut().insert("x-forwarded-uri", uri);
+        }
+        let target = self.proxy_target(info, path).await?;
+        let response = self.reach(&target, request).await;
+        let response =
+            response.map_err(|why| ApiError::unavailable(format!("error trying to reach service: {why}")))?;
+        seen_through(response, &prefix, &target.authority()).await
+    }
+
     async fn proxy_target(&self, info: &RequestInfo, path: String) -> ApiResult<Target> {
-        let (https, name, port) = target::scheme_name_port(&info.name)?;
+        let (https, name, port) = target::scheme_name_port(&info.name, &info.resource)?;
         match info.resource.as_str() {
             "nodes" => {
                 let kubelet = self.on_kubelet(name, path.clone()).await?;
@@ -79,11 +130,37 @@ impl KubeletProxy {
             "pods" => target::pod_proxy(&self.get("pods", &info.namespace, name).await?, https, port, path),
             _ => {
                 let service = self.get("services", &info.namespace, name).await?;
-                let slices = self.storage.list("discovery.k8s.io", "endpointslices", &info.namespace).await?;
-                target::service_proxy(&service, &slices, https, port, path, coracle_clock::random_below)
+                let port_name = target::service_port(&service, port)?;
+                let found = resolve::all(&self.storage, &service, &port_name).await?;
+                target::service_proxy(&service, found, https, path, coracle_clock::random_below)
             }
         }
     }
+}
+
+/// An answer as it is seen through the proxy: places it names are below `prefix`.
+async fn seen_through(response: Response<Body>, prefix: &str, host: &str) -> ApiResult<Response<Body>> {
+    let (mut parts, body) = response.into_parts();
+    let text = |name| parts.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    if let Some(location) = text(header::LOCATION) {
+        let location = HeaderValue::try_from(rewrite::url(location, prefix, host)).map_err(ApiError::internal)?;
+        parts.headers.insert(header::LOCATION, location);
+        return Ok(Response::from_parts(parts, body));
+    }
+    let html = text(header::CONTENT_TYPE).is_some_and(|media| media.split(';').next() == Some("text/html"));
+    let length = text(header::CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
+    // What is packed, endless or huge goes through as it is.
+    if !html || text(header::CONTENT_ENCODING).is_some() || length.is_none_or(|length| length > PAGE_BYTES) {
+        return Ok(Response::from_parts(parts, body));
+    }
+    let page = body.collect().await.map_err(ApiError::internal)?.to_bytes();
+    if page.is_empty() {
+        return Ok(Response::from_parts(parts, Body::empty())); // of a HEAD
+    }
+    let Ok(page) = std::str::from_utf8(&page) else { return Ok(Response::from_parts(parts, Body::full(page))) };
+    let page = rewrite::html(page, prefix, host);
+    parts.headers.insert(header::CONTENT_LENGTH, page.len().into());
+    Ok(Response::from_parts(parts, Body::full(page)))
 }
 
 /// What follows `/proxy` in the URL, with the query.
@@ -104,8 +181,7 @@ impl Connector for KubeletProxy {
         request: Request<RequestBody>,
     ) -> ApiResult<Response<Body>> {
         if info.subresource == "proxy" {
-            let target = self.proxy_target(info, proxied_path(&request, info)).await?;
-            return forward(&target, &self.tls, request).await;
+            return self.proxy(info, request).await;
         }
         let pod = self.get("pods", &info.namespace, &info.name).await?;
         let path = target::kubelet_path(&info.subresource, &pod, request.uri())?;
@@ -113,10 +189,10 @@ impl Connector for KubeletProxy {
             // Nothing runs yet, so nothing was said yet.
             let Ok(node) = target::host_of(&pod) else { return Ok(logs(Body::empty())) };
             let target = self.on_kubelet(node, path).await?;
-            return checked_logs(forward(&target, &self.tls, request).await?).await;
+            return checked_logs(self.forward(&target, request).await?).await;
         }
         let target = self.on_kubelet(target::host_of(&pod)?, path).await?;
-        forward(&target, &self.tls, request).await
+        self.forward(&target, request).await
     }
 }
 

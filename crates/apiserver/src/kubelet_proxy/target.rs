@@ -7,7 +7,7 @@ use http::Uri;
 use serde_json::Value;
 
 use crate::request_info::query;
-use crate::webhook::resolve::in_slices;
+use crate::webhook::resolve::port_name;
 
 /// How to reach a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,13 +180,13 @@ pub fn kubelet_path(subresource: &str, pod: &Value, uri: &Uri) -> ApiResult<Stri
 }
 
 /// A proxied name taken apart: `[https:]name[:port]`.
-pub fn scheme_name_port(text: &str) -> ApiResult<(bool, &str, &str)> {
+pub fn scheme_name_port<'a>(text: &'a str, plural: &str) -> ApiResult<(bool, &'a str, &'a str)> {
     let parts: Vec<&str> = text.split(':').collect();
     match parts.as_slice() {
         [name] => Ok((false, *name, "")),
         [name, port] => Ok((false, *name, *port)),
         [scheme @ ("http" | "https" | ""), name, port] => Ok((*scheme == "https", *name, *port)),
-        _ => Err(ApiError::bad_request(format!("invalid proxy request {text:?}"))),
+        _ => Err(ApiError::bad_request(format!("invalid {} request {text:?}", plural.trim_end_matches('s')))),
     }
 }
 
@@ -210,31 +210,27 @@ pub fn pod_proxy(pod: &Value, https: bool, port: &str, path: String) -> ApiResul
     Ok(Target { transport, host, port, path })
 }
 
-/// Where `services/proxy` goes: a ready endpoint of the service's port. `pick` chooses below a bound.
+/// The name of the port of a Service that a request means by name or number.
+pub fn service_port(service: &Value, port: &str) -> ApiResult<String> {
+    match port.parse::<u64>() {
+        Ok(number) => port_name(service, number).map(str::to_owned),
+        Err(_) => Ok(port.to_owned()),
+    }
+}
+
+/// Where `services/proxy` goes: one of the port's ready endpoints. `pick` chooses below a bound.
 pub fn service_proxy(
     service: &Value,
-    slices: &[Value],
+    mut endpoints: Vec<(String, u16)>,
     https: bool,
-    port: &str,
     path: String,
     pick: impl Fn(usize) -> usize,
 ) -> ApiResult<Target> {
-    let name = text(service, "/metadata/name");
-    let mut wanted = port.to_owned();
-    if let Ok(number) = port.parse::<u64>() {
-        let ports = service["spec"]["ports"].as_array();
-        let known = ports
-            .into_iter()
-            .flatten()
-            .find(|p| p["port"] == number)
-            .ok_or_else(|| ApiError::unavailable(format!("no service port {number} found for service {name:?}")))?;
-        wanted = text(known, "/name").to_owned();
-    }
-    let mut found = in_slices(slices, name, &wanted);
-    if found.is_empty() {
+    if endpoints.is_empty() {
+        let name = text(service, "/metadata/name");
         return Err(ApiError::unavailable(format!("no endpoints available for service {name:?}")));
     }
-    let (host, port) = found.swap_remove(pick(found.len()));
+    let (host, port) = endpoints.swap_remove(pick(endpoints.len()));
     let transport = if https { Transport::Https } else { Transport::Http };
     Ok(Target { transport, host, port, path })
 }
@@ -326,7 +322,9 @@ mod tests {
             ],
         });
         let go = |slices: &[Value], port: &str| {
-            service_proxy(&service, slices, false, port, "/x".into(), |_| 0).map(|t| t.url()).map_err(|e| e.message)
+            let port = service_port(&service, port).map_err(|e| e.message)?;
+            let endpoints = crate::webhook::resolve::in_slices(slices, "web", &port);
+            service_proxy(&service, endpoints, false, "/x".into(), |_| 0).map(|t| t.url()).map_err(|e| e.message)
         };
         assert_eq!(go(std::slice::from_ref(&slice), "80"), Ok("http://10.244.1.3:8080/x".into()));
         assert_eq!(go(&[slice], "http"), Ok("http://10.244.1.3:8080/x".into()));
@@ -336,9 +334,10 @@ mod tests {
 
     #[test]
     fn a_proxied_name_may_carry_scheme_and_port() {
-        assert_eq!(scheme_name_port("web").unwrap(), (false, "web", ""));
-        assert_eq!(scheme_name_port("web:80").unwrap(), (false, "web", "80"));
-        assert_eq!(scheme_name_port("https:web:").unwrap(), (true, "web", ""));
-        assert!(scheme_name_port("ftp:web:80").is_err());
+        assert_eq!(scheme_name_port("web", "services").unwrap(), (false, "web", ""));
+        assert_eq!(scheme_name_port("web:80", "services").unwrap(), (false, "web", "80"));
+        assert_eq!(scheme_name_port("https:web:", "services").unwrap(), (true, "web", ""));
+        let error = scheme_name_port("ftp:web:80", "services").unwrap_err();
+        assert_eq!(error.message, "invalid service request \"ftp:web:80\"");
     }
 }

@@ -154,3 +154,69 @@ async fn an_upgraded_connection_is_spliced_through() {
     io.read_to_string(&mut all).await.unwrap();
     assert_eq!(all, "/exec/default/web/c?command=cat&input=1&output=1\nhello");
 }
+
+#[tokio::test]
+async fn pod_and_service_proxies_answer_every_method_and_rewrite_where_the_server_points() {
+    let world = world().await;
+    let listener = serve::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
+                let answer = Response::builder();
+                let said = format!("{} {}", request.method(), request.uri());
+                Ok::<_, Infallible>(
+                    match request.uri().path() {
+                        "/page" => answer.header("content-type", "text/html").body("<a href=\"/x\">".to_owned()),
+                        "/moved" => answer.status(302).header("location", "/there").body(String::new()),
+                        _ => answer.body(said),
+                    }
+                    .unwrap(),
+                )
+            });
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    let storage = &world.proxy.storage;
+    let pod = json!({ "metadata": { "name": "echo", "namespace": "default" }, "spec": { "containers": [] },
+        "status": { "podIP": "127.0.0.1" } });
+    put(storage, "", "pods", pod).await;
+    let service = json!({ "metadata": { "name": "echo", "namespace": "default" },
+        "spec": { "ports": [{ "name": "http", "port": 80 }] } });
+    put(storage, "", "services", service).await;
+    let subsets = json!([{ "addresses": [{ "ip": "127.0.0.1" }], "ports": [{ "name": "http", "port": port }] }]);
+    let endpoints = json!({ "metadata": { "name": "echo", "namespace": "default" }, "subsets": subsets });
+    put(storage, "", "endpoints", endpoints).await;
+
+    let go = async |method: &str, path: String| {
+        let body = http_body_util::Empty::new().map_err(|e: Infallible| match e {}).boxed_unsync();
+        let request = Request::builder().method(method).uri(path).body(body).unwrap();
+        let info = RequestInfo::parse(request.method(), request.uri());
+        let (parts, body) = world.proxy.connect(&info, &UserInfo::default(), request).await.unwrap().into_parts();
+        let text = body.collect().await.unwrap().to_bytes();
+        (parts, String::from_utf8(text.to_vec()).unwrap())
+    };
+    let names = [format!("pods/echo:{port}"), "services/echo:http".into(), "services/http:echo:80".into()];
+    for name in names {
+        let base = format!("/api/v1/namespaces/default/{name}/proxy");
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
+            let (_, said) = go(method, format!("{base}/some/path/with/{method}?q=1")).await;
+            assert_eq!(said, format!("{method} /some/path/with/{method}?q=1"));
+        }
+        let (parts, _) = go("GET", format!("{base}?a=b")).await;
+        assert_eq!(parts.status, StatusCode::MOVED_PERMANENTLY);
+        assert_eq!(parts.headers["location"], format!("{base}/?a=b"));
+        let (_, said) = go("POST", base.clone()).await;
+        assert_eq!(said, "POST /");
+        let (_, page) = go("GET", format!("{base}/page")).await;
+        assert_eq!(page, format!("<a href=\"{base}/x\">"));
+        let (parts, _) = go("GET", format!("{base}/moved")).await;
+        assert_eq!(parts.headers["location"], format!("{base}/there"));
+    }
+    let error = ask(&world, "/api/v1/namespaces/default/pods/echo:1/proxy/").await.unwrap_err();
+    assert_eq!((error.code, error.reason), (503, "ServiceUnavailable"));
+    let refused = "error trying to reach service: dial tcp 127.0.0.1:1: connect: connection refused";
+    assert_eq!(error.message, refused);
+    let error = ask(&world, "/api/v1/namespaces/default/services/echo:81/proxy/").await.unwrap_err();
+    assert_eq!(error.message, "no service port 81 found for service \"echo\"");
+}

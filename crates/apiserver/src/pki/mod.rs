@@ -7,6 +7,8 @@
 //! <dir>/ca.{crt,key}                        the authority, 10 years
 //! <dir>/apiserver.{crt,key}                 what the API server shows its clients
 //! <dir>/apiserver-kubelet-client.{crt,key}  what it shows kubelets
+//! <dir>/front-proxy-ca.{crt,key}            the authority of who may speak for others (see `auth::front_proxy`)
+//! <dir>/front-proxy-client.{crt,key}        what the API server shows extension servers
 //! <dir>/sa.{key,pub}                        signs ServiceAccount tokens (see `auth::token`)
 //! <dir>/<component>.{crt,key}               client certificates: admin, controller-manager, scheduler, kube-proxy
 //! <dir>/kubelet-<node>.{crt,key}            a node's, for clients and servers both
@@ -159,6 +161,9 @@ const CLIENTS: [(&str, &str, Option<&str>); 5] = [
     ("kube-proxy", "system:kube-proxy", None),
 ];
 
+/// The common name of the API server as a front proxy, and the name of its files.
+pub const FRONT_PROXY: &str = "front-proxy-client";
+
 /// The cluster's authority and where its files lie.
 pub struct Pki {
     dir: PathBuf,
@@ -166,6 +171,8 @@ pub struct Pki {
     issuer: Issuer<'static, KeyPair>,
     server: CertKey,
     clients: Vec<CertKey>,
+    front_proxy_ca_pem: String,
+    front_proxy_client: CertKey,
     service_account_key: String,
 }
 
@@ -180,7 +187,10 @@ impl Pki {
     /// its usual names: the host's name, the address it is advertised at.
     pub fn ensure(dir: &Path, names: &[String], ips: &[IpAddr]) -> Result<Pki, PkiError> {
         files::create_private_dir(dir)?;
-        let (ca_pem, issuer) = ensure_ca(dir)?;
+        let (ca_pem, issuer) = ensure_ca(dir, "ca", "kubernetes")?;
+        let (front_proxy_ca_pem, front_proxy) = ensure_ca(dir, "front-proxy-ca", "front-proxy-ca")?;
+        let spec = LeafSpec::client(FRONT_PROXY, None);
+        let front_proxy_client = ensure_leaf(dir, FRONT_PROXY, &spec, &front_proxy_ca_pem, &front_proxy)?;
         let server = LeafSpec {
             common_name: "kube-apiserver".into(),
             names: SERVER_NAMES.iter().map(|n| (*n).to_owned()).chain(names.iter().cloned()).collect(),
@@ -199,7 +209,16 @@ impl Pki {
             .map(|(file, user, group)| ensure_leaf(dir, file, &LeafSpec::client(user, *group), &ca_pem, &issuer))
             .collect::<Result<_, _>>()?;
         let service_account_key = ensure_service_account_key(dir)?;
-        Ok(Pki { dir: dir.to_owned(), ca_pem, issuer, server, clients, service_account_key })
+        Ok(Pki {
+            dir: dir.to_owned(),
+            ca_pem,
+            issuer,
+            server,
+            clients,
+            front_proxy_ca_pem,
+            front_proxy_client,
+            service_account_key,
+        })
     }
 
     /// Where the files lie.
@@ -225,6 +244,16 @@ impl Pki {
     /// What the API server shows kubelets.
     pub fn kubelet_client(&self) -> &CertKey {
         &self.clients[0]
+    }
+
+    /// The authority of front proxies.
+    pub fn front_proxy_ca_pem(&self) -> &str {
+        &self.front_proxy_ca_pem
+    }
+
+    /// What the API server shows extension servers: common name [`FRONT_PROXY`].
+    pub fn front_proxy_client(&self) -> &CertKey {
+        &self.front_proxy_client
     }
 
     /// The administrator's: user `kubernetes-admin`, group `kubeadm:cluster-admins`.
@@ -270,9 +299,9 @@ impl Pki {
     }
 }
 
-fn ensure_ca(dir: &Path) -> Result<(String, Issuer<'static, KeyPair>), PkiError> {
-    let issue = |source| PkiError::Issue { name: "ca".into(), source };
-    if let Some(pair) = files::read_pair(dir, "ca")? {
+fn ensure_ca(dir: &Path, file: &str, name: &str) -> Result<(String, Issuer<'static, KeyPair>), PkiError> {
+    let issue = |source| PkiError::Issue { name: file.to_owned(), source };
+    if let Some(pair) = files::read_pair(dir, file)? {
         let key = KeyPair::from_pem(&pair.key_pem).map_err(issue)?;
         let good = inspect(&pair, |cert| cert.is_ca() && lasts(cert) && holds_key(cert, &key))?;
         if good {
@@ -280,14 +309,14 @@ fn ensure_ca(dir: &Path) -> Result<(String, Issuer<'static, KeyPair>), PkiError>
             return Ok((pair.cert_pem, issuer));
         }
     }
-    let key = new_key("ca")?;
-    let mut params = base_params("kubernetes", None, CA_VALIDITY);
+    let key = new_key(file)?;
+    let mut params = base_params(name, None, CA_VALIDITY);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.subject_alt_names = vec![dns_name("kubernetes")?];
+    params.subject_alt_names = vec![dns_name(name)?];
     let cert = params.self_signed(&key).map_err(issue)?;
     let pair = CertKey { cert_pem: cert.pem(), key_pem: key.serialize_pem() };
-    files::write_pair(dir, "ca", &pair)?;
+    files::write_pair(dir, file, &pair)?;
     Ok((pair.cert_pem, Issuer::new(params, key)))
 }
 

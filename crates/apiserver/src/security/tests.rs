@@ -28,12 +28,13 @@ async fn server() -> Arc<ApiServer> {
         advertise_port: 6443,
         service_cidr,
         client_ca_pem: None,
+        request_headers: None,
     };
     bootstrap::ensure(&storage, &first).await.unwrap();
     let mut config = Config::new(storage);
     let mut security = SecurityConfig::new(TokenKey::generate().unwrap(), service_cidr);
     security.static_tokens = Some(StaticTokens::parse("secret,alice,1,dev").unwrap());
-    security.apply(&mut config).unwrap();
+    security.apply(&mut config, None).unwrap();
     let server = ApiServer::new(config);
     let accounts: Api<ServiceAccount> = Api::default_namespaced(admin(&server));
     accounts.create(&PostParams::default(), &object(json!({ "metadata": { "name": "default" } }))).await.unwrap();

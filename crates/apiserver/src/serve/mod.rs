@@ -141,8 +141,7 @@ where
     // Small writes (watch events, terminal keystrokes) must not wait for one another.
     let _ = stream.set_nodelay(true);
     let Ok(Ok(stream)) = coracle_clock::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
-    let peer =
-        stream.get_ref().1.peer_certificates().and_then(<[_]>::first).and_then(|der| PeerCertificate::parse(der));
+    let peer = stream.get_ref().1.peer_certificates().and_then(PeerCertificate::parse);
     let stream = stall::Impatient::new(stream);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         if let Some(peer) = &peer {

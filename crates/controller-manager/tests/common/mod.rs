@@ -57,6 +57,7 @@ impl Cluster {
             advertise_port: 6443,
             service_cidr: "10.96.0.0/12".parse().unwrap(),
             client_ca_pem: None,
+            request_headers: None,
         };
         bootstrap::ensure(&storage, &first).await.unwrap();
         let config = coracle_apiserver::Config {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use anyhow::Context;
 use coracle_apiserver::ApiServer;
 use coracle_apiserver::assembly::assemble;
+use coracle_apiserver::auth::front_proxy::RequestHeaders;
 use coracle_apiserver::auth::jwt::TokenKey;
-use coracle_apiserver::pki::Pki;
+use coracle_apiserver::pki::{FRONT_PROXY, Pki};
 use coracle_apiserver::security::SecurityConfig;
 use coracle_apiserver::serve;
 use coracle_store::SharedStore;
@@ -30,6 +31,8 @@ impl ControlPlane {
         let mut security = SecurityConfig::new(key, config.service_cidr().parse()?);
         let ca = pki.ca_pem().to_owned();
         security.kubelet_client = Some((pki.kubelet_client().clone(), ca.clone()));
+        security.request_headers = Some(RequestHeaders::new(pki.front_proxy_ca_pem(), FRONT_PROXY));
+        security.proxy_client = Some(pki.front_proxy_client().clone());
         let advertise = (config.gateway(), config.port);
         let api = assemble(store, security, advertise, Some(ca)).await.context("the API server")?;
         Ok(ControlPlane { api })
@@ -43,7 +46,8 @@ impl ControlPlane {
         shutdown: &CancellationToken,
         components: &mut JoinSet<()>,
     ) -> anyhow::Result<()> {
-        let tls = serve::tls(pki.server(), pki.ca_pem())?;
+        let authorities = format!("{}{}", pki.ca_pem(), pki.front_proxy_ca_pem());
+        let tls = serve::tls(pki.server(), &authorities)?;
         components.spawn(serve::serve(listener, tls, self.api.service(), shutdown.clone()));
         Ok(())
     }

@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use coracle_apiserver::assembly::assemble;
+use coracle_apiserver::auth::front_proxy::RequestHeaders;
 use coracle_apiserver::auth::jwt::TokenKey;
 use coracle_apiserver::auth::static_token::StaticTokens;
-use coracle_apiserver::pki::{CertKey, Pki};
+use coracle_apiserver::pki::{CertKey, FRONT_PROXY, Pki};
 use coracle_apiserver::security::SecurityConfig;
 use coracle_apiserver::serve;
 use coracle_client::{LeaderElectionConfig, LeaderElector};
@@ -248,14 +249,30 @@ pub async fn apiserver(data_dir: Option<PathBuf>, options: cli::Apiserver) -> an
     security.disable_admission = options.disable_admission_plugins;
     security.kubelet_client = Some((pki.kubelet_client().clone(), pki.ca_pem().to_owned()));
 
+    let mut front_proxy = RequestHeaders::new(pki.front_proxy_ca_pem(), FRONT_PROXY);
+    if let Some(path) = &options.requestheader_client_ca_file {
+        front_proxy.client_ca_pem = read(path)?;
+        front_proxy.allowed_names = options.requestheader_allowed_names.clone();
+    }
+    front_proxy.username_headers = options.requestheader_username_headers.clone();
+    front_proxy.uid_headers = options.requestheader_uid_headers.clone();
+    front_proxy.group_headers = options.requestheader_group_headers.clone();
+    front_proxy.extra_prefixes = options.requestheader_extra_headers_prefix.clone();
+    let authorities = format!("{client_ca}\n{}", front_proxy.client_ca_pem);
+    security.request_headers = Some(front_proxy);
+    security.proxy_client = Some(match (&options.proxy_client_cert_file, &options.proxy_client_key_file) {
+        (Some(certificate), Some(key)) => CertKey { cert_pem: read(certificate)?, key_pem: read(key)? },
+        _ => pki.front_proxy_client().clone(),
+    });
+
     let store = open_store(options.store.as_deref(), &data).await?;
     let advertise = (options.advertise_address, port);
-    let api = assemble(store.clone(), security, advertise, Some(client_ca.clone())).await?;
+    let api = assemble(store.clone(), security, advertise, Some(client_ca)).await?;
     let shown = match (&options.tls_cert_file, &options.tls_private_key_file) {
         (Some(certificate), Some(key)) => CertKey { cert_pem: read(certificate)?, key_pem: read(key)? },
         _ => pki.server().clone(),
     };
-    let tls = serve::tls(&shown, &client_ca)?;
+    let tls = serve::tls(&shown, &authorities)?;
     let shutdown = shutdown_on_signal()?;
     tracing::info!(address = %options.bind_address, port, certificates = %pki_dir.display(), "serving");
     serve::serve(listener, tls, api.service(), shutdown).await;

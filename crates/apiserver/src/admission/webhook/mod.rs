@@ -1,14 +1,15 @@
 //! MutatingAdmissionWebhook and ValidatingAdmissionWebhook: programs outside the cluster's own that change
 //! or refuse what is written, each asked over HTTPS with an `AdmissionReview`.
 //!
-//! Which are asked is decided by [`matching`], what they are asked and how their answer is read by
+//! Which are asked is decided by [`matching`] and [`conditions`], what they are asked and how their answer is read by
 //! [`review`]. Mutating ones are called one after the other, by the configurations' names and then in
 //! their order there, each with what the ones before it made; those with `reinvocationPolicy: IfNeeded`
 //! once more if something was changed after them. Validating ones are called all at once.
 //!
 //! Configurations of admission itself are exempt: a webhook can never lock itself in.
 
-pub(super) mod matching;
+pub(super) mod conditions;
+mod matching;
 pub(super) mod review;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,7 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 
 use self::review::{Rejection, Review};
-use super::{items, text};
+use super::{items, refuse, text};
 use crate::hooks::{AdmissionContext, AdmissionPlugin, AdmissionRequest, Operation};
 use crate::storage::convert;
 use crate::webhook::CallError;
@@ -118,7 +119,8 @@ async fn wanted(hook: &Hook, request: &AdmissionRequest, context: &AdmissionCont
     }
     let objects = [&request.object, &request.old_object]
         .map(|object| review::presented(&resource, &in_version(object, &resource), &request.subresource));
-    Ok(Some(Review::new(request, &resource, objects)))
+    let review = Review::new(request, &resource, objects);
+    Ok(conditions::met(hook, request, &review)?.then_some(review))
 }
 
 /// An object in the version a webhook asked for.
@@ -282,7 +284,7 @@ impl AdmissionPlugin for ValidatingAdmissionWebhook {
 
     async fn validate(&self, request: &AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {
         if exempt(request) {
-            return Ok(());
+            return if request.resource.group == GROUP { conditions::check(request) } else { Ok(()) };
         }
         let mut asked = Vec::new();
         for hook in hooks(context, "validatingwebhookconfigurations").await? {

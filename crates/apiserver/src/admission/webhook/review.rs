@@ -132,6 +132,18 @@ impl Review {
         &self.request["object"]
     }
 
+    /// The old object as the webhook sees it.
+    pub(super) fn old_object(&self) -> &Value {
+        &self.request["oldObject"]
+    }
+
+    /// The question's `request`, but for the objects.
+    pub(super) fn without_objects(&self) -> Value {
+        let mut request = self.request.clone();
+        (request["object"], request["oldObject"]) = (Value::Null, Value::Null);
+        request
+    }
+
     /// The whole question, in a version of `AdmissionReview`.
     pub(in crate::admission) fn body(&self, version: &str) -> Value {
         json!({ "kind": "AdmissionReview", "apiVersion": format!("admission.k8s.io/{version}"), "request": self.request })
