@@ -3,7 +3,6 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use common::https::{HttpsServer, service_objects};
@@ -175,6 +174,6 @@ async fn a_group_that_nobody_serves_is_not_found() {
     assert_eq!(world.api.get("/apis/wardle.example.com").await.code, 404);
     world.register().await;
     assert_eq!(world.api.get("/apis/nobody.example.com").await.code, 404);
-    let server: Arc<ApiServer> = world.api.api.clone();
-    assert_eq!(server.config.aggregator.remotes().len(), 1);
+    world.reason("ServiceNotFound").await;
+    assert_eq!(world.api.api.config.aggregator.remotes().len(), 1);
 }
