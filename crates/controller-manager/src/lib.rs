@@ -35,6 +35,7 @@ mod job;
 mod load_balancer;
 mod namespace;
 mod replica_set;
+mod resource_quota;
 mod root_ca;
 mod service_account;
 mod volumes;

@@ -49,6 +49,7 @@ controllers! {
     "certificatesigningrequest-cleaner-controller", "csrcleaner", crate::certificates::clean::run;
     "cronjob-controller", "cronjob", crate::cron_job::run;
     "disruption-controller", "disruption", crate::disruption::run;
+    "resourcequota-controller", "resourcequota", crate::resource_quota::run;
     "ttl-after-finished-controller", "ttl-after-finished", crate::job::run_ttl;
 }
 
