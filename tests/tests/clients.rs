@@ -1,7 +1,7 @@
 //! What kubectl can do beside the main story, with each promised version; and what programs in pods can.
 
 use coracle_tests::kubectl::{self, columns};
-use coracle_tests::{Cluster, Kubectl, Session, eventually, python, sections, specification};
+use coracle_tests::{Cluster, Kubectl, Session, eventually, sections, specification};
 
 fn main() {
     let sections = sections![
@@ -14,7 +14,6 @@ fn main() {
         a_pod_sees_all_that_it_was_given,
         names_are_resolved_in_pods,
         a_program_in_a_pod_uses_the_api_with_its_token,
-        the_python_client_runs_commands_and_follows_logs,
         a_running_pod_is_debugged,
         a_node_is_drained,
         a_namespace_goes_with_all_that_is_in_it,
@@ -385,18 +384,6 @@ spec:
         .run("exec insider -- /kubectl get secrets")
         .fails("secrets is forbidden: User \"system:serviceaccount:default:insider\" cannot list resource \"secrets\"");
     kubectl.ok("delete pod,role,rolebinding insider");
-}
-
-fn the_python_client_runs_commands_and_follows_logs(cluster: &Cluster) {
-    let kubectl = cluster.kubectl();
-    let tick = "i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.3; done";
-    kubectl.ok(&format!("run ticker --image=busybox:1.37 -- sh -c '{tick}'"));
-    kubectl.ok("wait --for=condition=Ready pod ticker --timeout=60s");
-    let kubeconfig = kubectl.kubeconfig.to_str().expect("text");
-    if let Some(output) = python::script("streams.py", &[kubeconfig, "ticker"]) {
-        output.ok();
-    }
-    kubectl.ok("delete pod ticker --grace-period=1");
 }
 
 fn a_running_pod_is_debugged(cluster: &Cluster) {

@@ -1,5 +1,4 @@
 //! The Python client against the real API server, controllers and a simulated node: see `tests/python/api.py`.
-//! What needs real containers is in `clients.rs`.
 
 use coracle_tests::parts::missing;
 use coracle_tests::{Parts, eventually, python, sections, specification};
