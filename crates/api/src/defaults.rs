@@ -5,6 +5,7 @@
 
 mod apps;
 mod core;
+mod flowcontrol;
 mod pod;
 mod policy;
 
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 
 pub use apps::{cron_job, daemon_set, deployment, job, replica_set, replication_controller, stateful_set};
 pub use core::{endpoint_slice, endpoints, namespace, persistent_volume, persistent_volume_claim, secret, service};
+pub use flowcontrol::{flow_schema, priority_level};
 pub use pod::{pod, pod_spec};
 pub use policy::{
     api_service, custom_resource_definition, hpa_v1, hpa_v2, ingress_class, mutating_webhooks, network_policy,

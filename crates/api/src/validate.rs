@@ -9,6 +9,7 @@ mod batch;
 mod certificates;
 mod container;
 mod core;
+mod flowcontrol;
 mod pod;
 mod policy;
 mod rbac;
@@ -33,6 +34,7 @@ pub use core::{
     persistent_volume, persistent_volume_claim, persistent_volume_claim_update, persistent_volume_update,
     resource_quota, secret, secret_update,
 };
+pub use flowcontrol::{flow_schema, priority_level};
 pub use pod::{pod, pod_template, pod_update};
 pub use policy::{
     hpa, ingress, network_policy, pod_disruption_budget, priority_class, priority_class_update, storage_class,

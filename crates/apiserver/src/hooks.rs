@@ -79,6 +79,13 @@ pub trait Authenticator: fmt::Debug + Send + Sync {
     async fn authenticate(&self, parts: &Parts) -> Option<Result<UserInfo, ApiError>>;
 }
 
+#[async_trait]
+impl<T: Authenticator + ?Sized> Authenticator for Arc<T> {
+    async fn authenticate(&self, parts: &Parts) -> Option<Result<UserInfo, ApiError>> {
+        self.as_ref().authenticate(parts).await
+    }
+}
+
 /// What somebody wants to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attributes {
@@ -100,6 +107,8 @@ pub struct Attributes {
     pub name: String,
     /// The path of the URL.
     pub path: String,
+    /// What the field selector of a list, watch or deletion of a collection demands: field and value.
+    pub fields: Vec<(String, String)>,
 }
 
 impl From<&RequestInfo> for Attributes {
@@ -114,6 +123,7 @@ impl From<&RequestInfo> for Attributes {
             namespace: info.namespace.clone(),
             name: if info.name.is_empty() { info.selected_name.clone() } else { info.name.clone() },
             path: info.path.clone(),
+            fields: info.selected_fields.clone(),
         }
     }
 }
@@ -134,6 +144,11 @@ pub enum Decision {
 pub trait Authorizer: fmt::Debug + Send + Sync {
     /// May `user` do this?
     async fn authorize(&self, user: &UserInfo, attributes: &Attributes) -> Decision;
+
+    /// Why `user` may do this, for those who ask: the audit log, access reviews. Empty if there is nothing to say.
+    async fn reason(&self, _user: &UserInfo, _attributes: &Attributes) -> String {
+        String::new()
+    }
 }
 
 /// What is done to an object.

@@ -2,18 +2,20 @@
 //!
 //! It is a [`tower::Service`] of HTTP requests ([`ApiServer::service`]); a listener with TLS or an
 //! in-process [`kube::Client`] ([`ApiServer::client_as`]) sits right on it. The way of a request, one
-//! module a step: [`request_info`] → authentication ([`auth`]) → authorisation → negotiation → handler
+//! module a step: [`request_info`] → authentication ([`auth`]) → [`flow_control`] → authorisation → negotiation → handler
 //! (decode, admission, default, validate) → [`storage`] → watch. Policy plugs in through [`hooks`].
 
 pub mod admission;
 pub mod aggregator;
 pub mod allocate;
 pub mod assembly;
+pub mod audit;
 pub mod auth;
 pub mod body;
 pub mod bootstrap;
 pub mod discovery;
 pub mod filter;
+pub mod flow_control;
 mod handler;
 pub mod health;
 pub mod hooks;

@@ -39,6 +39,8 @@ pub struct RequestInfo {
     /// The one object that a list, watch or deletion of a collection is narrowed to by the field selector
     /// `metadata.name=…`: whoever may see just that object may ask so. Otherwise empty.
     pub selected_name: String,
+    /// The fields and values that the field selector demands.
+    pub selected_fields: Vec<(String, String)>,
 }
 
 /// Subresources of a namespace; every other segment after its name is a resource in it.
@@ -105,20 +107,22 @@ impl RequestInfo {
         }
         .to_owned();
         if info.name.is_empty() && info.verb != "create" {
-            info.selected_name = selected_name(uri);
+            info.selected_fields = selected_fields(&query_param(uri, "fieldSelector").unwrap_or_default());
+            let name = info.selected_fields.iter().find(|(field, _)| field == "metadata.name");
+            info.selected_name = name.map(|(_, name)| name.clone()).unwrap_or_default();
         }
         info
     }
 }
 
-/// The name that a `fieldSelector` asks for, if it asks for one.
-fn selected_name(uri: &Uri) -> String {
-    let selector = query_param(uri, "fieldSelector").unwrap_or_default();
-    let name = selector.split(',').find_map(|term| {
-        let value = term.trim().strip_prefix("metadata.name=")?;
-        Some(value.strip_prefix('=').unwrap_or(value).to_owned())
+/// The fields and values that a field selector demands: its terms with `=` or `==`.
+pub fn selected_fields(selector: &str) -> Vec<(String, String)> {
+    let terms = selector.split(',').filter_map(|term| {
+        let (field, value) = term.trim().split_once('=')?;
+        let demanded = !field.ends_with('!');
+        demanded.then(|| (field.to_owned(), value.strip_prefix('=').unwrap_or(value).to_owned()))
     });
-    name.unwrap_or_default()
+    terms.collect()
 }
 
 /// The pairs of the URL's query, decoded, in order.

@@ -10,24 +10,29 @@ use coracle_client::transport::TransportError;
 use crate::admission::{UnknownPlugin, plugins};
 use crate::aggregator::Aggregator;
 use crate::allocate::{Ipv4Cidr, ServiceAllocator};
+use crate::audit::Audit;
+use crate::auth::bootstrap_token::BootstrapTokens;
 use crate::auth::front_proxy::{FrontProxy, RequestHeaders};
-use crate::auth::impersonate::Impersonation;
 use crate::auth::jwt::TokenKey;
 use crate::auth::reviews::{AccessReviews, RulesReviews, SelfSubjectReviews, Subject, TokenReviews};
 use crate::auth::static_token::StaticTokens;
 use crate::auth::token::ServiceAccountTokens;
 use crate::auth::x509::X509Authenticator;
+use crate::flow_control::FlowControl;
+use crate::flow_control::in_flight::InFlight;
 use crate::hooks::{Authenticator, Authorizer, Connector, VirtualResource};
 use crate::kubelet_proxy::{CONNECTORS, KubeletProxy};
 use crate::pki::CertKey;
-use crate::rbac::{AlwaysAllow, EscalationCheck, NodeAuthorizer, Privileged, RbacAuthorizer, Union};
-use crate::server::Config;
+use crate::rbac::{AlwaysAllow, AlwaysDeny, EscalationCheck, NodeAuthorizer, Privileged, RbacAuthorizer, Union};
+use crate::server::{Config, Overload};
 
 /// One of `--authorization-mode`'s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthorizationMode {
     /// Everybody may do everything.
     AlwaysAllow,
+    /// Nobody may do anything.
+    AlwaysDeny,
     /// Kubelets may do their node's business.
     Node,
     /// By Roles and bindings.
@@ -40,6 +45,7 @@ impl FromStr for AuthorizationMode {
     fn from_str(text: &str) -> Result<Self, SecurityError> {
         match text {
             "AlwaysAllow" => Ok(AuthorizationMode::AlwaysAllow),
+            "AlwaysDeny" => Ok(AuthorizationMode::AlwaysDeny),
             "Node" => Ok(AuthorizationMode::Node),
             "RBAC" => Ok(AuthorizationMode::Rbac),
             other => Err(SecurityError::UnknownMode(other.to_owned())),
@@ -51,7 +57,7 @@ impl FromStr for AuthorizationMode {
 #[derive(Debug, thiserror::Error)]
 pub enum SecurityError {
     /// `--authorization-mode` names something else.
-    #[error("authorization mode {0:?} is unknown; known are AlwaysAllow, Node, RBAC")]
+    #[error("authorization mode {0:?} is unknown; known are AlwaysAllow, AlwaysDeny, Node, RBAC")]
     UnknownMode(String),
     /// `--enable-admission-plugins` or `--disable-admission-plugins` names something else.
     #[error(transparent)]
@@ -72,6 +78,16 @@ pub struct SecurityConfig {
     pub token_key: TokenKey,
     /// The tokens of `--token-auth-file`.
     pub static_tokens: Option<StaticTokens>,
+    /// Whether bootstrap tokens are taken.
+    pub bootstrap_tokens: bool,
+    /// Whether priority and fairness decide who waits; otherwise there are the two limits alone.
+    pub priority_and_fairness: bool,
+    /// How many requests that read are under way at once, at most.
+    pub max_requests_inflight: u32,
+    /// How many that write.
+    pub max_mutating_requests_inflight: u32,
+    /// Writes down who did what.
+    pub audit: Option<Arc<Audit>>,
     /// Admission plugins to run besides the default ones.
     pub enable_admission: Vec<String>,
     /// Admission plugins not to run.
@@ -102,6 +118,11 @@ impl SecurityConfig {
             anonymous_auth: true,
             token_key,
             static_tokens: None,
+            bootstrap_tokens: true,
+            priority_and_fairness: true,
+            max_requests_inflight: 400,
+            max_mutating_requests_inflight: 200,
+            audit: None,
             enable_admission: Vec::new(),
             disable_admission: Vec::new(),
             service_cidr,
@@ -120,6 +141,7 @@ impl SecurityConfig {
         for mode in &self.authorization {
             authorizers.push(match mode {
                 AuthorizationMode::AlwaysAllow => Arc::new(AlwaysAllow),
+                AuthorizationMode::AlwaysDeny => Arc::new(AlwaysDeny),
                 AuthorizationMode::Node => Arc::new(NodeAuthorizer::new(storage.clone())),
                 AuthorizationMode::Rbac => rbac.clone(),
             });
@@ -133,13 +155,22 @@ impl SecurityConfig {
         };
         config.aggregator = Aggregator::new(storage.clone(), self.proxy_client);
         let static_tokens = self.static_tokens.map(Arc::new);
-        let mut authenticators: Vec<Arc<dyn Authenticator>> = vec![Arc::new(X509Authenticator { front_proxy })];
-        authenticators.extend(static_tokens.clone().map(|tokens| tokens as Arc<dyn Authenticator>));
-        authenticators.push(tokens.clone());
-
+        let bootstrap_tokens = self.bootstrap_tokens.then(|| BootstrapTokens::new(storage.clone()));
         config.anonymous_auth = self.anonymous_auth;
-        config.authenticators = vec![Box::new(Impersonation::new(authenticators, authorizer.clone()))];
+        config.authenticators = vec![Box::new(X509Authenticator { front_proxy })];
+        let others = [
+            static_tokens.clone().map(|tokens| tokens as Arc<dyn Authenticator>),
+            bootstrap_tokens.clone().map(|tokens| tokens as Arc<dyn Authenticator>),
+            Some(tokens.clone()),
+        ];
+        config.authenticators.extend(others.into_iter().flatten().map(|one| Box::new(one) as Box<dyn Authenticator>));
         config.authorizers = vec![Box::new(authorizer.clone())];
+        config.audit = self.audit;
+        let (reading, writing) = (self.max_requests_inflight, self.max_mutating_requests_inflight);
+        config.overload = match self.priority_and_fairness {
+            true => Overload::Fair(FlowControl::new(storage.clone(), reading + writing)),
+            false => Overload::InFlight(InFlight::new(reading, writing)),
+        };
 
         config.admission = plugins(&self.enable_admission, &self.disable_admission)?;
         if self.authorization.contains(&AuthorizationMode::Rbac) {
@@ -154,7 +185,10 @@ impl SecurityConfig {
         };
         let reviews: [(&str, Arc<dyn VirtualResource>); 7] = [
             ("serviceaccounts/token", tokens.clone()),
-            ("tokenreviews.authentication.k8s.io", Arc::new(TokenReviews { service_accounts: tokens, static_tokens })),
+            (
+                "tokenreviews.authentication.k8s.io",
+                Arc::new(TokenReviews { service_accounts: tokens, static_tokens, bootstrap_tokens }),
+            ),
             ("selfsubjectreviews.authentication.k8s.io", Arc::new(SelfSubjectReviews)),
             ("subjectaccessreviews.authorization.k8s.io", access(Subject::Named)),
             ("localsubjectaccessreviews.authorization.k8s.io", access(Subject::NamedLocally)),

@@ -13,22 +13,31 @@ use coracle_api::{ApiError, ApiResult};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
+use tokio::sync::OwnedSemaphorePermit;
 use tower::Service;
 
 use crate::aggregator::Aggregator;
+use crate::audit::policy::{Level, Stage};
+use crate::audit::{Audit, Record};
+use crate::auth::impersonate::impersonated;
 use crate::body::{Body, BoxError, RequestBody};
+use crate::flow_control::in_flight::InFlight;
+use crate::flow_control::{FlowControl, Pass, lasts};
 use crate::health::{self, StartHooks};
 use crate::hooks::{
     AdmissionPlugin, Attributes, Authenticator, Authorizer, Connector, Decision, UserInfo, VirtualResource,
 };
 use crate::metrics::Metrics;
-use crate::negotiate::{self, Offer};
+use crate::negotiate::{self, Accept, Offer};
 use crate::openapi::Documents;
 use crate::request_info::RequestInfo;
 use crate::storage::Storage;
 use crate::webhook::Webhooks;
 use crate::{discovery, handler, rbac, render, version};
+
+/// The header by which a request is known in the audit log.
+const AUDIT_ID: &str = "audit-id";
 
 /// What an API server is made of.
 #[derive(Debug)]
@@ -54,8 +63,40 @@ pub struct Config {
     pub aggregator: Arc<Aggregator>,
     /// Calls admission and conversion webhooks.
     pub webhooks: Arc<Webhooks>,
+    /// Who waits when there is too much to do.
+    pub overload: Overload,
+    /// Writes down who did what.
+    pub audit: Option<Arc<Audit>>,
     /// Where clients reach this server, as `host:port`; discovery tells it.
     pub advertise: String,
+}
+
+/// What keeps the server from doing too much at once.
+#[derive(Debug)]
+pub enum Overload {
+    /// Nothing.
+    Unlimited,
+    /// Priority and fairness.
+    Fair(Arc<FlowControl>),
+    /// Two limits.
+    InFlight(InFlight),
+}
+
+/// A request's permission to go on, held until its answer begins.
+#[derive(Debug, Default)]
+struct Admitted {
+    pass: Option<Pass>,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Overload {
+    async fn admit(&self, user: &UserInfo, info: &RequestInfo) -> ApiResult<Admitted> {
+        Ok(match self {
+            Overload::Unlimited => Admitted::default(),
+            Overload::Fair(control) => Admitted { pass: control.admit(user, info).await?, _place: None },
+            Overload::InFlight(limits) => Admitted { pass: None, _place: limits.admit(user, info)? },
+        })
+    }
 }
 
 impl Config {
@@ -72,6 +113,8 @@ impl Config {
             virtual_resources: BTreeMap::new(),
             connectors: BTreeMap::new(),
             documents: BTreeMap::new(),
+            overload: Overload::Unlimited,
+            audit: None,
             advertise: "127.0.0.1:6443".into(),
         }
     }
@@ -120,44 +163,115 @@ impl ApiServer {
         // Who takes nothing that a refusal can be written in gets it in JSON.
         let mut accept = negotiate::accept(request.headers(), Offer::PLAIN).unwrap_or_default();
         accept.pretty = negotiate::pretty(request.uri()).unwrap_or(accept.pretty);
+        let id = request.headers().get(AUDIT_ID).filter(|id| !id.is_empty() && id.len() <= 64).cloned();
+        let id = id.or_else(|| HeaderValue::from_str(&coracle_clock::uuid()).ok());
         let counted = self.metrics.begin(request.method(), &info, &self.config.storage.table());
-        let answer = self.clone().answer(info, request).await;
-        let response = answer.unwrap_or_else(|error| render::refusal(&error, accept));
+        let answer = self.clone().answer(info, id.as_ref(), accept, request).await;
+        let mut response = answer.unwrap_or_else(|error| render::refusal(&error, accept));
+        if let Some(id) = id {
+            response.headers_mut().insert(AUDIT_ID, id);
+        }
         match self.metrics.end(counted, response.status().as_u16()) {
             Some(ongoing) => response.map(|body| body.holding(ongoing)),
             None => response,
         }
     }
 
-    /// The way of a request: who, may they, and then what.
-    async fn answer(self: Arc<Self>, info: RequestInfo, request: Request<RequestBody>) -> ApiResult<Response<Body>> {
+    /// The way of a request: who, is there room, may they, and then what.
+    async fn answer(
+        self: Arc<Self>,
+        info: RequestInfo,
+        id: Option<&HeaderValue>,
+        accept: Accept,
+        request: Request<RequestBody>,
+    ) -> ApiResult<Response<Body>> {
         if health::is_check(&info.path) {
             return Ok(health::answer(&self.config.storage, &self.start_hooks, request.uri()).await);
         }
-        let (mut parts, body) = request.into_parts();
+        let (mut parts, mut body) = request.into_parts();
         let user = match parts.extensions.remove::<UserInfo>() {
-            Some(user) => user,
-            None => self.authenticate(&parts).await?,
+            Some(user) => Ok(user),
+            None => self.authenticate(&parts).await,
         };
-        self.permit(&user, &Attributes::from(&info)).await?;
-        if let Some(remote) = self.config.aggregator.remote_of(&info.path) {
-            let request = Request::from_parts(parts, body);
-            return Ok(self.config.aggregator.pass_on(&remote, &user, request).await);
-        }
-        if info.is_resource {
-            return handler::handle(self, info, user, Request::from_parts(parts, body)).await;
-        }
-        if parts.method != Method::GET && parts.method != Method::HEAD {
-            return Err(ApiError::method_not_allowed());
-        }
-        let merged = match info.path.trim_end_matches('/') {
-            "/apis" | "/openapi/v3" => true,
-            path => path.strip_prefix("/apis/").is_some_and(|group| !group.contains('/')),
+        let begin = |user: &UserInfo| {
+            let id = id.and_then(|id| id.to_str().ok()).unwrap_or_default();
+            self.config.audit.as_ref().and_then(|audit| audit.begin(id, user, &info, &parts))
         };
-        if !merged || self.config.aggregator.remotes().is_empty() {
-            return self.document(&info.path, &parts).await;
+        let user = match user {
+            Ok(user) => user,
+            Err(error) => {
+                if let Some(record) = begin(&UserInfo::default()) {
+                    record.refused(parts.headers.contains_key(http::header::AUTHORIZATION));
+                }
+                return Err(error);
+            }
+        };
+        let mut record = begin(&user);
+        if let Some(record) = &mut record {
+            record.write(Stage::RequestReceived);
+            if record.level() >= Level::Request && info.is_resource && parts.method != Method::GET && !lasts(&info) {
+                let bytes = handler::read_body(body).await?;
+                record.requested(&parts.headers, &bytes);
+                body = Full::new(bytes).map_err(Into::into).boxed_unsync();
+            }
         }
-        self.merged(&info.path, parts).await
+        let answer = self.permitted(info, user, &mut record, accept, parts, body).await;
+        let response = answer.unwrap_or_else(|error| render::refusal(&error, accept));
+        Ok(match record {
+            Some(record) => record.answered(response),
+            None => response,
+        })
+    }
+
+    /// Answers a request of a known user.
+    async fn permitted(
+        self: Arc<Self>,
+        info: RequestInfo,
+        mut user: UserInfo,
+        record: &mut Option<Record>,
+        accept: Accept,
+        parts: Parts,
+        body: RequestBody,
+    ) -> ApiResult<Response<Body>> {
+        if let Some(claimed) = impersonated(self.as_ref(), &user, &parts.headers, &info).await? {
+            if let Some(record) = record {
+                record.impersonates(&claimed);
+            }
+            user = claimed;
+        }
+        let admitted = self.config.overload.admit(&user, &info).await?;
+        let server = self.clone();
+        let answer = async {
+            let wanted = Attributes::from(&info);
+            let decision = server.authorize(&user, &wanted).await;
+            if let Some(record) = record {
+                record.decided(&decision, &server.reason(&user, &wanted).await);
+            }
+            refuse_unless_allowed(&user, &wanted, decision)?;
+            if let Some(remote) = server.config.aggregator.remote_of(&info.path) {
+                let request = Request::from_parts(parts, body);
+                return Ok(server.config.aggregator.pass_on(&remote, &user, request).await);
+            }
+            if info.is_resource {
+                return handler::handle(server, info, user, Request::from_parts(parts, body)).await;
+            }
+            if parts.method != Method::GET && parts.method != Method::HEAD {
+                return Err(ApiError::method_not_allowed());
+            }
+            let merged = match info.path.trim_end_matches('/') {
+                "/apis" | "/openapi/v3" => true,
+                path => path.strip_prefix("/apis/").is_some_and(|group| !group.contains('/')),
+            };
+            if !merged || server.config.aggregator.remotes().is_empty() {
+                return server.document(&info.path, &parts).await;
+            }
+            server.merged(&info.path, parts).await
+        };
+        let mut response = answer.await.unwrap_or_else(|error| render::refusal(&error, accept));
+        if let Some(pass) = &admitted.pass {
+            pass.mark(response.headers_mut());
+        }
+        Ok(response)
     }
 
     /// A document of this server's with what extension servers add to it.
@@ -182,11 +296,7 @@ impl ApiServer {
 
     /// Refuses what the user may not do.
     pub(crate) async fn permit(&self, user: &UserInfo, wanted: &Attributes) -> ApiResult<()> {
-        match self.authorize(user, wanted).await {
-            Decision::Allow => Ok(()),
-            Decision::Deny(reason) => Err(rbac::forbidden(user, wanted, &reason)),
-            Decision::NoOpinion => Err(rbac::forbidden(user, wanted, "")),
-        }
+        refuse_unless_allowed(user, wanted, self.authorize(user, wanted).await)
     }
 
     async fn authenticate(&self, parts: &Parts) -> ApiResult<UserInfo> {
@@ -198,6 +308,14 @@ impl ApiServer {
         if self.config.anonymous_auth { Ok(UserInfo::anonymous()) } else { Err(ApiError::unauthorized()) }
     }
 
+    fn metrics(&self, storage: &Storage) -> String {
+        let mut text = self.metrics.render(storage);
+        if let Overload::Fair(control) = &self.config.overload {
+            control.metrics(&mut text);
+        }
+        text
+    }
+
     /// Paths that are no resource.
     async fn document(&self, path: &str, parts: &Parts) -> ApiResult<Response<Body>> {
         let storage = &self.config.storage;
@@ -207,7 +325,7 @@ impl ApiServer {
         let known = match path {
             "/" => Some(render::json_bytes(200, serde_json::json!({ "paths": self.paths().await }).to_string())),
             "/version" | "/version/" => Some(render::json_bytes(200, version::document().to_string())),
-            "/metrics" => Some(render::text(200, self.metrics.render(storage))),
+            "/metrics" => Some(render::text(200, self.metrics(storage))),
             path if path == "/openapi/v2" || path == "/openapi/v3" || path.starts_with("/openapi/v3/") => {
                 return self.openapi.answer(&storage.table(), path, parts);
             }
@@ -239,6 +357,14 @@ fn well_known(path: &str, document: &serde_json::Value) -> Response<Body> {
     response
 }
 
+fn refuse_unless_allowed(user: &UserInfo, wanted: &Attributes, decision: Decision) -> ApiResult<()> {
+    match decision {
+        Decision::Allow => Ok(()),
+        Decision::Deny(reason) => Err(rbac::forbidden(user, wanted, &reason)),
+        Decision::NoOpinion => Err(rbac::forbidden(user, wanted, "")),
+    }
+}
+
 #[async_trait]
 impl Authorizer for ApiServer {
     async fn authorize(&self, user: &UserInfo, wanted: &Attributes) -> Decision {
@@ -249,6 +375,10 @@ impl Authorizer for ApiServer {
             }
         }
         Decision::NoOpinion
+    }
+
+    async fn reason(&self, user: &UserInfo, wanted: &Attributes) -> String {
+        rbac::reason(self.config.authorizers.iter().map(AsRef::as_ref), user, wanted).await
     }
 }
 

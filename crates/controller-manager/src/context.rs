@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use coracle_client::{EventRecorder, Informer, Informers, ObjectKey, Requeue, WorkQueue, run_workers};
+use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
@@ -42,7 +43,19 @@ impl Context {
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
-        let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        self.informer_of(&format!("metadata.name={name}"))
+    }
+
+    /// An informer of the Secrets of one type in all namespaces: nobody needs all Secrets.
+    pub(crate) fn informer_of_type(&self, kind: &str) -> Informer<Secret> {
+        self.informer_of(&format!("type={kind}"))
+    }
+
+    fn informer_of<K>(&self, fields: &str) -> Informer<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        let config = watcher::Config::default().fields(fields);
         let informer: Informer<K> = Informer::new(Api::all(self.client.clone()), config);
         let (running, shutdown) = (informer.clone(), self.shutdown.clone());
         tokio::spawn(async move { running.run(shutdown).await });

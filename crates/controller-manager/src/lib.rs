@@ -24,7 +24,9 @@ mod pods;
 mod table;
 mod taint_eviction;
 
+mod bootstrap_tokens;
 mod certificates;
+mod cluster_role_aggregation;
 mod cron_job;
 mod deployment;
 mod discovery;
@@ -38,6 +40,7 @@ mod replica_set;
 mod resource_quota;
 mod root_ca;
 mod service_account;
+mod service_account_token;
 mod volumes;
 
 use std::path::{Path, PathBuf};
@@ -63,6 +66,8 @@ pub struct Config {
     pub cluster_ca: String,
     /// Signs approved certificate requests to Kubernetes' own signers; without it they stay unsigned.
     pub signer: Option<Arc<Authority>>,
+    /// Makes a token of claims, for Secrets of ServiceAccounts; without it they stay empty.
+    pub token_signer: Option<TokenSigner>,
     /// How long signed certificates last, unless a request asks for less.
     pub cluster_signing_duration: Duration,
     /// Provisioned volumes lie here, one directory each.
@@ -87,6 +92,7 @@ impl Default for Config {
             controllers: vec!["*".into()],
             cluster_ca: String::new(),
             signer: None,
+            token_signer: None,
             cluster_signing_duration: Duration::from_secs(365 * 86_400),
             volume_dir: "/var/lib/coracle/volumes".into(),
             volumes: Arc::new(HostVolumes),
@@ -98,6 +104,9 @@ impl Default for Config {
         }
     }
 }
+
+/// Signs the claims of a ServiceAccount token: whoever has the cluster's key provides it.
+pub type TokenSigner = Arc<dyn Fn(&serde_json::Value) -> Result<String, String> + Send + Sync>;
 
 /// The host's side of provisioned volumes. A simulation puts a memory of its own here.
 pub trait VolumeDirectory: Send + Sync {

@@ -33,6 +33,10 @@ controllers! {
     "endpoints-controller", "endpoint", crate::endpoints::legacy::run;
     "endpointslice-mirroring-controller", "endpointslicemirroring", crate::endpoints::mirroring::run;
     "serviceaccount-controller", "serviceaccount", crate::service_account::run;
+    "serviceaccount-token-controller", "serviceaccount-token", crate::service_account_token::run;
+    "clusterrole-aggregation-controller", "clusterrole-aggregation", crate::cluster_role_aggregation::run;
+    "bootstrap-signer-controller", "bootstrapsigner", crate::bootstrap_tokens::signer::run;
+    "token-cleaner-controller", "tokencleaner", crate::bootstrap_tokens::cleaner::run;
     "root-ca-certificate-publisher-controller", "root-ca-cert-publisher", crate::root_ca::run;
     "service-lb-controller", "service", crate::load_balancer::run;
     "persistentvolume-binder-controller", "persistentvolume-binder", crate::volumes::run;

@@ -269,7 +269,37 @@ pub struct Apiserver {
     /// The key that signs and verifies ServiceAccount tokens (default: the cluster's own).
     #[arg(long, value_name = "FILE")]
     pub service_account_key_file: Option<PathBuf>,
-    /// Who decides, in order: of AlwaysAllow, Node, RBAC.
+    /// Whether bootstrap tokens (Secrets of type bootstrap.kubernetes.io/token) are taken.
+    #[arg(long, default_value_t = true, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub enable_bootstrap_token_auth: bool,
+    /// What to write down of which request: a Policy of audit.k8s.io/v1. Without it there is no audit log.
+    #[arg(long, value_name = "FILE", requires = "audit_log_path")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// Where to write it down; - is standard output.
+    #[arg(long, value_name = "FILE", requires = "audit_policy_file")]
+    pub audit_log_path: Option<PathBuf>,
+    /// How to write it down.
+    #[arg(long, default_value = "json")]
+    pub audit_log_format: AuditLogFormat,
+    /// When the audit log is put aside, in megabytes; 0 is 100.
+    #[arg(long, value_name = "MB", default_value_t = 0)]
+    pub audit_log_maxsize: u64,
+    /// How many that were put aside are kept; 0 is all.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub audit_log_maxbackup: usize,
+    /// For how many days; 0 is for ever.
+    #[arg(long, value_name = "DAYS", default_value_t = 0)]
+    pub audit_log_maxage: u64,
+    /// Whether priority and fairness decide who waits when there is much to do; otherwise the limits below do alone.
+    #[arg(long, default_value_t = true, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub enable_priority_and_fairness: bool,
+    /// How many requests that read are served at once; with priority and fairness, the sum of both is shared out.
+    #[arg(long, value_name = "N", default_value_t = 400)]
+    pub max_requests_inflight: u32,
+    /// How many requests that write are served at once.
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub max_mutating_requests_inflight: u32,
+    /// Who decides, in order: of AlwaysAllow, AlwaysDeny, Node, RBAC.
     #[arg(long, value_delimiter = ',', default_value = "Node,RBAC")]
     pub authorization_mode: Vec<String>,
     /// Whether requests without credentials are taken as system:anonymous.
@@ -292,6 +322,15 @@ pub struct Apiserver {
     pub store: Option<String>,
 }
 
+/// How the audit log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AuditLogFormat {
+    /// One JSON document a line.
+    Json,
+    /// One line of text an event.
+    Legacy,
+}
+
 /// `coracle controller-manager`.
 #[derive(Debug, Args)]
 pub struct ControllerManager {
@@ -304,6 +343,9 @@ pub struct ControllerManager {
     /// The authority published to each namespace, for pods to trust the API server (default: the kubeconfig's).
     #[arg(long, value_name = "FILE")]
     pub root_ca_file: Option<PathBuf>,
+    /// The key that signs the ServiceAccount tokens in Secrets.
+    #[arg(long, value_name = "FILE")]
+    pub service_account_private_key_file: Option<PathBuf>,
     /// The authority that signs certificate requests.
     #[arg(long, value_name = "FILE", requires = "cluster_signing_key_file")]
     pub cluster_signing_cert_file: Option<PathBuf>,

@@ -91,7 +91,8 @@ impl Cluster {
         let events: Api<Event> = Api::namespaced(self.admin.clone(), "default");
         let mut events = events.list(&ListParams::default()).await.unwrap().items;
         events.retain(|event| event.involved_object.name.as_deref() == Some(pod));
-        events.sort_by_key(|event| event.first_timestamp.clone());
+        // In the order in which they were written.
+        events.sort_by_key(|event| event.metadata.resource_version.as_ref().unwrap().parse::<u64>().unwrap());
         events.into_iter().filter_map(|event| event.message).collect()
     }
 

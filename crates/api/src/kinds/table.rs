@@ -53,7 +53,8 @@ pub(super) static KINDS: &[Kind] = &[
     Kind { definition: "io.k8s.api.admissionregistration.v1.MutatingWebhookConfiguration", default: defaults::mutating_webhooks, validate: validate::mutating_webhooks, columns: table::WEBHOOKS_COLUMNS, cells: table::webhooks, ..GENERIC },
     Kind { definition: "io.k8s.api.admissionregistration.v1.ValidatingWebhookConfiguration", default: defaults::validating_webhooks, validate: validate::validating_webhooks, columns: table::WEBHOOKS_COLUMNS, cells: table::webhooks, ..GENERIC },
     Kind { definition: "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicy", columns: table::ADMISSION_POLICY_COLUMNS, cells: table::admission_policy, ..GENERIC },
-    Kind { definition: "io.k8s.api.flowcontrol.v1.FlowSchema", columns: table::FLOW_SCHEMA_COLUMNS, cells: table::flow_schema, ..GENERIC },
+    Kind { definition: "io.k8s.api.flowcontrol.v1.FlowSchema", default: defaults::flow_schema, validate: validate::flow_schema, columns: table::FLOW_SCHEMA_COLUMNS, cells: table::flow_schema, ..GENERIC },
+    Kind { definition: "io.k8s.api.flowcontrol.v1.PriorityLevelConfiguration", default: defaults::priority_level, validate: validate::priority_level, columns: table::PRIORITY_LEVEL_COLUMNS, cells: table::priority_level, ..GENERIC },
     Kind { definition: "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIService", default: defaults::api_service, validate: validate::api_service, columns: table::API_SERVICE_COLUMNS, cells: table::api_service, ..GENERIC },
     Kind { definition: "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition", default: defaults::custom_resource_definition, prepare_create: definition::prepare_create, prepare_update: definition::prepare_update, prepare_delete: definition::prepare_delete, validate: definition::validate, validate_update: definition::validate_update, columns: table::CREATED_AT_COLUMNS, cells: table::created_at, ..GENERIC },
 ];

@@ -291,6 +291,33 @@ pub fn flow_schema(object: &Value) -> Vec<Value> {
     ]
 }
 
+/// The columns of a PriorityLevelConfiguration.
+pub const PRIORITY_LEVEL_COLUMNS: &[ColumnRow] = &[
+    NAME,
+    text("Type"),
+    text("NominalConcurrencyShares"),
+    text("Queues"),
+    text("HandSize"),
+    text("QueueLengthLimit"),
+    AGE,
+];
+
+/// The cells of a PriorityLevelConfiguration.
+pub fn priority_level(object: &Value) -> Vec<Value> {
+    let limited = &object["spec"]["limited"];
+    let number = |value: &Value| if value.is_number() { value.clone() } else { "<none>".into() };
+    let queuing = |key: &str| number(&limited["limitResponse"]["queuing"][key]);
+    vec![
+        name(object),
+        str_at(object, "spec.type").into(),
+        number(&limited["nominalConcurrencyShares"]),
+        queuing("queues"),
+        queuing("handSize"),
+        queuing("queueLengthLimit"),
+        age(object),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,62 +2,80 @@
 //!
 //! Who sends them must be permitted the verb `impersonate` on each thing they claim to be.
 
-use std::sync::Arc;
-
-use async_trait::async_trait;
 use coracle_api::{ApiError, ApiResult};
 use http::HeaderMap;
-use http::request::Parts;
 
-use crate::hooks::{Attributes, Authenticator, UserInfo};
-use crate::rbac::Union;
+use crate::hooks::{Attributes, Authorizer, Decision, UserInfo};
+use crate::rbac::forbidden;
+use crate::request_info::RequestInfo;
 
 const USER: &str = "impersonate-user";
 const UID: &str = "impersonate-uid";
 const GROUP: &str = "impersonate-group";
 const EXTRA: &str = "impersonate-extra-";
+const AUTHENTICATION: &str = "authentication.k8s.io";
 
-/// Authenticates by the authenticators below it, then honours impersonation.
-#[derive(Debug)]
-pub struct Impersonation {
-    inner: Vec<Arc<dyn Authenticator>>,
-    authorizer: Union,
+/// The user a request is to be taken as, if its headers name one and `real` may speak for them.
+///
+/// There are two ways to have that right. Constrained impersonation (KEP-5284) asks for the identity, by a verb that
+/// says of what sort it is (`impersonate:user-info`), and for what is then done (`impersonate-on:user-info:list` on the
+/// resource itself). Who has not both needs the plain verb `impersonate`, which is good for everything.
+///
+/// # Errors
+/// 400 for headers that make no sense, 403 for who may not.
+pub async fn impersonated(
+    authorizer: &dyn Authorizer,
+    real: &UserInfo,
+    headers: &HeaderMap,
+    info: &RequestInfo,
+) -> ApiResult<Option<UserInfo>> {
+    let Some(claimed) = claim(headers)? else { return Ok(None) };
+    if let Some(mode) = mode(&claimed, real) {
+        let mut wanted = constrained(&claimed, mode);
+        wanted.push(Attributes { verb: format!("impersonate-on:{mode}:{}", info.verb), ..Attributes::from(info) });
+        let mut all = true;
+        for wanted in &wanted {
+            all = all && authorizer.authorize(real, wanted).await == Decision::Allow;
+        }
+        if all {
+            return Ok(Some(completed(claimed)));
+        }
+    }
+    for wanted in needed(&claimed) {
+        match authorizer.authorize(real, &wanted).await {
+            Decision::Allow => {}
+            Decision::Deny(reason) => return Err(forbidden(real, &wanted, &reason)),
+            Decision::NoOpinion => return Err(forbidden(real, &wanted, "")),
+        }
+    }
+    Ok(Some(completed(claimed)))
 }
 
-impl Impersonation {
-    /// Over `inner`, permitted by `authorizer`.
-    pub fn new(inner: Vec<Arc<dyn Authenticator>>, authorizer: Union) -> Self {
-        Impersonation { inner, authorizer }
+/// The sort of constrained impersonation this is. Groups and the rest may be claimed only for plain users.
+fn mode(claimed: &UserInfo, real: &UserInfo) -> Option<&'static str> {
+    let alone = claimed.groups.is_empty() && claimed.uid.is_empty() && claimed.extra.is_empty();
+    match claimed.name.strip_prefix("system:node:") {
+        Some(node) => alone.then(|| {
+            let own = real.extra.get("authentication.kubernetes.io/node-name").is_some_and(|names| names == &[node]);
+            if own { "associated-node" } else { "arbitrary-node" }
+        }),
+        None if service_account(&claimed.name).is_some() => alone.then_some("serviceaccount"),
+        None => Some("user-info"),
     }
 }
 
-#[async_trait]
-impl Authenticator for Impersonation {
-    async fn authenticate(&self, parts: &Parts) -> Option<ApiResult<UserInfo>> {
-        let mut user = None;
-        for authenticator in &self.inner {
-            user = authenticator.authenticate(parts).await;
-            if user.is_some() {
-                break;
-            }
-        }
-        let claimed = match claim(&parts.headers) {
-            Ok(None) => return user,
-            Ok(Some(claimed)) => claimed,
-            Err(refusal) => return Some(Err(refusal)),
-        };
-        let real = match user {
-            Some(Err(refusal)) => return Some(Err(refusal)),
-            Some(Ok(user)) => user,
-            None => UserInfo::anonymous(),
-        };
-        for wanted in needed(&claimed) {
-            if let Err(refusal) = self.authorizer.require(&real, &wanted).await {
-                return Some(Err(refusal));
-            }
-        }
-        Some(Ok(completed(claimed)))
+/// The identity checks of constrained impersonation.
+fn constrained(claimed: &UserInfo, mode: &str) -> Vec<Attributes> {
+    let mut checks = needed(claimed);
+    for check in &mut checks {
+        check.verb = format!("impersonate:{mode}");
+        check.group = AUTHENTICATION.into();
     }
+    if let (Some(node), Some(first)) = (claimed.name.strip_prefix("system:node:"), checks.first_mut()) {
+        first.resource = "nodes".into();
+        first.name = if mode == "associated-node" { "*".into() } else { node.to_owned() };
+    }
+    checks
 }
 
 /// The user the headers claim to be; `None` without such headers.
@@ -101,11 +119,11 @@ fn needed(claimed: &UserInfo) -> Vec<Attributes> {
     }];
     needed.extend(claimed.groups.iter().map(|group| thing("", "groups", "", group)));
     if !claimed.uid.is_empty() {
-        needed.push(thing("authentication.k8s.io", "uids", "", &claimed.uid));
+        needed.push(thing(AUTHENTICATION, "uids", "", &claimed.uid));
     }
     for (key, values) in &claimed.extra {
         for value in values {
-            let extra = thing("authentication.k8s.io", "userextras", "", value);
+            let extra = thing(AUTHENTICATION, "userextras", "", value);
             needed.push(Attributes { subresource: key.clone(), ..extra });
         }
     }
@@ -131,57 +149,62 @@ fn completed(mut claimed: UserInfo) -> UserInfo {
 
 #[cfg(test)]
 mod tests {
+    use async_trait::async_trait;
+    use http::{HeaderName, HeaderValue, Method};
+
     use super::*;
-    use crate::hooks::{Authorizer, Decision};
 
+    /// Permits `boss` to impersonate users, and `deputy` to list pods in their name.
     #[derive(Debug)]
-    struct Known(&'static str);
+    struct Policy;
 
     #[async_trait]
-    impl Authenticator for Known {
-        async fn authenticate(&self, _: &Parts) -> Option<ApiResult<UserInfo>> {
-            Some(Ok(UserInfo::new(self.0, &[])))
-        }
-    }
-
-    /// `boss` may impersonate users.
-    #[derive(Debug)]
-    struct Boss;
-
-    #[async_trait]
-    impl Authorizer for Boss {
+    impl Authorizer for Policy {
         async fn authorize(&self, user: &UserInfo, wanted: &Attributes) -> Decision {
-            let allowed = user.name == "boss" && wanted.verb == "impersonate" && wanted.resource == "users";
+            let allowed = match (user.name.as_str(), wanted.verb.as_str(), wanted.resource.as_str()) {
+                ("boss", "impersonate", "users") => true,
+                ("deputy", "impersonate:user-info", "users") => wanted.group == AUTHENTICATION,
+                ("deputy", "impersonate-on:user-info:list", "pods") => true,
+                _ => false,
+            };
             if allowed { Decision::Allow } else { Decision::NoOpinion }
         }
     }
 
-    async fn ask(who: &'static str, headers: &[(&str, &str)]) -> ApiResult<UserInfo> {
-        let mut request = http::Request::get("/");
+    async fn ask(who: &str, url: &str, headers: &[(&str, &str)]) -> ApiResult<Option<UserInfo>> {
+        let mut map = HeaderMap::new();
         for (name, value) in headers {
-            request = request.header(*name, *value);
+            map.append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap());
         }
-        let union = Union(Arc::new([Arc::new(Boss) as Arc<dyn Authorizer>]));
-        let parts = request.body(()).unwrap().into_parts().0;
-        Impersonation::new(vec![Arc::new(Known(who))], union).authenticate(&parts).await.unwrap()
+        let info = RequestInfo::parse(&Method::GET, &url.parse().unwrap());
+        impersonated(&Policy, &UserInfo::new(who, &[]), &map, &info).await
     }
 
     #[tokio::test]
     async fn who_may_impersonate_becomes_the_user_they_claim_to_be() {
-        assert_eq!(ask("boss", &[]).await.unwrap().name, "boss");
-        let user = ask("boss", &[("Impersonate-User", "alice")]).await.unwrap();
+        assert_eq!(ask("boss", "/api", &[]).await.unwrap(), None);
+        let user = ask("boss", "/api", &[("Impersonate-User", "alice")]).await.unwrap().unwrap();
         assert_eq!((user.name.as_str(), user.groups.as_slice()), ("alice", &["system:authenticated".to_owned()][..]));
     }
 
     #[tokio::test]
     async fn who_may_not_impersonate_is_told_what_is_missing() {
-        let error = ask("mallory", &[("Impersonate-User", "boss")]).await.unwrap_err();
+        let error = ask("mallory", "/api", &[("Impersonate-User", "boss")]).await.unwrap_err();
         assert_eq!(
             error.message,
             r#"users "boss" is forbidden: User "mallory" cannot impersonate resource "users" in API group "" at the cluster scope"#
         );
         let group = [("Impersonate-User", "alice"), ("Impersonate-Group", "system:masters")];
-        assert_eq!(ask("boss", &group).await.unwrap_err().code, 403);
-        assert_eq!(ask("boss", &[("Impersonate-Group", "x")]).await.unwrap_err().code, 400);
+        assert_eq!(ask("boss", "/api", &group).await.unwrap_err().code, 403);
+        assert_eq!(ask("boss", "/api", &[("Impersonate-Group", "x")]).await.unwrap_err().code, 400);
+    }
+
+    #[tokio::test]
+    async fn a_constrained_right_is_good_for_what_it_names_only() {
+        let alice = [("Impersonate-User", "alice")];
+        assert_eq!(ask("deputy", "/api/v1/pods", &alice).await.unwrap().unwrap().name, "alice");
+        assert_eq!(ask("deputy", "/api/v1/secrets", &alice).await.unwrap_err().code, 403);
+        let account = [("Impersonate-User", "system:serviceaccount:d:robot")];
+        assert_eq!(ask("deputy", "/api/v1/pods", &account).await.unwrap_err().code, 403);
     }
 }

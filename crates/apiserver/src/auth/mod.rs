@@ -1,10 +1,12 @@
 //! Authentication: who sends this request.
 //!
-//! Asked in this order: the client certificate ([`x509`]; a front proxy's speaks for others, [`front_proxy`]), the tokens of a file ([`static_token`]),
-//! ServiceAccount tokens ([`token`]); [`impersonate`] then lets those who may speak for somebody else.
-//! A request with no credentials at all is `system:anonymous`. [`reviews`] answers other programs'
-//! questions of the same sort: whose token is this, may they do that.
+//! Asked in this order: the client certificate ([`x509`]; a front proxy's speaks for others, [`front_proxy`]), the
+//! tokens of a file ([`static_token`]), bootstrap tokens ([`bootstrap_token`]), ServiceAccount tokens ([`token`]);
+//! [`impersonate`] then lets those who may speak for somebody else. A request with no credentials at all is
+//! `system:anonymous`. [`reviews`] answers other programs' questions of the same sort: whose token is this, may they do
+//! that.
 
+pub mod bootstrap_token;
 pub mod front_proxy;
 pub mod impersonate;
 pub mod jwt;

@@ -9,6 +9,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use coracle_api::{ApiError, ApiResult, FieldErrors};
 use http::request::Parts;
 use serde_json::{Value, json};
@@ -25,6 +27,8 @@ use crate::storage::table::suffix;
 pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 /// The shortest and the longest life of a token, in seconds (upstream: 10 minutes, 2^32).
 const LIFE_SECONDS: std::ops::RangeInclusive<i64> = 600..=1 << 32;
+/// Who issues the tokens that are kept in Secrets.
+const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
 const DEFAULT_LIFE_SECONDS: i64 = 3600;
 /// Objects that are being deleted keep their tokens good for so long after their time is over.
 const LEEWAY_SECONDS: i64 = 60;
@@ -77,6 +81,9 @@ impl ServiceAccountTokens {
     pub async fn verify(&self, token: &str, audiences: &[&str]) -> Result<(UserInfo, Vec<String>), String> {
         let claims = self.key.verify(token).map_err(|e| e.to_string())?;
         let now = coracle_clock::now().as_second();
+        if text(&claims, "/iss") == LEGACY_ISSUER {
+            return self.legacy(token, &claims, audiences, now).await;
+        }
         if text(&claims, "/iss") != ISSUER {
             return Err("the token's issuer is somebody else".into());
         }
@@ -92,6 +99,34 @@ impl ServiceAccountTokens {
             return Err(format!("token audiences {meant_for:?} is invalid for the target audiences {audiences:?}"));
         }
         self.user(&claims["kubernetes.io"], text(&claims, "/jti"), now).await.map(|user| (user, common))
+    }
+
+    /// A token that is kept in a Secret: good as long as the Secret holds it and the ServiceAccount is the same.
+    async fn legacy(
+        &self,
+        token: &str,
+        claims: &Value,
+        audiences: &[&str],
+        now: i64,
+    ) -> Result<(UserInfo, Vec<String>), String> {
+        let claim = |key: &str| claims[format!("kubernetes.io/serviceaccount/{key}")].as_str().unwrap_or_default();
+        let (namespace, account) = (claim("namespace"), claim("service-account.name"));
+        let (uid, secret) = (claim("service-account.uid"), claim("secret.name"));
+        if text(claims, "/sub") != format!("system:serviceaccount:{namespace}:{account}") {
+            return Err("sub claim is invalid".into());
+        }
+        if !audiences.contains(&ISSUER) {
+            return Err(format!("token audiences {:?} is invalid for the target audiences {audiences:?}", [ISSUER]));
+        }
+        let held = self.storage.get("", "secrets", namespace, secret).await.map_err(|e| e.message)?;
+        let held = held.filter(|held| held["metadata"]["deletionTimestamp"].is_null());
+        let held = held.ok_or("service account token has been invalidated")?;
+        let bytes = BASE64_STANDARD.decode(text(&held, "/data/token")).unwrap_or_default();
+        if bytes != token.as_bytes() {
+            return Err("service account token has been invalidated".into());
+        }
+        self.still_there("serviceaccounts", namespace, &json!({ "name": account, "uid": uid }), now).await?;
+        Ok((service_account_user(namespace, account, uid), vec![ISSUER.to_owned()]))
     }
 
     async fn user(&self, claims: &Value, id: &str, now: i64) -> Result<UserInfo, String> {

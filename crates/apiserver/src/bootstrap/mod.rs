@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::aggregator::registration;
 use crate::allocate::{Ipv4Cidr, service_ip};
 use crate::auth::front_proxy::RequestHeaders;
+use crate::flow_control;
 use crate::rbac::GROUP as RBAC;
 use crate::storage::table::suffix;
 use crate::storage::{Storage, codec, refusal};
@@ -53,14 +54,25 @@ enum Existing {
     Complete,
     /// These fields are ours.
     Own(&'static [&'static str]),
+    /// It is of priority and fairness; whether people must leave it as it is.
+    Flow(bool),
 }
 
 /// Creates or completes the first objects. Harmless to run again.
 pub async fn ensure(storage: &Storage, config: &BootstrapConfig) -> ApiResult<()> {
+    settle(storage, || first_objects(config)).await
+}
+
+/// Creates or corrects the objects of priority and fairness alone.
+pub(crate) async fn ensure_flow_control(storage: &Storage) -> ApiResult<()> {
+    settle(storage, flow_objects).await
+}
+
+async fn settle(storage: &Storage, wanted: impl Fn() -> Vec<First>) -> ApiResult<()> {
     storage.fresh().await?;
     // Another server on the same store may be doing the same: then look again.
     loop {
-        let txn = plan(storage, &first_objects(config));
+        let txn = plan(storage, &wanted());
         if txn.success.is_empty() {
             return Ok(());
         }
@@ -100,6 +112,7 @@ fn changed(stored: &Value, first: &First) -> Option<Value> {
     match first.existing {
         Existing::Keep => None,
         Existing::Complete => policy::completed(stored, &first.object),
+        Existing::Flow(mandatory) => flow_control::bootstrap::updated(stored, &first.object, mandatory),
         Existing::Own(fields) => {
             let mut object = stored.clone();
             for field in fields {
@@ -118,6 +131,17 @@ fn born(object: &Value) -> Value {
     object
 }
 
+/// The FlowSchemas and PriorityLevelConfigurations.
+fn flow_objects() -> Vec<First> {
+    let first = |(plural, mut object, mandatory): flow_control::bootstrap::FlowObject| {
+        if plural == "flowschemas" {
+            object["status"] = json!({ "conditions": [flow_control::bootstrap::dangling(&object, true)] });
+        }
+        First { group: flow_control::GROUP, plural, object, existing: Existing::Flow(mandatory) }
+    };
+    flow_control::bootstrap::objects().into_iter().map(first).collect()
+}
+
 fn first_objects(config: &BootstrapConfig) -> Vec<First> {
     let keep = |group, plural, object| First { group, plural, object, existing: Existing::Keep };
     let mut all: Vec<First> = ["default", "kube-system", "kube-public", "kube-node-lease"]
@@ -133,6 +157,7 @@ fn first_objects(config: &BootstrapConfig) -> Vec<First> {
     all.extend(
         PRIORITY_CLASSES.iter().map(|class| keep("scheduling.k8s.io", "priorityclasses", priority_class(class))),
     );
+    all.extend(flow_objects());
     all.push(keep("networking.k8s.io", "servicecidrs", service_cidr(config)));
     all.push(keep("", "services", kubernetes_service(config)));
     let (endpoints, slice) = kubernetes_endpoints(config);
@@ -160,8 +185,27 @@ fn first_objects(config: &BootstrapConfig) -> Vec<First> {
             "data": data,
         });
         all.push(First { group: "", plural: "configmaps", object, existing: Existing::Own(&["data"]) });
+        // Signatures by bootstrap tokens are added to it, so it is not put back.
+        all.push(keep("", "configmaps", cluster_info(config, ca)));
     }
     all
+}
+
+/// By which a machine that holds a bootstrap token finds the cluster, as kubeadm publishes it.
+fn cluster_info(config: &BootstrapConfig, ca_pem: &str) -> Value {
+    use base64::Engine;
+    let ca = base64::prelude::BASE64_STANDARD.encode(ca_pem);
+    let server = format!("https://{}:{}", config.advertise_ip, config.advertise_port);
+    let kubeconfig = format!(
+        "apiVersion: v1\nclusters:\n- cluster:\n    certificate-authority-data: {ca}\n    server: {server}\n  name: \"\"\n\
+         contexts: null\ncurrent-context: \"\"\nkind: Config\nusers: null\n"
+    );
+    json!({
+        "kind": "ConfigMap",
+        "apiVersion": "v1",
+        "metadata": { "name": "cluster-info", "namespace": "kube-public" },
+        "data": { "kubeconfig": kubeconfig },
+    })
 }
 
 fn namespace(name: &str) -> Value {

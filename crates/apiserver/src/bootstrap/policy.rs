@@ -219,6 +219,51 @@ mod tests {
         }
     }
 
+    /// Upstream's ClusterRoles that its testdata lists for the features that are on, besides the controllers'.
+    const UPSTREAM: [&str; 31] = [
+        "admin",
+        "cluster-admin",
+        "edit",
+        "system:aggregate-to-admin",
+        "system:aggregate-to-edit",
+        "system:aggregate-to-view",
+        "system:auth-delegator",
+        "system:basic-user",
+        "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+        "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
+        "system:certificates.k8s.io:kube-apiserver-client-approver",
+        "system:certificates.k8s.io:kube-apiserver-client-kubelet-approver",
+        "system:certificates.k8s.io:kubelet-serving-approver",
+        "system:certificates.k8s.io:legacy-unknown-approver",
+        "system:discovery",
+        "system:heapster",
+        "system:kube-aggregator",
+        "system:kube-controller-manager",
+        "system:kube-dns",
+        "system:kube-scheduler",
+        "system:kubelet-api-admin",
+        "system:monitoring",
+        "system:node",
+        "system:node-bootstrapper",
+        "system:node-problem-detector",
+        "system:node-proxier",
+        "system:persistent-volume-provisioner",
+        "system:public-info-viewer",
+        "system:service-account-issuer-discovery",
+        "system:volume-scheduler",
+        "view",
+    ];
+
+    #[test]
+    fn the_policy_has_every_cluster_role_of_upstreams() {
+        let all = objects();
+        let has = |name: &str| {
+            all.iter().any(|(plural, object)| *plural == "clusterroles" && object["metadata"]["name"] == name)
+        };
+        let missing: Vec<_> = UPSTREAM.iter().filter(|name| !has(name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
     #[test]
     fn the_policy_permits_what_each_component_is_for() {
         let index = index();

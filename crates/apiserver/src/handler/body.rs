@@ -25,7 +25,7 @@ const MAX_DEPTH: usize = 100;
 ///
 /// # Errors
 /// 413 beyond the limit, 400 if it breaks off, 504 if it does not come.
-pub(super) async fn read(body: RequestBody) -> ApiResult<Bytes> {
+pub(crate) async fn read(body: RequestBody) -> ApiResult<Bytes> {
     let late = || ApiError::timeout("request did not complete within the allowed duration", 0);
     coracle_clock::timeout(PATIENCE, read_all(body)).await.map_err(|_| late())?
 }

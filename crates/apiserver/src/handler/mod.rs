@@ -16,6 +16,8 @@ mod rules;
 mod subresource;
 mod update;
 
+pub(crate) use body::read as read_body;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

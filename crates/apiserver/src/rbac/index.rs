@@ -15,8 +15,15 @@ type Rules = Arc<[Rule]>;
 /// Somebody a binding names: `u:<user>` or `g:<group>`.
 type Subject = String;
 
+/// What a binding gives: a role's rules, and the binding and role in words.
+#[derive(Clone, Debug)]
+struct Grant {
+    rules: Rules,
+    by: Arc<str>,
+}
+
 /// The bindings of one namespace, or those of the cluster.
-type Grants = BTreeMap<Subject, Vec<Rules>>;
+type Grants = BTreeMap<Subject, Vec<Grant>>;
 
 /// All roles and bindings.
 #[derive(Debug, Default)]
@@ -92,6 +99,16 @@ fn subjects(binding: &Value) -> impl Iterator<Item = Subject> {
     })
 }
 
+/// A binding and its role, in words: `ClusterRoleBinding "x" of ClusterRole "y"`.
+fn described(binding: &Value) -> String {
+    let (name, namespace) = (text(binding, "/metadata/name"), text(binding, "/metadata/namespace"));
+    let (kind, name) = match namespace {
+        "" => ("ClusterRoleBinding", name.to_owned()),
+        namespace => ("RoleBinding", format!("{name}/{namespace}")),
+    };
+    format!("{kind} {name:?} of {} {:?}", text(binding, "/roleRef/kind"), text(binding, "/roleRef/name"))
+}
+
 impl Index {
     /// Turns policy around.
     pub fn build(policy: &Policy) -> Self {
@@ -106,17 +123,19 @@ impl Index {
         }
         for binding in &policy.cluster_role_bindings {
             if let Some(rules) = index.referenced(binding, "") {
+                let grant = Grant { rules, by: described(binding).into() };
                 for subject in subjects(binding) {
-                    index.cluster.entry(subject).or_default().push(rules.clone());
+                    index.cluster.entry(subject).or_default().push(grant.clone());
                 }
             }
         }
         for binding in &policy.role_bindings {
             let namespace = text(binding, "/metadata/namespace");
             if let Some(rules) = index.referenced(binding, namespace) {
+                let grant = Grant { rules, by: described(binding).into() };
                 let grants = index.namespaces.entry(namespace.to_owned()).or_default();
                 for subject in subjects(binding) {
-                    grants.entry(subject).or_default().push(rules.clone());
+                    grants.entry(subject).or_default().push(grant.clone());
                 }
             }
         }
@@ -132,18 +151,47 @@ impl Index {
 
     /// Every rule `user` holds in `namespace` (empty: in the whole cluster only).
     pub fn rules<'a>(&'a self, user: &'a UserInfo, namespace: &str) -> impl Iterator<Item = &'a Rule> {
+        self.grants(user, namespace).flat_map(|(_, grant)| grant.rules.iter())
+    }
+
+    /// Every grant to `user` in `namespace`, and to whom it is given: them or a group of theirs.
+    fn grants<'a>(&'a self, user: &'a UserInfo, namespace: &str) -> impl Iterator<Item = (Subject, &'a Grant)> {
         let local = self.namespaces.get(namespace);
         let subjects = std::iter::once(format!("u:{}", user.name)).chain(user.groups.iter().map(|g| format!("g:{g}")));
         subjects.flat_map(move |subject| {
             let here = local.and_then(|grants| grants.get(&subject));
-            self.cluster.get(&subject).into_iter().chain(here).flatten().flat_map(|rules| rules.iter())
+            let grants = self.cluster.get(&subject).into_iter().chain(here).flatten();
+            grants.map(move |grant| (subject.clone(), grant)).collect::<Vec<_>>()
         })
+    }
+
+    /// Which binding permits this, in upstream's words; empty if none does.
+    pub fn reason(&self, user: &UserInfo, wanted: &Attributes) -> String {
+        let namespace = if wanted.is_resource { wanted.namespace.as_str() } else { "" };
+        let found = self.grants(user, namespace).find(|(_, grant)| grant.rules.iter().any(|rule| rule.allows(wanted)));
+        let Some((subject, grant)) = found else { return String::new() };
+        let to = match subject.split_once(':') {
+            Some(("g", name)) => format!("Group {name:?}"),
+            Some((_, name)) => match name.strip_prefix("system:serviceaccount:").and_then(|sa| sa.split_once(':')) {
+                Some((namespace, name)) => format!("ServiceAccount {:?}", format!("{name}/{namespace}")),
+                None => format!("User {name:?}"),
+            },
+            None => subject.clone(),
+        };
+        format!("RBAC: allowed by {} to {to}", grant.by)
     }
 
     /// Whether any rule permits this.
     pub fn allows(&self, user: &UserInfo, wanted: &Attributes) -> bool {
         let namespace = if wanted.is_resource { wanted.namespace.as_str() } else { "" };
-        self.rules(user, namespace).any(|rule| rule.allows(wanted))
+        let local = self.namespaces.get(namespace);
+        let mut subjects =
+            std::iter::once(format!("u:{}", user.name)).chain(user.groups.iter().map(|g| format!("g:{g}")));
+        subjects.any(|subject| {
+            let here = local.and_then(|grants| grants.get(&subject));
+            let mut grants = self.cluster.get(&subject).into_iter().chain(here).flatten();
+            grants.any(|grant| grant.rules.iter().any(|rule| rule.allows(wanted)))
+        })
     }
 
     /// The pieces of `rules` that `user` does not hold in `namespace`: what they may not give to others.

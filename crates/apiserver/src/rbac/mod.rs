@@ -108,6 +108,10 @@ impl Authorizer for RbacAuthorizer {
         }
         Decision::NoOpinion
     }
+
+    async fn reason(&self, user: &UserInfo, wanted: &Attributes) -> String {
+        self.index().reason(user, wanted)
+    }
 }
 
 /// Permits everything to `system:masters`.
@@ -132,6 +136,21 @@ impl Authorizer for AlwaysAllow {
     }
 }
 
+/// Permits nothing to anybody: `--authorization-mode=AlwaysDeny`.
+#[derive(Debug)]
+pub struct AlwaysDeny;
+
+#[async_trait]
+impl Authorizer for AlwaysDeny {
+    async fn authorize(&self, _: &UserInfo, _: &Attributes) -> Decision {
+        Decision::NoOpinion
+    }
+
+    async fn reason(&self, _: &UserInfo, _: &Attributes) -> String {
+        "Everything is forbidden.".into()
+    }
+}
+
 /// Several authorizers as one: the first that allows or denies decides.
 #[derive(Clone, Debug)]
 pub struct Union(pub Arc<[Arc<dyn Authorizer>]>);
@@ -147,6 +166,30 @@ impl Authorizer for Union {
         }
         Decision::NoOpinion
     }
+
+    async fn reason(&self, user: &UserInfo, wanted: &Attributes) -> String {
+        reason(self.0.iter().map(AsRef::as_ref), user, wanted).await
+    }
+}
+
+/// What the authorizer that decides, or else the first with something to say, says.
+pub(crate) async fn reason<'a>(
+    authorizers: impl Iterator<Item = &'a (dyn Authorizer + 'static)> + Send,
+    user: &UserInfo,
+    wanted: &Attributes,
+) -> String {
+    let mut said = String::new();
+    for authorizer in authorizers {
+        let decision = authorizer.authorize(user, wanted).await;
+        let reason = authorizer.reason(user, wanted).await;
+        match decision {
+            Decision::NoOpinion if said.is_empty() => said = reason,
+            Decision::NoOpinion => {}
+            Decision::Deny(why) => return why,
+            Decision::Allow => return reason,
+        }
+    }
+    said
 }
 
 impl Union {

@@ -1,8 +1,8 @@
 //! What a kubelet may do.
 //!
 //! A kubelet is the user `system:node:<name>` of the group `system:nodes`. It may do what the ClusterRole
-//! `system:node` says, with one narrowing: Secrets, ConfigMaps, claims and volumes are only those that a
-//! pod of its node uses. A node that is broken into gives away its own pods' secrets and no others.
+//! `system:node` says, narrowed to its own: its Node, the pods that are bound to it, and of Secrets, ConfigMaps,
+//! claims and volumes those that these pods use. A node that is broken into gives away its own pods' secrets and no others.
 
 use std::sync::Arc;
 
@@ -108,26 +108,51 @@ fn names(pod: &Value, kind: Kind) -> Vec<String> {
 impl Authorizer for NodeAuthorizer {
     async fn authorize(&self, user: &UserInfo, wanted: &Attributes) -> Decision {
         let Some(node) = node_of(user) else { return Decision::NoOpinion };
+        if self.permits(node, wanted) {
+            return Decision::Allow;
+        }
+        // What the kubelet has just seen may permit it: before saying no, hear all that is acknowledged.
+        let heard = self.storage.fresh().await.is_ok();
+        if heard && self.permits(node, wanted) { Decision::Allow } else { Decision::NoOpinion }
+    }
+}
+
+impl NodeAuthorizer {
+    fn permits(&self, node: &str, wanted: &Attributes) -> bool {
         let uses = |kind| self.pods(node, &wanted.namespace).iter().any(|pod| names(pod, kind).contains(&wanted.name));
         let reading = matches!(wanted.verb.as_str(), "get" | "list" | "watch");
         let what = (wanted.group.as_str(), wanted.resource.as_str(), wanted.subresource.as_str());
-        let related = match what {
+        match what {
             ("", "secrets", "") => reading && !wanted.name.is_empty() && uses(Kind::Secret),
             ("", "configmaps", "") => reading && !wanted.name.is_empty() && uses(Kind::ConfigMap),
             ("", "persistentvolumeclaims", "") => wanted.verb == "get" && uses(Kind::Claim),
             ("", "persistentvolumes", "") => wanted.verb == "get" && self.uses_volume(node, &wanted.name),
             ("", "serviceaccounts", "token") => wanted.verb == "create" && uses(Kind::ServiceAccount),
+            ("", "pods", "") if wanted.verb == "get" => self.runs(node, &wanted.namespace, &wanted.name),
+            ("", "pods", "") if reading => selects(wanted, "spec.nodeName", node),
+            ("", "nodes", "") if reading => wanted.name == node,
             ("coordination.k8s.io", "leases", "") => {
                 wanted.namespace == "kube-node-lease" && (wanted.name == node || wanted.verb == "create")
             }
             ("storage.k8s.io", "csinodes", "") => wanted.name == node || wanted.verb == "create",
             _ => self.role_allows(wanted),
-        };
-        if related { Decision::Allow } else { Decision::NoOpinion }
+        }
     }
 }
 
+/// Whether the request's field selector demands this.
+fn selects(wanted: &Attributes, field: &str, value: &str) -> bool {
+    wanted.fields.iter().any(|(name, demanded)| name == field && demanded == value)
+}
+
 impl NodeAuthorizer {
+    /// Whether a pod is bound to the node.
+    fn runs(&self, node: &str, namespace: &str, name: &str) -> bool {
+        let table = self.storage.table();
+        let pod = table.find_any("", "pods").and_then(|row| row.cache.get(&suffix(namespace, name)));
+        pod.is_some_and(|pod| pod.parse()["spec"]["nodeName"] == node)
+    }
+
     fn role_allows(&self, wanted: &Attributes) -> bool {
         let table = self.storage.table();
         let role = table.find_any(GROUP, "clusterroles").and_then(|row| row.cache.get("system:node"));

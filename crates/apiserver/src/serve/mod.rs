@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
+use crate::audit::PeerAddress;
 use crate::auth::x509::PeerCertificate;
 use crate::body::Body;
 use crate::pki::{CertKey, PkiError};
@@ -140,12 +141,16 @@ where
 {
     // Small writes (watch events, terminal keystrokes) must not wait for one another.
     let _ = stream.set_nodelay(true);
+    let address = stream.peer_addr().ok().map(|address| PeerAddress(address.ip()));
     let Ok(Ok(stream)) = coracle_clock::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
     let peer = stream.get_ref().1.peer_certificates().and_then(PeerCertificate::parse);
     let stream = stall::Impatient::new(stream);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());
+        }
+        if let Some(address) = address {
+            request.extensions_mut().insert(address);
         }
         service.clone().call(request)
     });

@@ -71,6 +71,7 @@ impl Cluster {
         let config = Config {
             controllers: controllers.iter().map(|&name| name.to_owned()).collect(),
             cluster_ca: "the CA".into(),
+            token_signer: Some(Arc::new(|claims| Ok(format!("token of {}", claims["sub"])))),
             volumes: removed.clone(),
             ..Config::default()
         };
@@ -103,7 +104,7 @@ impl Cluster {
             none if none.is_empty() => "default".to_owned(),
             other => other,
         };
-        let cluster_scoped = ["Namespace", "Node", "PersistentVolume", "StorageClass"];
+        let cluster_scoped = ["ClusterRole", "Namespace", "Node", "PersistentVolume", "StorageClass"];
         let kind = text(&object["kind"]);
         let namespace = if cluster_scoped.contains(&kind.as_str()) { String::new() } else { namespace };
         let api = self.api(&kind, &text(&object["apiVersion"]), &namespace);

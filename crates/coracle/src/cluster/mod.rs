@@ -28,6 +28,7 @@ use coracle_store::{SharedStore, SledConfig, SledStore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::commands::component::token_signer;
 use crate::data_dir::{ClusterConfig, DataDir, Lock, write_private};
 
 pub use control_plane::ControlPlane;
@@ -122,6 +123,7 @@ impl Cluster {
 
         let manager = coracle_controller_manager::Config {
             cluster_ca: pki.ca_pem().to_owned(),
+            token_signer: Some(token_signer(pki.service_account_key())?),
             signer: Some(Arc::new(Authority::from_pem(pki.ca_pem(), &pki.ca_key_pem())?)),
             volume_dir: dir.join("volumes"),
             load_balancer_pool: rights.load_balancer_pool(&config),

@@ -13,6 +13,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use coracle_apiserver::assembly::assemble;
+use coracle_apiserver::audit::file::{Keep, RotatingFile};
+use coracle_apiserver::audit::policy::Policy;
+use coracle_apiserver::audit::{self, Audit};
 use coracle_apiserver::auth::front_proxy::RequestHeaders;
 use coracle_apiserver::auth::jwt::TokenKey;
 use coracle_apiserver::auth::static_token::StaticTokens;
@@ -20,7 +23,7 @@ use coracle_apiserver::pki::{CertKey, FRONT_PROXY, Pki};
 use coracle_apiserver::security::SecurityConfig;
 use coracle_apiserver::serve;
 use coracle_client::{LeaderElectionConfig, LeaderElector};
-use coracle_controller_manager::Authority;
+use coracle_controller_manager::{Authority, TokenSigner};
 use coracle_kubelet::runtime::docker::{DockerConfig, DockerRuntime, NetworkConfig};
 use coracle_kubelet::runtime::simulated::{SimulatedConfig, SimulatedRuntime};
 use coracle_kubelet::server::ServerCertificate;
@@ -95,7 +98,12 @@ pub async fn controller_manager(data_dir: Option<PathBuf>, options: cli::Control
         (Some(certificate), Some(key)) => Some(Arc::new(Authority::from_pem(&read(certificate)?, &read(key)?)?)),
         _ => None,
     };
+    let token_signer = match &options.service_account_private_key_file {
+        Some(path) => Some(token_signer(&read(path)?)?),
+        None => None,
+    };
     let config = coracle_controller_manager::Config {
+        token_signer,
         controllers: options.controllers,
         cluster_ca,
         signer,
@@ -109,6 +117,12 @@ pub async fn controller_manager(data_dir: Option<PathBuf>, options: cli::Control
         coracle_controller_manager::run(client, config, shutdown)
     })
     .await
+}
+
+/// Signs claims with a ServiceAccount key (PEM).
+pub fn token_signer(pem: &str) -> anyhow::Result<TokenSigner> {
+    let key = TokenKey::from_pem(pem)?;
+    Ok(Arc::new(move |claims| key.sign(claims).map_err(|error| error.to_string())))
 }
 
 /// The authority in a kubeconfig's current cluster.
@@ -245,6 +259,18 @@ pub async fn apiserver(data_dir: Option<PathBuf>, options: cli::Apiserver) -> an
         let tokens = StaticTokens::parse(&read(path)?).with_context(|| format!("{}", path.display()))?;
         security.static_tokens = Some(tokens);
     }
+    security.bootstrap_tokens = options.enable_bootstrap_token_auth;
+    security.priority_and_fairness = options.enable_priority_and_fairness;
+    security.max_requests_inflight = options.max_requests_inflight;
+    security.max_mutating_requests_inflight = options.max_mutating_requests_inflight;
+    if let (Some(policy), Some(log)) = (&options.audit_policy_file, &options.audit_log_path) {
+        let keep = Keep {
+            max_megabytes: options.audit_log_maxsize,
+            max_backups: options.audit_log_maxbackup,
+            max_days: options.audit_log_maxage,
+        };
+        security.audit = Some(audit(policy, log, options.audit_log_format, keep)?);
+    }
     security.enable_admission = options.enable_admission_plugins;
     security.disable_admission = options.disable_admission_plugins;
     security.kubelet_client = Some((pki.kubelet_client().clone(), pki.ca_pem().to_owned()));
@@ -278,6 +304,19 @@ pub async fn apiserver(data_dir: Option<PathBuf>, options: cli::Apiserver) -> an
     serve::serve(listener, tls, api.service(), shutdown).await;
     store.close().await?;
     Ok(())
+}
+
+fn audit(policy: &Path, log: &Path, format: cli::AuditLogFormat, keep: Keep) -> anyhow::Result<Arc<Audit>> {
+    let policy = Policy::parse(&read(policy)?).with_context(|| format!("{}", policy.display()))?;
+    let out: Box<dyn std::io::Write + Send> = match log.to_str() {
+        Some("-") => Box::new(std::io::stdout()),
+        _ => Box::new(RotatingFile::open(log, keep).with_context(|| format!("cannot write {}", log.display()))?),
+    };
+    let format = match format {
+        cli::AuditLogFormat::Json => audit::Format::Json,
+        cli::AuditLogFormat::Legacy => audit::Format::Legacy,
+    };
+    Ok(Audit::new(policy, format, out))
 }
 
 async fn open_store(store: Option<&str>, data: &DataDir) -> anyhow::Result<SharedStore> {
