@@ -1,24 +1,48 @@
 //! Defaulting: what the API server writes into an object where its author wrote nothing.
 //!
-//! One function per kind, as upstream's `SetDefaults_*` and Go's zero values together leave the object. What
-//! another admission step decides (cluster IPs, service accounts, storage classes) is not here.
+//! Most of it is in the table that [`crate::rules`] reads. Here is the code for what a line of it cannot say, one
+//! function a type, as upstream's `SetDefaults_*` and Go's zero values together leave the object. What another
+//! admission step decides (cluster IPs, service accounts, storage classes) is not here.
 
-mod apps;
 mod core;
 mod flowcontrol;
 mod pod;
 mod policy;
+mod workload;
 
 use serde_json::{Value, json};
 
-pub use apps::{cron_job, daemon_set, deployment, job, replica_set, replication_controller, stateful_set};
-pub use core::{endpoint_slice, endpoints, namespace, persistent_volume, persistent_volume_claim, secret, service};
 pub use flowcontrol::{flow_schema, priority_level};
-pub use pod::{pod, pod_spec};
-pub use policy::{
-    api_service, custom_resource_definition, hpa_v1, hpa_v2, ingress_class, mutating_webhooks, network_policy,
-    priority_class, role_binding, storage_class, validating_webhooks,
-};
+pub use policy::{api_service, custom_resource_definition, mutating_webhooks, validating_webhooks};
+
+/// The code that fills in a type's defaults.
+pub(crate) fn of_type(name: &str) -> Option<fn(&mut Value)> {
+    Some(match name {
+        "core.v1.Pod" => pod::pod,
+        "core.v1.PodSpec" => pod::pod_spec,
+        "core.v1.Container" | "core.v1.EphemeralContainerCommon" => pod::container,
+        "core.v1.Volume" => pod::volume,
+        "core.v1.ImageVolumeSource" => pod::image_volume,
+        "core.v1.Service" => core::service,
+        "core.v1.Namespace" => core::namespace,
+        "core.v1.Secret" => core::secret,
+        "core.v1.NodeStatus" => core::node_status,
+        "core.v1.PersistentVolumeClaimSpec" => core::claim_spec,
+        "core.v1.LimitRangeItem" => core::limit_range_item,
+        "core.v1.ReplicationController" => workload::replication_controller,
+        "apps.v1.DeploymentStrategy" | "apps.v1.StatefulSetUpdateStrategy" | "apps.v1.DaemonSetUpdateStrategy" => {
+            workload::rolling_update
+        }
+        "apps.v1.StatefulSetSpec" => workload::claim_templates,
+        "batch.v1.Job" => workload::job,
+        "autoscaling.v2.HorizontalPodAutoscalerSpec" => workload::hpa,
+        "networking.v1.NetworkPolicySpec" => policy::network_policy,
+        "rbac.v1.Subject" => policy::subject,
+        "resource.v1.ExactDeviceRequest" | "resource.v1.DeviceSubRequest" => policy::device_count,
+        "resource.v1.DeviceTaint" => policy::device_taint,
+        _ => return None,
+    })
+}
 
 /// Sets `object[key]` unless something is there.
 pub(crate) fn set(object: &mut Value, key: &str, value: impl Into<Value>) {

@@ -83,7 +83,6 @@ impl FieldError {
             FieldErrorKind::Required
             | FieldErrorKind::Forbidden
             | FieldErrorKind::TooLong
-            | FieldErrorKind::TooMany
             | FieldErrorKind::Internal => label.to_owned(),
             _ => format!("{label}: {}", show(&self.value)),
         };
@@ -95,9 +94,10 @@ impl FieldError {
     }
 }
 
-/// A value as Go prints it in a field error: strings quoted, the rest as JSON.
+/// A value as Go prints it in a field error: strings quoted, the rest as JSON, nothing as the word.
 fn show(value: &Value) -> String {
     match value {
+        Value::Null => "\"null\"".to_owned(),
         Value::String(s) => format!("{s:?}"),
         other => other.to_string(),
     }
@@ -149,9 +149,20 @@ impl FieldErrors {
         self.push(field, FieldErrorKind::NotFound, value.into(), "");
     }
 
-    /// The list has `count` items where `max` are allowed.
+    /// The same, and what does exist.
+    pub fn not_found_in(&mut self, field: &str, value: impl Into<Value>, detail: impl Into<String>) {
+        self.push(field, FieldErrorKind::NotFound, value.into(), detail);
+    }
+
+    /// The same value twice, and what makes it the same.
+    pub fn duplicate_by(&mut self, field: &str, value: impl Into<Value>, detail: impl Into<String>) {
+        self.push(field, FieldErrorKind::Duplicate, value.into(), detail);
+    }
+
+    /// The list has `count` items, more than `max`.
     pub fn too_many(&mut self, field: &str, count: usize, max: usize) {
-        self.push(field, FieldErrorKind::TooMany, Value::Null, format!("{count}: must have at most {max} items"));
+        let noun = if max == 1 { "item" } else { "items" };
+        self.push(field, FieldErrorKind::TooMany, count.into(), format!("must have at most {max} {noun}"));
     }
 
     /// The text is longer than `max` bytes.

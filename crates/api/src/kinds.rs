@@ -8,10 +8,14 @@ mod table;
 
 use std::sync::Arc;
 
+pub(crate) use prepare::qos_class;
+
 use serde_json::{Value, json};
 
 use crate::field::FieldErrors;
 use crate::resource::{Column, Strategy};
+use crate::rules;
+use crate::schema::{Type, type_of};
 use crate::table::{ColumnRow, GENERIC_COLUMNS, generic};
 
 /// The functions of one kind.
@@ -33,6 +37,8 @@ pub struct Kind {
     pub prepare_delete: fn(&mut Value),
     /// Validates an object.
     pub validate: fn(&Value, &mut FieldErrors),
+    /// Validates what only a new object may not hold.
+    pub validate_create: fn(&Value, &mut FieldErrors),
     /// Validates an update.
     pub validate_update: fn(&Value, &Value, &str, &mut FieldErrors),
     /// Warnings for the client.
@@ -53,6 +59,7 @@ pub const GENERIC: Kind = Kind {
     prepare_update: |_, _, _| {},
     prepare_delete: |_| {},
     validate: |_, _| {},
+    validate_create: |_, _| {},
     validate_update: |_, _, _, _| {},
     warnings: |_| Vec::new(),
     columns: GENERIC_COLUMNS,
@@ -63,7 +70,10 @@ impl Kind {
     /// The functions of the kind with that schema.
     pub fn of(definition: &str) -> &'static Kind {
         static NONE: Kind = GENERIC;
-        table::KINDS.iter().find(|kind| kind.definition == definition).unwrap_or(&NONE)
+        table::KINDS
+            .iter()
+            .find(|kind| kind.definition.ends_with(definition) && !definition.is_empty())
+            .unwrap_or(&NONE)
     }
 
     /// The Table's columns.
@@ -86,10 +96,22 @@ impl Kind {
 pub struct KindStrategy {
     /// The kind's functions.
     pub kind: &'static Kind,
+    /// The type whose lines of the table of rules hold; a custom resource has none.
+    pub ty: Option<&'static Type>,
+}
+
+impl KindStrategy {
+    /// The strategy of the kind with that schema.
+    pub fn of(definition: &str) -> Self {
+        Self { kind: Kind::of(definition), ty: type_of(definition) }
+    }
 }
 
 impl Strategy for KindStrategy {
     fn default(&self, object: &mut Value) {
+        if let Some(ty) = self.ty {
+            rules::default(ty, object);
+        }
         (self.kind.default)(object);
     }
 
@@ -118,12 +140,24 @@ impl Strategy for KindStrategy {
     }
 
     fn validate(&self, object: &Value, errors: &mut FieldErrors) {
+        if let Some(ty) = self.ty {
+            rules::check(ty, object, "", errors);
+        }
         (self.kind.validate)(object, errors);
+    }
+
+    fn validate_create(&self, object: &Value, errors: &mut FieldErrors) {
+        (self.kind.validate_create)(object, errors);
     }
 
     fn validate_update(&self, new: &Value, old: &Value, subresource: &str, errors: &mut FieldErrors) {
         if subresource != "status" {
-            (self.kind.validate)(new, errors);
+            self.validate(new, errors);
+        }
+        match (self.ty, subresource) {
+            (Some(ty), "") => rules::check_update(ty, new, old, errors),
+            (Some(ty), "status") => rules::check(ty, new, "status", errors),
+            _ => {}
         }
         (self.kind.validate_update)(new, old, subresource, errors);
     }
@@ -140,7 +174,7 @@ impl Strategy for KindStrategy {
 /// The strategy of a kind without code, as custom resources use it.
 pub fn generic_strategy() -> Arc<dyn Strategy> {
     static NONE: Kind = GENERIC;
-    Arc::new(KindStrategy { kind: &NONE })
+    Arc::new(KindStrategy { kind: &NONE, ty: None })
 }
 
 /// A creator has no say about `status`. Reviews and other unstored kinds never come here.

@@ -20,11 +20,13 @@ pub mod quantity;
 pub mod quota;
 pub mod registry;
 pub mod resource;
+pub mod rules;
 pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod table;
 pub mod validate;
+pub mod warnings;
 
 pub use field::{FieldError, FieldErrorKind, FieldErrors};
 pub use resource::{Column, Resource, Scope, Strategy, Subresource};

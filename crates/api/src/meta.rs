@@ -22,6 +22,7 @@ pub fn name_check(group: &str, plural: &str) -> fn(&str) -> Problems {
         ("", "namespaces") => check_dns_label,
         ("", "services") => check_dns1035_label,
         ("rbac.authorization.k8s.io", _) => check_path_segment,
+        ("networking.k8s.io", "ipaddresses") => crate::names::check_canonical_ip,
         ("batch", "cronjobs") => check_cronjob_name,
         _ => check_dns_subdomain,
     }

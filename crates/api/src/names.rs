@@ -173,10 +173,205 @@ pub fn check_port_number(port: i64) -> Problems {
     if (1..=65_535).contains(&port) { Vec::new() } else { vec!["must be between 1 and 65535, inclusive".to_owned()] }
 }
 
-/// A CIDR such as `10.0.0.0/8`, or an IP address.
+/// A driver's name: a subdomain, also in capitals, of a label's length.
+pub fn check_driver(text: &str) -> Problems {
+    let mut problems = check_dns_subdomain(&text.to_lowercase());
+    if text.len() > 63 {
+        problems.insert(0, too_long(63));
+    }
+    problems
+}
+
+/// A domain, a slash and a path, such as a controller's `example.com/controller`.
+pub fn check_domain_path(text: &str) -> Problems {
+    match text.split_once('/').filter(|(host, path)| !host.is_empty() && !path.is_empty()) {
+        None => vec!["must be a domain-prefixed path (such as \"acme.io/foo\")".to_owned()],
+        Some((host, path)) => {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~%!$&'()*+,;=:".contains(c);
+            let bad = (!path.chars().all(plain))
+                .then(|| "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')".to_owned());
+            check_dns_subdomain(host).into_iter().chain(bad).collect()
+        }
+    }
+}
+
+/// A name with its domain: `example.com/model`.
+pub fn check_fully_qualified(text: &str) -> Problems {
+    let (domain, id) = text.split_once('/').unwrap_or((text, ""));
+    if id.is_empty() || domain.is_empty() {
+        return vec!["must be a fully qualified name, such as 'example.com/name'".to_owned()];
+    }
+    check_dns_subdomain(domain).into_iter().chain(check_c_identifier(id)).collect()
+}
+
+/// A qualified name in which capitals are fine, as in a provisioner's.
+pub fn check_lower_qualified(text: &str) -> Problems {
+    check_qualified_name(&text.to_lowercase())
+}
+
+/// An identifier of the language C.
+pub fn check_c_identifier(text: &str) -> Problems {
+    let head = |c: char| c.is_ascii_alphabetic() || c == '_';
+    let valid = text.starts_with(head) && text.chars().all(|c| head(c) || c.is_ascii_digit());
+    let message = "a valid C identifier must start with alphabetic character or '_', followed by a string of \
+                   alphanumeric characters or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName', regex used for \
+                   validation is '[A-Za-z_][A-Za-z0-9_]*')";
+    if valid { Vec::new() } else { vec![message.to_owned()] }
+}
+
+/// A pool's name: subdomains with slashes between.
+pub fn check_pool(text: &str) -> Problems {
+    let long = (text.len() > 253).then(|| too_long(253));
+    long.into_iter().chain(text.split('/').flat_map(check_dns_subdomain)).collect()
+}
+
+/// A path that does not climb.
+pub fn check_no_backsteps(text: &str) -> Problems {
+    if text.split('/').any(|part| part == "..") { vec!["must not contain '..'".to_owned()] } else { Vec::new() }
+}
+
+/// A relative path that does not climb.
+pub fn check_descending_path(text: &str) -> Problems {
+    let absolute = text.starts_with('/').then(|| "must be a relative path".to_owned());
+    absolute.into_iter().chain(check_no_backsteps(text)).collect()
+}
+
+/// A relative path below a volume; names that begin with two dots are the kubelet's.
+pub fn check_volume_path(text: &str) -> Problems {
+    let mut problems = check_descending_path(text);
+    if text.starts_with("..") && !text.starts_with("../") {
+        problems.push("must not start with '..'".to_owned());
+    }
+    problems
+}
+
+/// An absolute path.
+pub fn check_absolute_path(text: &str) -> Problems {
+    if text.starts_with('/') { Vec::new() } else { vec!["must be an absolute path".to_owned()] }
+}
+
+/// A host, which may be a wildcard.
+pub fn check_host(text: &str) -> Problems {
+    if text.contains('*') { check_wildcard_subdomain(text) } else { check_dns_subdomain(text) }
+}
+
+/// A header of HTTP.
+pub fn check_header(text: &str) -> Problems {
+    let valid = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    let message = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', regex \
+                   used for validation is '[-A-Za-z0-9]+')";
+    if valid { Vec::new() } else { vec![message.to_owned()] }
+}
+
+/// A search domain of a resolver: it may have underscores and a dot at its end.
+pub fn check_search_domain(text: &str) -> Problems {
+    if text == "." {
+        return Vec::new();
+    }
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let framed = |part: &str| framed(part, |c| is_lower_alphanumeric(c), "-_");
+    check(name.split('.').all(framed), name, 253, || {
+        "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-', '_' or '.', and must \
+         start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
+         '[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*')"
+            .to_owned()
+    })
+}
+
+/// A version as semver.org has it.
+pub fn check_semver(text: &str) -> Problems {
+    let (rest, build) = text.split_once('+').map_or((text, None), |(rest, build)| (rest, Some(build)));
+    let (core, pre) = rest.split_once('-').map_or((rest, None), |(core, pre)| (core, Some(pre)));
+    let number = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()) && (part == "0" || !part.starts_with('0'))
+    };
+    let word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let pre_word = |part: &str| word(part) && (!part.bytes().all(|b| b.is_ascii_digit()) || number(part));
+    let valid = core.split('.').count() == 3
+        && core.split('.').all(number)
+        && pre.is_none_or(|pre| pre.split('.').all(pre_word))
+        && build.is_none_or(|build| build.split('.').all(word));
+    if valid { Vec::new() } else { vec!["must be a string compatible with semver.org spec 2.0.0".to_owned()] }
+}
+
+/// A UUID in its usual form.
+pub fn check_uuid(text: &str) -> Problems {
+    let dashes = [8, 13, 18, 23];
+    let valid = text.len() == 36
+        && text.bytes().enumerate().all(|(i, b)| match dashes.contains(&i) {
+            true => b == b'-',
+            false => b.is_ascii_digit() || (b'a'..=b'f').contains(&b),
+        });
+    let message = "uid must be in RFC 4122 normalized form, `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx` with lowercase \
+                   hexadecimal characters";
+    if valid { Vec::new() } else { vec![message.to_owned()] }
+}
+
+/// The grammar of that name in the table of rules.
+pub fn format(name: &str) -> Option<fn(&str) -> Problems> {
+    Some(match name {
+        "label" => check_dns_label,
+        "label1035" => check_dns1035_label,
+        "subdomain" => check_dns_subdomain,
+        "host" => check_host,
+        "segment" => check_path_segment,
+        "qualified" => check_qualified_name,
+        "lowerqualified" => check_lower_qualified,
+        "fullyqualified" => check_fully_qualified,
+        "labelvalue" => check_label_value,
+        "key" => check_config_key,
+        "env" => check_env_name,
+        "portname" => check_port_name,
+        "ip" => check_ip,
+        "cidr" => check_cidr,
+        "driver" => check_driver,
+        "domainpath" => check_domain_path,
+        "pool" => check_pool,
+        "climbless" => check_no_backsteps,
+        "descending" => check_descending_path,
+        "volumepath" => check_volume_path,
+        "absolute" => check_absolute_path,
+        "header" => check_header,
+        "search" => check_search_domain,
+        "semver" => check_semver,
+        "uuid" => check_uuid,
+        _ => return None,
+    })
+}
+
+/// An IP address.
 pub fn check_ip(text: &str) -> Problems {
     let message = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned();
     if text.parse::<std::net::IpAddr>().is_ok() { Vec::new() } else { vec![message] }
+}
+
+/// An IP address that other machines can be reached at.
+pub fn check_special_ip(text: &str) -> Problems {
+    use std::net::IpAddr;
+    let Ok(ip) = text.parse::<IpAddr>() else { return Vec::new() };
+    let (local, multicast) = match ip {
+        IpAddr::V4(ip) => (ip.is_link_local(), ip.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(ip) => (ip.segments()[0] & 0xffc0 == 0xfe80, ip.segments()[0] & 0xff0f == 0xff02),
+    };
+    [
+        (ip.is_unspecified(), "may not be unspecified (0.0.0.0 or ::)"),
+        (ip.is_loopback(), "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
+        (local, "may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
+        (multicast, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"),
+    ]
+    .into_iter()
+    .filter(|(wrong, _)| *wrong)
+    .map(|(_, why)| why.to_owned())
+    .collect()
+}
+
+/// An IP address written the one way that it is written.
+pub fn check_canonical_ip(text: &str) -> Problems {
+    match text.parse::<std::net::IpAddr>() {
+        Err(_) => vec![format!("ParseAddr({text:?}): unable to parse IP")],
+        Ok(ip) if ip.to_string() != text => vec!["must be a canonical format IP address".to_owned()],
+        Ok(_) => Vec::new(),
+    }
 }
 
 /// A CIDR, such as `10.9.8.0/24`.

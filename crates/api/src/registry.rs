@@ -67,7 +67,7 @@ fn parse_row(line: &str) -> Option<Resource> {
         columns: hooks.columns(),
         selectable_fields: list(fields, ' '),
         stored: verbs == "*" || verbs.contains("delete"),
-        strategy: Arc::new(KindStrategy { kind: hooks }),
+        strategy: Arc::new(KindStrategy::of(definition)),
         custom: None,
     })
 }

@@ -79,6 +79,9 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     /// What is wrong with a new object, besides its metadata.
     fn validate(&self, _object: &Value, _errors: &mut FieldErrors) {}
 
+    /// What only a new object may not hold.
+    fn validate_create(&self, _object: &Value, _errors: &mut FieldErrors) {}
+
     /// What is wrong with replacing `old` by `new`.
     fn validate_update(&self, _new: &Value, _old: &Value, _subresource: &str, _errors: &mut FieldErrors) {}
 

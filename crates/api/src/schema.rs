@@ -312,6 +312,11 @@ pub fn type_of_kind(api_version: &str, kind: &str) -> Option<&'static Type> {
     type_of(&format!("{package}.{version}.{kind}")).or_else(|| type_of(&format!("meta.v1.{kind}")))
 }
 
+/// All types.
+pub fn all_types() -> impl Iterator<Item = &'static Type> {
+    SCHEMA.types.iter()
+}
+
 fn json_schema() -> Option<&'static Type> {
     type_of("apiextensions.v1.JSONSchemaProps")
 }

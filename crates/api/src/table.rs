@@ -1,6 +1,7 @@
 //! What `kubectl get` prints: the cells of the server-side Table.
 
 mod core;
+mod drivers;
 mod pod;
 mod policy;
 mod workload;
@@ -9,6 +10,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 pub use core::*;
+pub use drivers::*;
 pub use pod::*;
 pub use policy::*;
 pub use workload::*;

@@ -1,7 +1,8 @@
 //! Validation: what is wrong with an object of a kind, field by field, in upstream's words.
 //!
-//! One function per kind, called with the object after defaulting; metadata is [`crate::meta`]'s. The `*_update`
-//! functions say what a change may not touch.
+//! Most of it is in the table that [`crate::rules`] reads. Here is the code for what a line of it cannot say: one
+//! function a type, wherever the type stands ([`of_type`]), and one a kind. The `*_update` functions say what a change
+//! may not touch; metadata is [`crate::meta`]'s.
 
 mod api_service;
 mod apps;
@@ -9,11 +10,20 @@ mod batch;
 mod certificates;
 mod container;
 mod core;
+mod devices;
 mod flowcontrol;
 mod pod;
+mod pod_update;
 mod policy;
+mod quota;
 mod rbac;
+mod resources;
+mod scheduling;
+mod security;
 mod service;
+mod storage;
+#[cfg(test)]
+mod tests;
 mod volume;
 mod webhooks;
 
@@ -24,25 +34,69 @@ use crate::names::Problems;
 use crate::quantity::Quantity;
 
 pub use api_service::api_service;
-pub use apps::{
-    daemon_set, deployment, replica_set, replication_controller, selector_update, stateful_set, stateful_set_update,
-};
+pub use apps::{daemon_set, deployment, replica_set, replication_controller, stateful_set, stateful_set_update};
 pub use batch::{cron_job, job, job_update};
 pub use certificates::{certificate_signing_request, certificate_signing_request_update};
 pub use core::{
-    config_map, config_map_update, endpoint_slice, endpoint_slice_update, endpoints, event, lease, node, node_update,
-    persistent_volume, persistent_volume_claim, persistent_volume_claim_update, persistent_volume_update,
-    resource_quota, secret, secret_update,
+    config_map, config_map_update, endpoint_slice, endpoints, event, event_update, event_v1, lease, node, node_update,
+    secret, secret_update,
 };
 pub use flowcontrol::{flow_schema, priority_level};
-pub use pod::{pod, pod_template, pod_update};
-pub use policy::{
-    hpa, ingress, network_policy, pod_disruption_budget, priority_class, priority_class_update, storage_class,
-    storage_class_update,
-};
+pub use pod::pod_create;
+pub use pod_update::pod_update;
+pub use policy::{hpa, ingress, pod_disruption_budget, priority_class};
+pub use quota::{limit_range, resource_quota, resource_quota_update};
 pub use rbac::{cluster_role, cluster_role_binding, role, role_binding, role_binding_update};
 pub use service::{service, service_update};
+pub use storage::{persistent_volume, persistent_volume_claim_update, persistent_volume_update, volume_attachment};
 pub use webhooks::{mutating_webhooks, validating_webhooks};
+
+/// The code that judges a value of a type, wherever it stands.
+pub(crate) fn of_type(name: &str) -> Option<fn(&Value, &str, &mut FieldErrors)> {
+    Some(match name {
+        "meta.v1.LabelSelector" => label_selector,
+        "core.v1.Pod" => pod::pod,
+        "core.v1.PodTemplateSpec" => pod::template,
+        "core.v1.PodSpec" => pod::spec,
+        "core.v1.PodResourceClaim" => pod::resource_claim,
+        "core.v1.Probe" | "core.v1.LifecycleHandler" => container::handler,
+        "core.v1.EnvVar" => container::env,
+        "core.v1.EnvFromSource" => container::env_from,
+        "core.v1.SecurityContext" => security::container,
+        "core.v1.SeccompProfile" => |profile, path, errors| security::profile(profile, path, errors, "seccomp"),
+        "core.v1.AppArmorProfile" => |profile, path, errors| security::profile(profile, path, errors, "AppArmor"),
+        "core.v1.WindowsSecurityContextOptions" => security::windows_options,
+        "core.v1.Volume" => volume::volume,
+        "core.v1.DownwardAPIVolumeFile" => volume::downward_file,
+        "core.v1.ProjectedVolumeSource" => volume::projected,
+        "core.v1.ISCSIVolumeSource" | "core.v1.ISCSIPersistentVolumeSource" => volume::iscsi,
+        "core.v1.FCVolumeSource" => volume::fibre_channel,
+        "core.v1.FlockerVolumeSource" => volume::flocker,
+        "core.v1.Toleration" => scheduling::toleration,
+        "core.v1.NodeSelectorTerm" => scheduling::node_term,
+        "core.v1.PodAffinityTerm" => scheduling::pod_term,
+        "core.v1.TopologySpreadConstraint" => scheduling::spread,
+        "core.v1.PersistentVolumeSpec" => storage::volume_spec,
+        "core.v1.PersistentVolumeClaimSpec" => storage::claim_spec,
+        "apps.v1.StatefulSetSpec" => apps::stateful_set_template,
+        "batch.v1.JobSpec" => batch::job_spec,
+        "autoscaling.v2.MetricSpec" => policy::metric,
+        "networking.v1.IngressBackend" => policy::backend,
+        "networking.v1.HTTPIngressPath" => policy::http_path,
+        "networking.v1.IngressClassParametersReference" => policy::class_parameters,
+        "networking.v1.NetworkPolicyPeer" => policy::peer,
+        "networking.v1.NetworkPolicyPort" => policy::policy_port,
+        "resource.v1.DeviceRequest" => devices::request,
+        "resource.v1.ExactDeviceRequest" | "resource.v1.DeviceSubRequest" => devices::count,
+        "resource.v1.DeviceConstraint" => devices::constraint,
+        "resource.v1.DeviceToleration" => scheduling::device_toleration,
+        "resource.v1.DeviceClaim" => devices::claim,
+        "resource.v1.ResourceSliceSpec" => devices::slice,
+        "resource.v1.DeviceAttribute" => devices::attribute,
+        "storage.v1.VolumeAttachmentSource" => storage::attachment_source,
+        _ => return None,
+    })
+}
 
 /// What may not be changed.
 pub(crate) const IMMUTABLE: &str = "field is immutable";
@@ -138,6 +192,9 @@ pub(crate) fn label_selector(selector: &Value, path: &str, errors: &mut FieldErr
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
             other => errors.invalid(&join(&path, "operator"), other, "not a valid selector operator"),
         }
+        for (i, value) in list(expression, "values").iter().filter_map(Value::as_str).enumerate() {
+            report(crate::names::check_label_value(value), &format!("{path}.values[{i}]"), value, errors);
+        }
         let key = text(expression, "key");
         report(crate::names::check_qualified_name(key), &join(&path, "key"), key, errors);
     }
@@ -166,5 +223,18 @@ pub(crate) fn count_or_percent(object: &Value, path: &str, key: &str, errors: &m
 pub(crate) fn errors_of(validate: fn(&Value, &mut FieldErrors), object: &Value) -> Vec<String> {
     let mut errors = FieldErrors::default();
     validate(object, &mut errors);
+    errors.0.iter().map(ToString::to_string).collect()
+}
+
+/// The table, the types' code and the kind's: all that a new object is told.
+#[cfg(test)]
+pub(crate) fn told(definition: &str, object: &Value) -> Vec<String> {
+    use crate::resource::Strategy;
+    let mut errors = FieldErrors::default();
+    let strategy = crate::kinds::KindStrategy::of(definition);
+    let mut object = object.clone();
+    strategy.default(&mut object);
+    strategy.validate(&object, &mut errors);
+    strategy.validate_create(&object, &mut errors);
     errors.0.iter().map(ToString::to_string).collect()
 }

@@ -1,11 +1,11 @@
-//! Core kinds besides pods, and the discovery of endpoints.
+//! Core kinds besides pods.
 
 use serde_json::Value;
 
 use super::{child, items, set, set_text};
 
 /// A Service. Cluster IPs and IP families are the API server's allocation to decide.
-pub fn service(object: &mut Value) {
+pub(super) fn service(object: &mut Value) {
     let spec = child(object, "spec");
     set_text(spec, "sessionAffinity", "None");
     if spec["sessionAffinity"] == "ClientIP" {
@@ -13,35 +13,40 @@ pub fn service(object: &mut Value) {
     } else if let Some(map) = spec.as_object_mut() {
         map.remove("sessionAffinityConfig");
     }
-    set_text(spec, "type", "ClusterIP");
     for port in items(spec, "ports") {
-        set_text(port, "protocol", "TCP");
         let target = port.get("targetPort");
-        if target.is_none_or(|target| target == 0 || target == "") {
+        if target.is_none_or(|target| target.is_null() || target == 0 || target == "") {
             port["targetPort"] = port["port"].clone();
         }
     }
     let kind = spec["type"].as_str().unwrap_or_default().to_owned();
-    if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
+    let outside = spec["externalIPs"].as_array().is_some_and(|ips| !ips.is_empty());
+    if matches!(kind.as_str(), "NodePort" | "LoadBalancer") || kind == "ClusterIP" && outside {
         set_text(spec, "externalTrafficPolicy", "Cluster");
     }
-    if kind != "ExternalName" {
+    if matches!(kind.as_str(), "ClusterIP" | "NodePort" | "LoadBalancer") {
         set(spec, "internalTrafficPolicy", "Cluster");
     }
     if kind == "LoadBalancer" {
         set(spec, "allocateLoadBalancerNodePorts", true);
+        let balancer = object.get_mut("status").and_then(|status| status.get_mut("loadBalancer"));
+        for ingress in balancer.into_iter().flat_map(|balancer| items(balancer, "ingress")) {
+            if ingress["ip"].as_str().is_some_and(|ip| !ip.is_empty()) {
+                set(ingress, "ipMode", "VIP");
+            }
+        }
     }
 }
 
 /// A Namespace: its name as a label.
-pub fn namespace(object: &mut Value) {
-    if let Some(name) = object["metadata"]["name"].as_str().map(str::to_owned) {
+pub(super) fn namespace(object: &mut Value) {
+    if let Some(name) = object["metadata"]["name"].as_str().filter(|name| !name.is_empty()).map(str::to_owned) {
         child(child(object, "metadata"), "labels")["kubernetes.io/metadata.name"] = name.into();
     }
 }
 
-/// A Secret: `Opaque`; `stringData` is written into `data`.
-pub fn secret(object: &mut Value) {
+/// A Secret: `stringData` is written into `data`.
+pub(super) fn secret(object: &mut Value) {
     use base64::Engine as _;
     if let Some(Value::Object(texts)) = object.as_object_mut().and_then(|map| map.remove("stringData")) {
         let data = child(object, "data");
@@ -50,46 +55,41 @@ pub fn secret(object: &mut Value) {
             data[key] = encoded.into();
         }
     }
-    set_text(object, "type", "Opaque");
 }
 
-/// A PersistentVolumeClaim: a filesystem.
-pub fn persistent_volume_claim(object: &mut Value) {
-    claim_spec(child(object, "spec"));
+/// What a node has is what pods may have, unless its kubelet says otherwise.
+pub(super) fn node_status(status: &mut Value) {
+    if let Some(capacity) = status.get("capacity").cloned().filter(Value::is_object) {
+        set(status, "allocatable", capacity);
+    }
 }
 
+/// A claim: the two ways to name a source say the same when one is used.
 pub(super) fn claim_spec(spec: &mut Value) {
-    set(spec, "volumeMode", "Filesystem");
-    // The two ways to name a source say the same when the old one is used.
-    if let Some(source) = spec.get("dataSource").cloned().filter(Value::is_object) {
-        set(spec, "dataSourceRef", source);
-    }
-}
-
-/// A PersistentVolume: retained, a filesystem.
-pub fn persistent_volume(object: &mut Value) {
-    let spec = child(object, "spec");
-    set_text(spec, "persistentVolumeReclaimPolicy", "Retain");
-    set(spec, "volumeMode", "Filesystem");
-    if let Some(path) = super::at(spec, "hostPath") {
-        set(path, "type", "");
-    }
-}
-
-/// Endpoints: TCP.
-pub fn endpoints(object: &mut Value) {
-    for subset in items(object, "subsets") {
-        for port in items(subset, "ports") {
-            set_text(port, "protocol", "TCP");
+    let of = |key: &str| spec.get(key).cloned().filter(Value::is_object);
+    match (of("dataSource"), of("dataSourceRef")) {
+        (Some(source), None) => spec["dataSourceRef"] = source,
+        (None, Some(reference)) if reference["namespace"].as_str().unwrap_or_default().is_empty() => {
+            // Other kinds than claims and snapshots exist in the newer field only.
+            let group = reference["apiGroup"].as_str().unwrap_or_default();
+            let known = [("", "PersistentVolumeClaim"), ("snapshot.storage.k8s.io", "VolumeSnapshot")];
+            if known.iter().any(|(g, kind)| *g == group && reference["kind"] == *kind) {
+                spec["dataSource"] = reference;
+            }
         }
+        _ => {}
     }
 }
 
-/// An EndpointSlice: nameless TCP ports.
-pub fn endpoint_slice(object: &mut Value) {
-    for port in items(object, "ports") {
-        set(port, "name", "");
-        set(port, "protocol", "TCP");
+/// A container's default limit is the most there may be, its default request that limit, or else the least.
+pub(super) fn limit_range_item(item: &mut Value) {
+    if item["type"] != "Container" {
+        return;
+    }
+    for (to, from) in [("default", "max"), ("defaultRequest", "default"), ("defaultRequest", "min")] {
+        for (name, amount) in item[from].as_object().cloned().into_iter().flatten() {
+            set(child(item, to), &name, amount);
+        }
     }
 }
 
@@ -97,37 +97,40 @@ pub fn endpoint_slice(object: &mut Value) {
 mod tests {
     use serde_json::json;
 
-    use super::*;
+    use crate::rules::default;
+    use crate::schema::type_of;
 
     #[test]
-    fn services_get_what_upstream_gives() {
-        let mut object = json!({"spec": {"type": "LoadBalancer", "ports": [{"port": 80}]}});
-        service(&mut object);
+    fn core_kinds_get_what_upstream_gives() {
+        let defaulted = |kind: &str, mut object: serde_json::Value| {
+            default(type_of(&format!("core.v1.{kind}")).unwrap(), &mut object);
+            object
+        };
         assert_eq!(
-            object["spec"],
+            defaulted("Service", json!({"spec": {"type": "LoadBalancer", "ports": [{"port": 80}]}}))["spec"],
             json!({
                 "type": "LoadBalancer", "ports": [{"port": 80, "protocol": "TCP", "targetPort": 80}],
                 "sessionAffinity": "None", "externalTrafficPolicy": "Cluster", "internalTrafficPolicy": "Cluster",
                 "allocateLoadBalancerNodePorts": true,
             })
         );
-        let mut object = json!({"spec": {"sessionAffinity": "ClientIP", "ports": [{"port": 80, "targetPort": "web"}]}});
-        service(&mut object);
-        assert_eq!(object["spec"]["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"], 10_800);
-        assert_eq!(object["spec"]["ports"][0]["targetPort"], "web");
-    }
-
-    #[test]
-    fn a_secrets_texts_become_data() {
-        let mut object = json!({"stringData": {"a": "b"}, "data": {"c": "ZA=="}});
-        secret(&mut object);
-        assert_eq!(object, json!({"type": "Opaque", "data": {"a": "Yg==", "c": "ZA=="}}));
-    }
-
-    #[test]
-    fn a_namespace_carries_its_name_as_a_label() {
-        let mut object = json!({"metadata": {"name": "n"}});
-        namespace(&mut object);
-        assert_eq!(object["metadata"]["labels"], json!({"kubernetes.io/metadata.name": "n"}));
+        let sticky = json!({"spec": {"sessionAffinity": "ClientIP", "ports": [{"port": 80, "targetPort": "web"}]}});
+        let sticky = defaulted("Service", sticky);
+        assert_eq!(sticky["spec"]["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"], 10_800);
+        assert_eq!(sticky["spec"]["ports"][0]["targetPort"], "web");
+        assert_eq!(
+            defaulted("Secret", json!({"stringData": {"a": "b"}, "data": {"c": "ZA=="}})),
+            json!({"type": "Opaque", "data": {"a": "Yg==", "c": "ZA=="}})
+        );
+        assert_eq!(
+            defaulted("Namespace", json!({"metadata": {"name": "n"}}))["metadata"]["labels"],
+            json!({"kubernetes.io/metadata.name": "n"})
+        );
+        let range = json!({"spec": {"limits": [{"type": "Container", "max": {"cpu": "2"}, "min": {"memory": "1Mi"}}]}});
+        assert_eq!(
+            defaulted("LimitRange", range)["spec"]["limits"][0],
+            json!({"type": "Container", "max": {"cpu": "2"}, "min": {"memory": "1Mi"},
+                   "default": {"cpu": "2"}, "defaultRequest": {"cpu": "2", "memory": "1Mi"}})
+        );
     }
 }

@@ -1,19 +1,21 @@
 //! Pods and pod templates.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
-use super::{at, child, items, set, set_nonzero, set_text};
+use super::{child, items, set, set_nonzero, set_text};
+use crate::quantity::Quantity;
 
-/// A Pod: its spec, and requests that follow from limits (templates do not get these).
-pub fn pod(object: &mut Value) {
+/// A Pod: requests that follow from limits, and host ports; templates do not get these.
+pub(super) fn pod(object: &mut Value) {
     let spec = child(object, "spec");
-    set(spec, "enableServiceLinks", true);
     for list in ["containers", "initContainers"] {
         for container in items(spec, list) {
             requests_from_limits(container);
         }
     }
-    pod_spec(spec);
+    pod_requests(spec);
     if spec["hostNetwork"] == true {
         for list in ["containers", "initContainers"] {
             items(spec, list).for_each(host_ports);
@@ -21,32 +23,35 @@ pub fn pod(object: &mut Value) {
     }
 }
 
-/// A pod spec, in a Pod or in a template.
-pub fn pod_spec(spec: &mut Value) {
-    set_text(spec, "restartPolicy", "Always");
-    set_text(spec, "dnsPolicy", "ClusterFirst");
-    set_text(spec, "schedulerName", "default-scheduler");
-    set(spec, "terminationGracePeriodSeconds", 30);
-    set(spec, "securityContext", json!({}));
-    service_account(spec);
-    for list in ["containers", "initContainers", "ephemeralContainers"] {
-        items(spec, list).for_each(container);
+/// What a pod as a whole is limited to it requests, unless its containers request less.
+fn pod_requests(spec: &mut Value) {
+    let limits = spec["resources"]["limits"].as_object().cloned().unwrap_or_default();
+    if limits.is_empty() {
+        return;
     }
-    items(spec, "volumes").for_each(volume);
-    for constraint in items(spec, "topologySpreadConstraints") {
-        if constraint["whenUnsatisfiable"].is_null() {
-            set(constraint, "whenUnsatisfiable", "DoNotSchedule");
-        }
-    }
-    if spec["hostNetwork"] == true {
-        for list in ["containers", "initContainers"] {
-            items(spec, list).for_each(host_ports);
-        }
+    let empty = Vec::new();
+    let containers = spec["containers"].as_array().unwrap_or(&empty);
+    let of = |container: &Value, name: &str| container["resources"]["requests"].get(name).cloned();
+    let names: BTreeSet<&String> =
+        containers.iter().filter_map(|c| c["resources"]["requests"].as_object()).flat_map(|map| map.keys()).collect();
+    let supported = |name: &str| matches!(name, "cpu" | "memory") || name.starts_with("hugepages-");
+    let sums: Vec<(String, Value)> = names
+        .into_iter()
+        .filter(|name| supported(name))
+        .map(|name| {
+            let amounts = containers.iter().filter_map(|c| of(c, name));
+            let sum: Quantity = amounts.filter_map(|amount| Quantity::from_json(&amount).ok()).sum();
+            (name.clone(), sum.to_string().into())
+        })
+        .collect();
+    let requests = child(&mut spec["resources"], "requests");
+    for (name, amount) in sums.into_iter().chain(limits.into_iter().filter(|(name, _)| supported(name))) {
+        set(requests, &name, amount);
     }
 }
 
-/// The old name `serviceAccount` and the new one always say the same.
-fn service_account(spec: &mut Value) {
+/// A pod spec: the old name `serviceAccount` and the new one always say the same.
+pub(super) fn pod_spec(spec: &mut Value) {
     let name = |key: &str| spec.get(key).and_then(Value::as_str).filter(|name| !name.is_empty()).map(str::to_owned);
     if let Some(name) = name("serviceAccountName").or_else(|| name("serviceAccount")) {
         spec["serviceAccountName"] = name.clone().into();
@@ -62,34 +67,16 @@ fn host_ports(container: &mut Value) {
     }
 }
 
-fn container(container: &mut Value) {
-    set_text(container, "terminationMessagePath", "/dev/termination-log");
-    set_text(container, "terminationMessagePolicy", "File");
+/// A container's image is pulled as its tag suggests.
+pub(super) fn container(container: &mut Value) {
     let policy = pull_policy(container["image"].as_str().unwrap_or_default());
     set_text(container, "imagePullPolicy", policy);
-    set(container, "resources", json!({}));
-    for port in items(container, "ports") {
-        set_text(port, "protocol", "TCP");
-    }
-    for variable in items(container, "env") {
-        if let Some(field) = at(variable, "valueFrom").and_then(|from| at(from, "fieldRef")) {
-            set_text(field, "apiVersion", "v1");
-        }
-        // A divisor of zero means one.
-        if let Some(field) = at(variable, "valueFrom").and_then(|from| at(from, "resourceFieldRef")) {
-            set(field, "divisor", "0");
-        }
-    }
-    for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        if let Some(found) = at(container, name) {
-            probe(found);
-        }
-    }
-    for hook in ["postStart", "preStop"] {
-        if let Some(get) = at(container, "lifecycle").and_then(|l| at(l, hook)).and_then(|hook| at(hook, "httpGet")) {
-            http_get(get);
-        }
-    }
+}
+
+/// A volume's image is pulled as a container's.
+pub(super) fn image_volume(source: &mut Value) {
+    let policy = pull_policy(source["reference"].as_str().unwrap_or_default());
+    set_text(source, "pullPolicy", policy);
 }
 
 /// `Always` for `latest` or no tag, else `IfNotPresent`; a digest never changes.
@@ -101,24 +88,6 @@ fn pull_policy(image: &str) -> &'static str {
         ("latest", _) | ("", "") => "Always",
         _ => "IfNotPresent",
     }
-}
-
-fn probe(probe: &mut Value) {
-    set_nonzero(probe, "timeoutSeconds", 1);
-    set_nonzero(probe, "periodSeconds", 10);
-    set_nonzero(probe, "successThreshold", 1);
-    set_nonzero(probe, "failureThreshold", 3);
-    if let Some(get) = at(probe, "httpGet") {
-        http_get(get);
-    }
-    if let Some(grpc) = at(probe, "grpc") {
-        set(grpc, "service", "");
-    }
-}
-
-fn http_get(get: &mut Value) {
-    set_text(get, "path", "/");
-    set_text(get, "scheme", "HTTP");
 }
 
 /// What is limited but not requested is requested up to the limit.
@@ -134,50 +103,20 @@ fn requests_from_limits(container: &mut Value) {
     }
 }
 
-/// The mode of files in volumes of files.
-const DEFAULT_MODE: i64 = 0o644;
-
-fn volume(volume: &mut Value) {
-    for source in ["secret", "configMap", "downwardAPI", "projected"] {
-        if let Some(source) = at(volume, source) {
-            set(source, "defaultMode", DEFAULT_MODE);
-            field_versions(source);
-            for projection in items(source, "sources") {
-                if let Some(token) = at(projection, "serviceAccountToken") {
-                    set(token, "expirationSeconds", 3600);
-                }
-                if let Some(api) = at(projection, "downwardAPI") {
-                    field_versions(api);
-                }
-            }
-        }
-    }
-    if let Some(path) = at(volume, "hostPath") {
-        set(path, "type", "");
-    }
-    if let Some(iscsi) = at(volume, "iscsi") {
-        set_text(iscsi, "iscsiInterface", "default");
-    }
-    if let Some(template) = at(volume, "ephemeral").and_then(|e| at(e, "volumeClaimTemplate")) {
-        super::core::claim_spec(child(template, "spec"));
-    }
-    // A volume that names no source is an empty directory.
+/// A volume that names no source is an empty directory.
+pub(super) fn volume(volume: &mut Value) {
     if volume.as_object().is_some_and(|map| map.keys().all(|key| key == "name")) {
         volume["emptyDir"] = json!({});
-    }
-}
-
-fn field_versions(source: &mut Value) {
-    for item in items(source, "items") {
-        if let Some(field) = at(item, "fieldRef") {
-            set_text(field, "apiVersion", "v1");
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn pod(object: &mut Value) {
+        crate::rules::default(crate::schema::type_of("core.v1.Pod").unwrap(), object);
+    }
 
     #[test]
     fn a_minimal_pod_gets_what_upstream_gives() {

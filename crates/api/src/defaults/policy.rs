@@ -1,4 +1,4 @@
-//! Kinds that set rules: RBAC, storage classes, autoscaling, networking, admission.
+//! Kinds that set rules: RBAC, networking, devices, admission, extension.
 
 use serde_json::{Value, json};
 
@@ -6,65 +6,31 @@ use super::{at, child, items, set, set_nonzero, set_text};
 
 const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 
-/// A RoleBinding or ClusterRoleBinding: users and groups, and the role, are of the RBAC group.
-pub fn role_binding(object: &mut Value) {
-    set_text(child(object, "roleRef"), "apiGroup", RBAC_GROUP);
-    for subject in items(object, "subjects") {
-        if matches!(subject["kind"].as_str(), Some("User" | "Group")) {
-            set_text(subject, "apiGroup", RBAC_GROUP);
-        }
+/// A binding's users and groups are of the RBAC group.
+pub(super) fn subject(subject: &mut Value) {
+    if matches!(subject["kind"].as_str(), Some("User" | "Group")) {
+        set_text(subject, "apiGroup", RBAC_GROUP);
     }
 }
 
-/// A StorageClass: deletes its volumes, binds at once.
-pub fn storage_class(object: &mut Value) {
-    set(object, "reclaimPolicy", "Delete");
-    set(object, "volumeBindingMode", "Immediate");
-}
-
-/// A PriorityClass: preempts.
-pub fn priority_class(object: &mut Value) {
-    set(object, "preemptionPolicy", "PreemptLowerPriority");
-}
-
-/// An autoscaling/v1 HorizontalPodAutoscaler: at least one.
-pub fn hpa_v1(object: &mut Value) {
-    set(child(object, "spec"), "minReplicas", 1);
-}
-
-/// An autoscaling/v2 HorizontalPodAutoscaler: at least one, by CPU at 80 % if it names no metric.
-pub fn hpa_v2(object: &mut Value) {
-    let spec = child(object, "spec");
-    set(spec, "minReplicas", 1);
-    if spec["metrics"].as_array().is_none_or(Vec::is_empty) {
-        spec["metrics"] = json!([{
-            "type": "Resource",
-            "resource": { "name": "cpu", "target": { "type": "Utilization", "averageUtilization": 80 } },
-        }]);
-    }
-}
-
-/// A NetworkPolicy: about ingress, and about egress if it says anything on it.
-pub fn network_policy(object: &mut Value) {
-    let spec = child(object, "spec");
-    if spec.get("policyTypes").is_none() {
+/// A NetworkPolicy is about ingress, and about egress if it says anything on it.
+pub(super) fn network_policy(spec: &mut Value) {
+    if spec["policyTypes"].as_array().is_none_or(Vec::is_empty) {
         let egress = spec.get("egress").and_then(Value::as_array).is_some_and(|rules| !rules.is_empty());
         spec["policyTypes"] = if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) };
     }
-    for direction in ["ingress", "egress"] {
-        for rule in items(spec, direction) {
-            for port in items(rule, "ports") {
-                set(port, "protocol", "TCP");
-            }
-        }
+}
+
+/// A request for devices is for one.
+pub(super) fn device_count(request: &mut Value) {
+    if request["allocationMode"] == "ExactCount" {
+        set_nonzero(request, "count", 1);
     }
 }
 
-/// An IngressClass: its parameters are of the cluster.
-pub fn ingress_class(object: &mut Value) {
-    if let Some(parameters) = at(child(object, "spec"), "parameters") {
-        set(parameters, "scope", "Cluster");
-    }
+/// A taint of a device counts from now.
+pub(super) fn device_taint(taint: &mut Value) {
+    set(taint, "timeAdded", coracle_clock::now_seconds().to_string());
 }
 
 fn webhooks(object: &mut Value, reinvocation: bool) {
@@ -122,16 +88,18 @@ pub fn custom_resource_definition(object: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::default;
+    use crate::schema::type_of;
 
     #[test]
     fn rules_get_what_upstream_gives() {
         let mut object = json!({"roleRef": {"name": "r"}, "subjects": [{"kind": "User"}, {"kind": "ServiceAccount"}]});
-        role_binding(&mut object);
+        default(type_of("rbac.v1.RoleBinding").unwrap(), &mut object);
         assert_eq!(object["roleRef"]["apiGroup"], RBAC_GROUP);
         assert_eq!(object["subjects"], json!([{"kind": "User", "apiGroup": RBAC_GROUP}, {"kind": "ServiceAccount"}]));
 
         let mut object = json!({"spec": {"podSelector": {}, "egress": [{}]}});
-        network_policy(&mut object);
+        default(type_of("networking.v1.NetworkPolicy").unwrap(), &mut object);
         assert_eq!(object["spec"]["policyTypes"], json!(["Ingress", "Egress"]));
 
         let mut object = json!({"spec": {"names": {"kind": "Widget", "plural": "widgets"}}});

@@ -65,6 +65,25 @@ pub(super) fn pending(object: &mut Value) {
     object["status"] = json!({ "phase": "Pending" });
 }
 
+/// A volume is not attached before somebody has attached it.
+pub(super) fn attachment(object: &mut Value) {
+    object["status"] = json!({ "attached": false });
+}
+
+/// What this server serves itself is available from the first.
+pub(super) fn api_service(object: &mut Value) {
+    if object["spec"]["service"].is_null() {
+        let condition = json!({
+            "type": "Available",
+            "status": "True",
+            "lastTransitionTime": coracle_clock::now_seconds().to_string(),
+            "reason": "Local",
+            "message": "Local APIServices are always available",
+        });
+        object["status"] = json!({ "conditions": [condition] });
+    }
+}
+
 /// A Job selects its pods by its own uid, unless told otherwise.
 pub(super) fn job(object: &mut Value) {
     if object["spec"]["manualSelector"] == true {

@@ -58,7 +58,7 @@ pub fn storage_class(object: &Value) -> Vec<Value> {
 
 /// The columns of a VolumeAttachment.
 pub const VOLUME_ATTACHMENT_COLUMNS: &[ColumnRow] =
-    &[NAME, text("Attacher"), text("PV"), text("Node"), flag("Attached"), AGE];
+    &[NAME, ("Attacher", "string", "name", 0), text("PV"), text("Node"), flag("Attached"), AGE];
 
 /// The cells of a VolumeAttachment.
 pub fn volume_attachment(object: &Value) -> Vec<Value> {
@@ -82,7 +82,7 @@ pub fn lease(object: &Value) -> Vec<Value> {
 
 /// The columns of a PriorityClass.
 pub const PRIORITY_CLASS_COLUMNS: &[ColumnRow] =
-    &[NAME, number("Value"), flag("Global-Default"), AGE, text("PreemptionPolicy")];
+    &[NAME, number("Value"), flag("Global-Default"), AGE, wide("PreemptionPolicy")];
 
 /// The cells of a PriorityClass.
 pub fn priority_class(object: &Value) -> Vec<Value> {
@@ -176,15 +176,20 @@ pub fn network_policy(object: &Value) -> Vec<Value> {
 }
 
 /// The columns of an IPAddress.
-pub const IP_ADDRESS_COLUMNS: &[ColumnRow] = &[NAME, text("ParentRef"), AGE];
+pub const IP_ADDRESS_COLUMNS: &[ColumnRow] = &[NAME, text("ParentRef")];
 
 /// The cells of an IPAddress.
 pub fn ip_address(object: &Value) -> Vec<Value> {
     let parent = &object["spec"]["parentRef"];
-    let parts = ["resource", "group", "namespace", "name"].map(|key| str_at(parent, key));
-    let group = if parts[1].is_empty() { String::new() } else { format!(".{}", parts[1]) };
-    let text = format!("{}{group}/{}/{}", parts[0], parts[2], parts[3]);
-    vec![name(object), text.into(), age(object)]
+    let text = if parent.is_object() {
+        let (group, namespace) = (str_at(parent, "group"), str_at(parent, "namespace"));
+        let dot = if group.is_empty() { "" } else { "." };
+        let slash = if namespace.is_empty() { "" } else { "/" };
+        format!("{}{dot}{group}/{namespace}{slash}{}", str_at(parent, "resource"), str_at(parent, "name"))
+    } else {
+        "<none>".to_owned()
+    };
+    vec![name(object), text.into()]
 }
 
 /// The columns of a ServiceCIDR.

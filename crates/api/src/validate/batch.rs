@@ -3,43 +3,79 @@
 use jiff::tz::TimeZone;
 use serde_json::Value;
 
-use super::{join, not_negative, one_of, pod_template, text, unchanged};
+use super::{join, list, text};
 use crate::cron::Schedule;
 use crate::field::FieldErrors;
 
 /// A Job.
 pub fn job(object: &Value, errors: &mut FieldErrors) {
-    job_spec(&object["spec"], "spec", errors);
     if object["spec"]["selector"].is_null() {
         errors.required("spec.selector", "");
     }
 }
 
-fn job_spec(spec: &Value, path: &str, errors: &mut FieldErrors) {
-    for key in [
-        "parallelism",
-        "completions",
-        "activeDeadlineSeconds",
-        "backoffLimit",
-        "ttlSecondsAfterFinished",
-        "backoffLimitPerIndex",
-        "maxFailedIndexes",
-    ] {
-        not_negative(spec, path, key, errors);
-    }
-    one_of(spec, path, "completionMode", &["NonIndexed", "Indexed"], errors);
-    if text(spec, "completionMode") == "Indexed" && spec["completions"].is_null() {
+/// How many completions an indexed Job may have, and how many pods at a time.
+const MAX_INDEXES: i64 = 100_000;
+
+/// A Job's spec, here or in a CronJob.
+pub(super) fn job_spec(spec: &Value, path: &str, errors: &mut FieldErrors) {
+    let indexed = text(spec, "completionMode") == "Indexed";
+    if indexed && spec["completions"].is_null() {
         errors.required(&join(path, "completions"), "when completion mode is Indexed");
     }
-    let template = join(path, "template");
-    pod_template(&spec["template"], &template, errors);
-    let policy = text(&spec["template"]["spec"], "restartPolicy");
-    if policy == "Always" {
-        let path = join(&template, "spec.restartPolicy");
-        errors.required(&path, "valid values: \"OnFailure\", \"Never\"");
-    } else if spec["podFailurePolicy"].is_object() && policy != "Never" {
-        let path = join(&template, "spec.restartPolicy");
-        errors.invalid(&path, policy, "only \"Never\" is supported when podFailurePolicy is specified");
+    if indexed && let Some(wide) = spec["parallelism"].as_i64().filter(|wide| *wide > MAX_INDEXES) {
+        let why = format!("must be less than or equal to {MAX_INDEXES} when completion mode is Indexed");
+        errors.invalid(&join(path, "parallelism"), wide, why);
+    }
+    for key in ["backoffLimitPerIndex", "maxFailedIndexes"].iter().filter(|key| !indexed && !spec[**key].is_null()) {
+        errors.invalid(&join(path, key), spec[*key].clone(), "requires indexed completion mode");
+    }
+    if !spec["maxFailedIndexes"].is_null() && spec["backoffLimitPerIndex"].is_null() {
+        errors.required(&join(path, "backoffLimitPerIndex"), "when maxFailedIndexes is specified");
+    }
+    if spec["successPolicy"].is_object() && !indexed {
+        let why = "requires indexed completion mode";
+        errors.invalid(&join(path, "successPolicy"), spec["successPolicy"].clone(), why);
+    }
+    let restart = join(path, "template.spec.restartPolicy");
+    match text(&spec["template"]["spec"], "restartPolicy") {
+        "Always" => errors.required(&restart, "valid values: \"OnFailure\", \"Never\""),
+        policy if spec["podFailurePolicy"].is_object() && policy != "Never" => {
+            errors.invalid(&restart, policy, "only \"Never\" is supported when podFailurePolicy is specified");
+        }
+        _ => {}
+    }
+    for (path, rule) in super::each(&spec["podFailurePolicy"], &join(path, "podFailurePolicy"), "rules") {
+        failure_rule(rule, &path, indexed && !spec["backoffLimitPerIndex"].is_null(), errors);
+    }
+}
+
+fn failure_rule(rule: &Value, path: &str, per_index: bool, errors: &mut FieldErrors) {
+    let (codes, conditions) = (&rule["onExitCodes"], list(rule, "onPodConditions"));
+    match (codes.is_object(), conditions.is_empty()) {
+        (true, false) => {
+            errors.invalid(path, rule.clone(), "specifying both OnExitCodes and OnPodConditions is not supported");
+        }
+        (false, true) => {
+            errors.invalid(path, rule.clone(), "specifying one of OnExitCodes and OnPodConditions is required");
+        }
+        _ => {}
+    }
+    if text(rule, "action") == "FailIndex" && !per_index {
+        let why = "requires the backoffLimitPerIndex to be set";
+        errors.invalid(&join(path, "action"), "FailIndex", why);
+    }
+    if codes.is_object() {
+        let path = join(path, "onExitCodes.values");
+        let values = list(codes, "values");
+        if values.is_empty() {
+            errors.invalid(&path, codes["values"].clone(), "at least one value is required");
+        } else if !values.is_sorted_by_key(|value| value.as_i64()) {
+            errors.invalid(&path, codes["values"].clone(), "must be ordered");
+        }
+        if text(codes, "operator") == "In" && values.iter().any(|value| *value == 0) {
+            errors.invalid(&path, codes["values"].clone(), "must not be 0 for the In operator");
+        }
     }
 }
 
@@ -49,22 +85,32 @@ pub fn job_update(new: &Value, old: &Value, subresource: &str, errors: &mut Fiel
         return;
     }
     let (spec, was) = (&new["spec"], &old["spec"]);
-    for key in ["selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy"] {
-        unchanged(spec, was, "spec", key, errors);
-    }
     // An indexed Job may grow and shrink with its parallelism.
-    let elastic = text(spec, "completionMode") == "Indexed" && spec["completions"] == spec["parallelism"];
-    if !elastic {
-        unchanged(spec, was, "spec", "completions", errors);
+    if spec["completions"] != was["completions"] {
+        if text(spec, "completionMode") != "Indexed" {
+            errors.invalid("spec.completions", spec["completions"].clone(), super::IMMUTABLE);
+        } else if spec["completions"] != spec["parallelism"] {
+            let why = "can only be modified in tandem with spec.parallelism";
+            errors.invalid("spec.completions", spec["completions"].clone(), why);
+        }
     }
     let suspended = was["suspend"] == true && old["status"]["startTime"].is_null();
     let fixed = |spec: &Value| {
         let mut template = spec["template"].clone();
-        if suspended && template["spec"].is_object() {
-            for key in ["nodeSelector", "affinity", "tolerations", "schedulingGates"] {
-                template["spec"].as_object_mut().map(|spec| spec.remove(key));
+        let mut free = |pointer: &str, keys: &[&str]| {
+            let map = template.pointer_mut(pointer).and_then(Value::as_object_mut);
+            map.into_iter().for_each(|map| map.retain(|key, _| !keys.contains(&key.as_str())));
+        };
+        if suspended {
+            free("/metadata", &["labels", "annotations"]);
+            free("/spec/affinity", &["nodeAffinity"]);
+            free("/spec", &["nodeSelector", "tolerations", "schedulingGates"]);
+            if template["spec"]["affinity"].as_object().is_some_and(serde_json::Map::is_empty) {
+                template["spec"].as_object_mut().map(|spec| spec.remove("affinity"));
             }
-            template["metadata"] = Value::Null;
+            if template["metadata"].as_object().is_some_and(serde_json::Map::is_empty) {
+                template.as_object_mut().map(|template| template.remove("metadata"));
+            }
         }
         template
     };
@@ -78,7 +124,7 @@ pub fn cron_job(object: &Value, errors: &mut FieldErrors) {
     let spec = &object["spec"];
     let zone = spec["timeZone"].as_str();
     match text(spec, "schedule") {
-        "" => errors.required("spec.schedule", ""),
+        "" => {}
         schedule if schedule.contains("TZ") => {
             let why = match zone {
                 Some(_) => "cannot use both timeZone field and TZ or CRON_TZ in schedule",
@@ -109,11 +155,6 @@ pub fn cron_job(object: &Value, errors: &mut FieldErrors) {
     if name.len() > 52 {
         errors.invalid("metadata.name", name, "must be no more than 52 characters");
     }
-    one_of(spec, "spec", "concurrencyPolicy", &["Allow", "Forbid", "Replace"], errors);
-    for key in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
-        not_negative(spec, "spec", key, errors);
-    }
-    job_spec(&spec["jobTemplate"]["spec"], "spec.jobTemplate.spec", errors);
     if !spec["jobTemplate"]["spec"]["selector"].is_null() {
         let path = "spec.jobTemplate.spec.selector";
         errors.invalid(path, spec["jobTemplate"]["spec"]["selector"].clone(), "`selector` will be auto-generated");
@@ -124,19 +165,17 @@ pub fn cron_job(object: &Value, errors: &mut FieldErrors) {
 mod tests {
     use serde_json::json;
 
-    use super::*;
-    use crate::validate::errors_of;
+    use crate::validate::told;
 
     #[test]
     fn a_jobs_pods_must_be_able_to_end() {
         let mut object = json!({"metadata": {"uid": "u", "name": "j"},
                                 "spec": {"selector": {}, "template": {"spec": {"containers": [{"name": "c", "image": "x"}]}}}});
-        crate::defaults::job(&mut object);
         assert_eq!(
-            errors_of(job, &object),
+            told("batch.v1.Job", &object),
             [r#"spec.template.spec.restartPolicy: Required value: valid values: "OnFailure", "Never""#]
         );
         object["spec"]["template"]["spec"]["restartPolicy"] = "Never".into();
-        assert_eq!(errors_of(job, &object), Vec::<String>::new());
+        assert_eq!(told("batch.v1.Job", &object), Vec::<String>::new());
     }
 }

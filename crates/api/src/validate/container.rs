@@ -4,117 +4,300 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{each, join, list, not_negative, one_of, quantity, report, required_name, text};
+use super::{each, join, list, quantity, report, resources, text};
 use crate::field::FieldErrors;
-use crate::names::{
-    check_config_key, check_dns_label, check_env_name, check_port_name, check_port_number, check_qualified_name,
-};
+use crate::names::{check_dns_subdomain, check_port_name, check_port_number, check_qualified_name};
 
-/// What containers refer to in their pod.
-pub(super) struct Containers<'a> {
-    pub(super) volumes: &'a BTreeSet<String>,
-    pub(super) claims: &'a BTreeSet<&'a str>,
-}
-
-/// All containers of a pod spec; their names are unique across the lists.
-pub(super) fn containers(spec: &Value, path: &str, pod: &Containers<'_>, errors: &mut FieldErrors) {
-    if list(spec, "containers").is_empty() {
-        errors.required(&join(path, "containers"), "");
-    }
+/// All containers of a pod spec; their names are unique across the lists. `claims` are the pod's.
+pub(super) fn containers(spec: &Value, path: &str, claims: &BTreeSet<&str>, errors: &mut FieldErrors) {
     let mut names = BTreeSet::new();
     let mut host_ports = BTreeSet::new();
     for key in ["containers", "initContainers", "ephemeralContainers"] {
         for (path, container) in each(spec, path, key) {
-            one(container, &path, pod, errors);
-            if !names.insert(text(container, "name")) && !text(container, "name").is_empty() {
-                errors.duplicate(&join(&path, "name"), text(container, "name"));
+            let name = text(container, "name");
+            if !names.insert(name) && !name.is_empty() {
+                errors.duplicate(&join(&path, "name"), name);
             }
-            let sidecar = text(container, "restartPolicy") == "Always";
-            if key == "initContainers" {
-                one_of(container, &path, "restartPolicy", &["Always", "OnFailure", "Never"], errors);
-            }
-            if key == "initContainers" && !sidecar {
-                for field in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
-                    if !container[field].is_null() {
-                        let why = "may not be set for init containers without restartPolicy=Always";
-                        errors.forbidden(&join(&path, field), why);
-                    }
+            resources(container, &join(&path, "resources"), claims, errors);
+            resize_policies(container, &path, text(spec, "restartPolicy"), errors);
+            restart_rules(container, &path, errors);
+            mounts(container, &path, spec, errors);
+            devices(container, &path, spec, errors);
+            let grace = spec["terminationGracePeriodSeconds"].as_i64();
+            match key {
+                "containers" => {
+                    probes(container, &path, errors);
+                    hooks(container, &path, grace, errors);
+                    host_ports_are_free(container, &path, &mut host_ports, errors);
                 }
-            }
-            if key == "containers" {
-                ports_are_free(container, &path, &mut host_ports, errors);
+                "initContainers" => {
+                    init(container, &path, grace, errors);
+                    // One runs after the other, so that each may have a port.
+                    host_ports_are_free(container, &path, &mut BTreeSet::new(), errors);
+                }
+                _ => ephemeral(container, &path, spec, errors),
             }
         }
     }
 }
 
-fn ports_are_free(container: &Value, path: &str, taken: &mut BTreeSet<String>, errors: &mut FieldErrors) {
+fn resources(container: &Value, path: &str, claims: &BTreeSet<&str>, errors: &mut FieldErrors) {
+    let own = &container["resources"];
+    resources::requirements(own, path, resources::container_resource_name, errors);
+    resources::claims(own, path, claims, errors);
+}
+
+/// What makes an init container one that goes on beside the others.
+fn is_sidecar(container: &Value) -> bool {
+    text(container, "restartPolicy") == "Always"
+}
+
+fn init(container: &Value, path: &str, grace: Option<i64>, errors: &mut FieldErrors) {
+    if is_sidecar(container) {
+        probes(container, path, errors);
+        hooks(container, path, grace, errors);
+        return;
+    }
+    for field in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
+        if !container[field].is_null() {
+            errors.forbidden(&join(path, field), "may not be set for init containers without restartPolicy=Always");
+        }
+    }
+    if !list(container, "resizePolicy").is_empty() {
+        let why = "must not be set for init containers";
+        errors.invalid(&join(path, "resizePolicy"), container["resizePolicy"].clone(), why);
+    }
+}
+
+/// What an ephemeral container may have: it is for looking around.
+const EPHEMERAL: [&str; 17] = [
+    "name",
+    "image",
+    "command",
+    "args",
+    "workingDir",
+    "env",
+    "envFrom",
+    "volumeMounts",
+    "volumeDevices",
+    "terminationMessagePath",
+    "terminationMessagePolicy",
+    "imagePullPolicy",
+    "securityContext",
+    "stdin",
+    "stdinOnce",
+    "tty",
+    "targetContainerName",
+];
+
+fn ephemeral(container: &Value, path: &str, spec: &Value, errors: &mut FieldErrors) {
+    let target = text(container, "targetContainerName");
+    let others = || list(spec, "containers").iter().chain(list(spec, "initContainers"));
+    if !target.is_empty() && !others().any(|other| text(other, "name") == target) {
+        errors.not_found(&join(path, "targetContainerName"), target);
+    }
+    const WHY: &str = "cannot be set for an Ephemeral Container";
+    for (key, value) in container.as_object().into_iter().flatten() {
+        if !EPHEMERAL.contains(&key.as_str()) && !crate::rules::is_empty(value) {
+            errors.forbidden(&join(path, key), WHY);
+        }
+    }
+    for (path, mount) in each(container, path, "volumeMounts") {
+        for key in ["subPath", "subPathExpr"].iter().filter(|key| !text(mount, key).is_empty()) {
+            errors.forbidden(&join(&path, key), WHY);
+        }
+    }
+}
+
+fn host_ports_are_free(container: &Value, path: &str, taken: &mut BTreeSet<String>, errors: &mut FieldErrors) {
+    let mut names = BTreeSet::new();
     for (path, port) in each(container, path, "ports") {
         let number = port["hostPort"].as_i64().unwrap_or_default();
         let key = format!("{}/{}/{number}", text(port, "protocol"), text(port, "hostIP"));
         if number != 0 && !taken.insert(key.clone()) {
             errors.duplicate(&join(&path, "hostPort"), key);
         }
-    }
-}
-
-fn one(container: &Value, path: &str, pod: &Containers<'_>, errors: &mut FieldErrors) {
-    required_name(container, path, "name", check_dns_label, errors);
-    let image = text(container, "image");
-    if image.is_empty() {
-        errors.required(&join(path, "image"), "");
-    } else if image.trim() != image {
-        errors.invalid(&join(path, "image"), image, "must not have leading or trailing whitespace");
-    }
-    one_of(container, path, "imagePullPolicy", &["Always", "IfNotPresent", "Never"], errors);
-    one_of(container, path, "terminationMessagePolicy", &["File", "FallbackToLogsOnError"], errors);
-    ports(container, path, errors);
-    environment(container, path, errors);
-    mounts(container, path, pod, errors);
-    resources(container, path, pod, errors);
-    for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        probe(&container[name], &join(path, name), name, errors);
-    }
-    for hook in ["postStart", "preStop"] {
-        let handler_value = &container["lifecycle"][hook];
-        if handler_value.is_object() {
-            handler(
-                handler_value,
-                &format!("{path}.lifecycle.{hook}"),
-                &["exec", "httpGet", "tcpSocket", "sleep"],
-                errors,
-            );
-        }
-    }
-    security_context(&container["securityContext"], &join(path, "securityContext"), errors);
-}
-
-fn ports(container: &Value, path: &str, errors: &mut FieldErrors) {
-    let mut names = BTreeSet::new();
-    for (path, port) in each(container, path, "ports") {
         let name = text(port, "name");
-        if !name.is_empty() {
-            let problems = check_port_name(name);
-            if problems.is_empty() && !names.insert(name) {
-                errors.duplicate(&join(&path, "name"), name);
-            }
-            report(problems, &join(&path, "name"), name, errors);
-        }
-        match port["containerPort"].as_i64() {
-            None | Some(0) => errors.required(&join(&path, "containerPort"), ""),
-            Some(number) => numbers(number, &join(&path, "containerPort"), errors),
-        }
-        if let Some(number) = port["hostPort"].as_i64().filter(|number| *number != 0) {
-            numbers(number, &join(&path, "hostPort"), errors);
-        }
-        match text(port, "protocol") {
-            "" => errors.required(&join(&path, "protocol"), ""),
-            _ => one_of(port, &path, "protocol", &["SCTP", "TCP", "UDP"], errors),
+        if !name.is_empty() && check_port_name(name).is_empty() && !names.insert(name) {
+            errors.duplicate(&join(&path, "name"), name);
         }
     }
 }
 
-fn numbers(port: i64, path: &str, errors: &mut FieldErrors) {
+fn resize_policies(container: &Value, path: &str, pod_policy: &str, errors: &mut FieldErrors) {
+    let base = join(path, "resizePolicy");
+    let mut seen = BTreeSet::new();
+    for (path, policy) in each(container, path, "resizePolicy") {
+        let resource = text(policy, "resourceName");
+        if !seen.insert(resource) {
+            errors.duplicate(&path, resource);
+        }
+        for (value, allowed) in
+            [(resource, ["cpu", "memory"]), (text(policy, "restartPolicy"), ["NotRequired", "RestartContainer"])]
+        {
+            match value {
+                "" => errors.required(&base, ""),
+                value if !allowed.contains(&value) => errors.not_supported(&base, value, &allowed),
+                _ => {}
+            }
+        }
+        if pod_policy == "Never" && text(policy, "restartPolicy") != "NotRequired" {
+            let why = "must be 'NotRequired' when `restartPolicy` is 'Never'";
+            errors.invalid(&base, text(policy, "restartPolicy"), why);
+        }
+    }
+}
+
+fn restart_rules(container: &Value, path: &str, errors: &mut FieldErrors) {
+    super::one_of(container, path, "restartPolicy", &["Always", "Never", "OnFailure"], errors);
+    let rules = list(container, "restartPolicyRules");
+    if !rules.is_empty() && text(container, "restartPolicy").is_empty() {
+        errors.required(&join(path, "restartPolicy"), "must specify restartPolicy when restart rules are used");
+    }
+    if rules.len() > 20 {
+        errors.too_many(&join(path, "restartPolicyRules"), rules.len(), 20);
+    }
+}
+
+fn volume<'a>(spec: &'a Value, name: &str) -> Option<&'a Value> {
+    list(spec, "volumes").iter().find(|volume| text(volume, "name") == name)
+}
+
+fn mounts(container: &Value, path: &str, spec: &Value, errors: &mut FieldErrors) {
+    let base = join(path, "volumeMounts");
+    let mut points = BTreeSet::new();
+    for (path, mount) in each(container, path, "volumeMounts") {
+        let (name, point) = (text(mount, "name"), text(mount, "mountPath"));
+        let source = volume(spec, name);
+        if source.is_none() {
+            errors.not_found(&join(&path, "name"), name);
+        }
+        if !points.insert(point) {
+            errors.invalid(&join(&path, "mountPath"), point, "must be unique");
+        }
+        for device in list(container, "volumeDevices") {
+            if text(device, "name") == name {
+                errors.invalid(&join(&path, "name"), name, "must not already exist in volumeDevices");
+            }
+            if text(device, "devicePath") == point {
+                let why = "must not already exist as a path in volumeDevices";
+                errors.invalid(&join(&path, "mountPath"), point, why);
+            }
+        }
+        let (sub, expr) = (text(mount, "subPath"), text(mount, "subPathExpr"));
+        if !expr.is_empty() && !sub.is_empty() {
+            let why = "subPathExpr and subPath are mutually exclusive";
+            errors.invalid(&join(&path, "subPathExpr"), expr, why);
+        }
+        if source.is_some_and(|source| source["image"].is_object()) {
+            for key in ["subPath", "subPathExpr"].iter().filter(|key| !text(mount, key).is_empty()) {
+                errors.invalid(&join(&path, key), text(mount, key), "not allowed in image volume sources");
+            }
+        }
+        let propagation = text(mount, "mountPropagation");
+        if propagation == "Bidirectional" && container["securityContext"]["privileged"] != true {
+            let why = "Bidirectional mount propagation is available only to privileged containers";
+            errors.forbidden(&join(&base, "mountPropagation"), why);
+        }
+        if matches!(text(mount, "recursiveReadOnly"), "Enabled" | "IfPossible") {
+            let path = join(&base, "recursiveReadOnly");
+            if mount["readOnly"] != true {
+                errors.forbidden(&path, "may only be specified when readOnly is true");
+            }
+            if !matches!(propagation, "" | "None") {
+                errors.forbidden(&path, "may only be specified when mountPropagation is None or not specified");
+            }
+        }
+    }
+}
+
+fn devices(container: &Value, path: &str, spec: &Value, errors: &mut FieldErrors) {
+    let (mut names, mut paths) = (BTreeSet::new(), BTreeSet::new());
+    for (path, device) in each(container, path, "volumeDevices") {
+        let (name, at) = (text(device, "name"), text(device, "devicePath"));
+        let name_path = join(&path, "name");
+        if !names.insert(name) {
+            errors.invalid(&name_path, name, "must be unique");
+        }
+        match volume(spec, name) {
+            None => errors.not_found(&name_path, name),
+            Some(v) if !v["persistentVolumeClaim"].is_object() && !v["ephemeral"].is_object() => {
+                let why = "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode";
+                errors.invalid(&name_path, name, why);
+            }
+            Some(_) => {}
+        }
+        if !paths.insert(at) {
+            errors.invalid(&join(&path, "devicePath"), at, "must be unique");
+        }
+        if !crate::names::check_no_backsteps(at).is_empty() {
+            errors.invalid(&join(&path, "devicePath"), at, "can not contain backsteps ('..')");
+        }
+        for mount in list(container, "volumeMounts") {
+            if text(mount, "name") == name {
+                errors.invalid(&name_path, name, "must not already exist in volumeMounts");
+            }
+            if text(mount, "mountPath") == at {
+                let why = "must not already exist as a path in volumeMounts";
+                errors.invalid(&join(&path, "devicePath"), at, why);
+            }
+        }
+    }
+}
+
+fn probes(container: &Value, path: &str, errors: &mut FieldErrors) {
+    for kind in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        let probe = &container[kind];
+        let path = join(path, kind);
+        let success = probe["successThreshold"].as_i64().unwrap_or(1);
+        if kind != "readinessProbe" && success != 1 {
+            errors.invalid(&join(&path, "successThreshold"), success, "must be 1");
+        }
+        if kind == "readinessProbe" && probe["terminationGracePeriodSeconds"].is_i64() {
+            let given = probe["terminationGracePeriodSeconds"].clone();
+            errors.invalid(&join(&path, "terminationGracePeriodSeconds"), given, "must not be set for readinessProbes");
+        }
+    }
+}
+
+fn hooks(container: &Value, path: &str, grace: Option<i64>, errors: &mut FieldErrors) {
+    for hook in ["postStart", "preStop"] {
+        let sleep = container["lifecycle"][hook]["sleep"]["seconds"].as_i64();
+        if let (Some(seconds), Some(grace)) = (sleep, grace)
+            && !(0..=grace).contains(&seconds)
+        {
+            let why = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+            errors.invalid(&format!("{path}.lifecycle.{hook}.sleep"), seconds, why);
+        }
+    }
+}
+
+/// A probe or hook does one thing.
+pub(super) fn handler(handler: &Value, path: &str, errors: &mut FieldErrors) {
+    let kinds = ["exec", "httpGet", "tcpSocket", "grpc", "sleep"];
+    let given: Vec<&&str> = kinds.iter().filter(|kind| handler[**kind].is_object()).collect();
+    match given.as_slice() {
+        [] => errors.required(path, "must specify a handler type"),
+        [_, more @ ..] => {
+            for kind in more {
+                errors.forbidden(&join(path, kind), "may not specify more than 1 handler type");
+            }
+        }
+    }
+    for kind in ["httpGet", "tcpSocket"].iter().filter(|kind| handler[**kind].is_object()) {
+        port_reference(&handler[*kind]["port"], &join(&join(path, kind), "port"), errors);
+    }
+}
+
+/// A port by number or name.
+pub(super) fn port_reference(port: &Value, path: &str, errors: &mut FieldErrors) {
+    match port {
+        Value::String(name) => report(check_port_name(name), path, name, errors),
+        number => port_number(number.as_i64().unwrap_or_default(), path, errors),
+    }
+}
+
+pub(super) fn port_number(port: i64, path: &str, errors: &mut FieldErrors) {
     for problem in check_port_number(port) {
         errors.invalid(path, port, problem);
     }
@@ -133,247 +316,94 @@ const ENV_FIELDS: [&str; 9] = [
     "status.podIPs",
 ];
 
-fn environment(container: &Value, path: &str, errors: &mut FieldErrors) {
-    for (path, variable) in each(container, path, "env") {
-        required_name(variable, &path, "name", check_env_name, errors);
-        let from = &variable["valueFrom"];
-        if !from.is_object() {
-            continue;
-        }
-        let path = join(&path, "valueFrom");
-        let sources: Vec<&String> = from.as_object().into_iter().flatten().map(|(key, _)| key).collect();
-        if sources.is_empty() {
-            errors.invalid(
-                &path,
-                "",
-                "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
-            );
-        } else if sources.len() > 1 {
-            errors.invalid(&path, "", "may not have more than one field specified at a time");
-        }
-        if !text(variable, "value").is_empty() {
-            errors.invalid(&path, "", "may not be specified when `value` is not empty");
-        }
-        let field = text(&from["fieldRef"], "fieldPath");
-        let subscript = field.starts_with("metadata.labels['") || field.starts_with("metadata.annotations['");
-        if from["fieldRef"].is_object() && field.is_empty() {
-            errors.required(&join(&path, "fieldRef.fieldPath"), "");
-        } else if from["fieldRef"].is_object() && !subscript && !ENV_FIELDS.contains(&field) {
-            errors.not_supported(&join(&path, "fieldRef.fieldPath"), field, &ENV_FIELDS);
-        }
-        for reference in ["configMapKeyRef", "secretKeyRef"] {
-            let (key, path) = (&from[reference], join(&path, reference));
-            if key.is_object() {
-                if text(key, "name").is_empty() {
-                    errors.required(&join(&path, "name"), "");
-                }
-                required_name(key, &path, "key", check_config_key, errors);
-            }
-        }
-    }
-    for (path, from) in each(container, path, "envFrom") {
-        let sources = ["configMapRef", "secretRef"].iter().filter(|key| from[**key].is_object()).count();
-        match sources {
-            0 => errors.invalid(&path, "", "must specify one of: `configMapRef` or `secretRef`"),
-            1 => {}
-            _ => errors.invalid(&path, "", "may not have more than one field specified at a time"),
-        }
-    }
-}
-
-fn mounts(container: &Value, path: &str, pod: &Containers<'_>, errors: &mut FieldErrors) {
-    let mut points = BTreeSet::new();
-    for (path, mount) in each(container, path, "volumeMounts") {
-        let name = text(mount, "name");
-        if name.is_empty() {
-            errors.required(&join(&path, "name"), "");
-        } else if !pod.volumes.contains(name) {
-            errors.not_found(&join(&path, "name"), name);
-        }
-        let point = text(mount, "mountPath");
-        if point.is_empty() {
-            errors.required(&join(&path, "mountPath"), "");
-        } else if !points.insert(point) {
-            errors.invalid(&join(&path, "mountPath"), point, "must be unique");
-        }
-        for key in ["subPath", "subPathExpr"] {
-            let sub = text(mount, key);
-            if sub.starts_with('/') {
-                errors.invalid(&join(&path, key), sub, "must be a relative path");
-            } else if sub.split('/').any(|part| part == "..") {
-                errors.invalid(&join(&path, key), sub, "must not contain '..'");
-            }
-        }
-        let allowed = ["Bidirectional", "HostToContainer", "None"];
-        one_of(mount, &path, "mountPropagation", &allowed, errors);
-    }
-}
-
-fn resources(container: &Value, path: &str, pod: &Containers<'_>, errors: &mut FieldErrors) {
-    let resources = &container["resources"];
-    let path = join(path, "resources");
-    for of in ["limits", "requests"] {
-        for (name, amount) in resources[of].as_object().into_iter().flatten() {
-            let path = format!("{path}.{of}");
-            let key = format!("{path}[{name}]");
-            report(check_qualified_name(name), &path, name, errors);
-            let standard =
-                matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
-            if !name.contains('/') && !standard {
-                errors.invalid(&path, name.as_str(), "must be a standard resource type or fully qualified");
-            }
-            if quantity(amount).is_negative() {
-                errors.invalid(&key, amount.clone(), "must be greater than or equal to 0");
-            }
-        }
-    }
-    for (name, request) in resources["requests"].as_object().into_iter().flatten() {
-        let limit = &resources["limits"][name.as_str()];
-        if !limit.is_null() && quantity(request) > quantity(limit) {
-            let limit = limit.as_str().unwrap_or_default();
-            errors.invalid(
-                &format!("{path}.requests"),
-                request.clone(),
-                format!("must be less than or equal to {name} limit of {limit}"),
-            );
-        }
-    }
-    for (path, claim) in each(resources, &path, "claims") {
-        if !pod.claims.contains(text(claim, "name")) {
-            errors.not_found(&join(&path, "name"), text(claim, "name"));
-        }
-    }
-}
-
-fn probe(probe: &Value, path: &str, kind: &str, errors: &mut FieldErrors) {
-    if !probe.is_object() {
+/// An environment variable has a value or one source of it.
+pub(super) fn env(variable: &Value, path: &str, errors: &mut FieldErrors) {
+    let from = &variable["valueFrom"];
+    if !from.is_object() {
         return;
     }
-    handler(probe, path, &["exec", "httpGet", "tcpSocket", "grpc"], errors);
-    for key in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
-        not_negative(probe, path, key, errors);
+    let path = join(path, "valueFrom");
+    let sources = ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"];
+    let why = match (sources.iter().filter(|key| from[**key].is_object()).count(), text(variable, "value")) {
+        (0, _) => {
+            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"
+        }
+        (1, "") => "",
+        (_, "") => "may not have more than one field specified at a time",
+        _ => "may not be specified when `value` is not empty",
+    };
+    if !why.is_empty() {
+        errors.invalid(&path, "", why);
     }
-    let success = probe["successThreshold"].as_i64().unwrap_or(1);
-    if kind != "readinessProbe" && success != 1 {
-        errors.invalid(&join(path, "successThreshold"), success, "must be 1");
+    if from["fieldRef"].is_object() {
+        field_reference(&from["fieldRef"], &join(&path, "fieldRef"), &ENV_FIELDS, errors);
     }
-    if let Some(seconds) = probe["terminationGracePeriodSeconds"].as_i64().filter(|s| *s <= 0) {
-        errors.invalid(&join(path, "terminationGracePeriodSeconds"), seconds, "must be greater than 0");
+    if from["resourceFieldRef"].is_object() {
+        resource_reference(&from["resourceFieldRef"], &join(&path, "resourceFieldRef"), false, errors);
+    }
+    for key in ["configMapKeyRef", "secretKeyRef"] {
+        if from[key].is_object() && text(&from[key], "name").is_empty() {
+            report(check_dns_subdomain(""), &join(&join(&path, key), "name"), "", errors);
+        }
     }
 }
 
-fn handler(handler: &Value, path: &str, kinds: &[&str], errors: &mut FieldErrors) {
-    let given: Vec<&&str> = kinds.iter().filter(|kind| handler[**kind].is_object()).collect();
-    match given.as_slice() {
-        [] => errors.required(path, "must specify a handler type"),
-        [_] => {}
-        [_, more @ ..] => {
-            for kind in more {
-                errors.forbidden(&join(path, kind), "may not specify more than 1 handler type");
-            }
-        }
-    }
-    if handler["exec"].is_object() && list(&handler["exec"], "command").is_empty() {
-        errors.required(&join(path, "exec.command"), "");
-    }
-    let get = &handler["httpGet"];
-    if get.is_object() {
-        one_of(get, &join(path, "httpGet"), "scheme", &["HTTP", "HTTPS"], errors);
-        port_reference(&get["port"], &join(path, "httpGet.port"), errors);
-    }
-    if handler["tcpSocket"].is_object() {
-        port_reference(&handler["tcpSocket"]["port"], &join(path, "tcpSocket.port"), errors);
-    }
-    if handler["grpc"].is_object() {
-        numbers(handler["grpc"]["port"].as_i64().unwrap_or_default(), &join(path, "grpc.port"), errors);
+/// A source of many variables is one ConfigMap or one Secret.
+pub(super) fn env_from(from: &Value, path: &str, errors: &mut FieldErrors) {
+    match ["configMapRef", "secretRef"].iter().filter(|key| from[**key].is_object()).count() {
+        0 => errors.invalid(path, "", "must specify one of: `configMapRef` or `secretRef`"),
+        1 => {}
+        _ => errors.invalid(path, "", "may not have more than one field specified at a time"),
     }
 }
 
-/// A port by number or name.
-pub(super) fn port_reference(port: &Value, path: &str, errors: &mut FieldErrors) {
-    match port {
-        Value::String(name) => report(check_port_name(name), path, name, errors),
-        number => numbers(number.as_i64().unwrap_or_default(), path, errors),
+/// A reference to a field of the pod: one of `allowed`, or a label or annotation by its key.
+pub(super) fn field_reference(reference: &Value, path: &str, allowed: &[&str], errors: &mut FieldErrors) {
+    let field = text(reference, "fieldPath");
+    if field.is_empty() {
+        return;
+    }
+    match field.strip_suffix("']").and_then(|head| head.split_once("['")) {
+        Some(("metadata.annotations", key)) => report(check_qualified_name(&key.to_lowercase()), path, key, errors),
+        Some(("metadata.labels", key)) => report(check_qualified_name(key), path, key, errors),
+        Some((other, _)) => errors.invalid(path, other, "does not support subscript"),
+        None if !allowed.contains(&field) => errors.not_supported(&join(path, "fieldPath"), field, allowed),
+        None => {}
     }
 }
 
-fn security_context(context: &Value, path: &str, errors: &mut FieldErrors) {
-    for key in ["runAsUser", "runAsGroup"] {
-        if let Some(id) = context[key].as_i64().filter(|id| !(0..=i64::from(i32::MAX)).contains(id)) {
-            errors.invalid(&join(path, key), id, "must be between 0 and 2147483647, inclusive");
-        }
+const RESOURCE_FIELDS: [&str; 6] = [
+    "limits.cpu",
+    "limits.ephemeral-storage",
+    "limits.memory",
+    "requests.cpu",
+    "requests.ephemeral-storage",
+    "requests.memory",
+];
+
+/// A reference to an amount that a container asks for; in a volume it must say which container.
+pub(super) fn resource_reference(reference: &Value, path: &str, volume: bool, errors: &mut FieldErrors) {
+    let resource = text(reference, "resource");
+    let huge = ["limits.hugepages-", "requests.hugepages-"].iter().any(|prefix| resource.starts_with(prefix));
+    if volume && text(reference, "containerName").is_empty() {
+        errors.required(&join(path, "containerName"), "");
+    } else if resource.is_empty() {
+        errors.required(&join(path, "resource"), "");
+    } else if !RESOURCE_FIELDS.contains(&resource) && !huge {
+        errors.not_supported(&join(path, "resource"), resource, &RESOURCE_FIELDS);
     }
-    if context["allowPrivilegeEscalation"] == false && context["privileged"] == true {
-        errors.invalid(
-            path,
-            context.clone(),
-            "cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
-        );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use crate::validate::{errors_of, pod};
-
-    fn with(container: serde_json::Value) -> Vec<String> {
-        let mut object = json!({"spec": {"containers": [{"name": "c", "image": "nginx"}]}});
-        for (key, value) in container.as_object().unwrap() {
-            object["spec"]["containers"][0][key.as_str()] = value.clone();
-        }
-        crate::defaults::pod(&mut object);
-        errors_of(pod, &object)
-    }
-
-    #[test]
-    fn what_people_get_wrong_is_named() {
-        for (container, errors) in [
-            (
-                json!({"ports": [{"containerPort": 70_000}]}),
-                vec![
-                    "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
-                ],
-            ),
-            (
-                json!({"ports": [{"containerPort": 80, "name": "a-very-long-port-name"}]}),
-                vec![
-                    "spec.containers[0].ports[0].name: Invalid value: \"a-very-long-port-name\": must be no more than 15 bytes",
-                ],
-            ),
-            (
-                json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}),
-                vec!["spec.containers[0].volumeMounts[0].name: Not found: \"v\""],
-            ),
-            (
-                json!({"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}}),
-                vec![
-                    "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
-                ],
-            ),
-            (
-                json!({"livenessProbe": {}}),
-                vec!["spec.containers[0].livenessProbe: Required value: must specify a handler type"],
-            ),
-            (
-                json!({"livenessProbe": {"tcpSocket": {"port": 80}, "successThreshold": 2}}),
-                vec!["spec.containers[0].livenessProbe.successThreshold: Invalid value: 2: must be 1"],
-            ),
-            (
-                json!({"env": [{"name": "A", "value": "x", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}),
-                vec![
-                    "spec.containers[0].env[0].valueFrom: Invalid value: \"\": may not be specified when `value` is not empty",
-                ],
-            ),
-            (
-                json!({"imagePullPolicy": "Maybe"}),
-                vec![
-                    "spec.containers[0].imagePullPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \"IfNotPresent\", \"Never\"",
-                ],
-            ),
-        ] {
-            assert_eq!(with(container), errors);
-        }
+    let divisor = quantity(&reference["divisor"]);
+    let shown = divisor.to_string();
+    let bytes = ["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
+    let (allowed, noun): (&[&str], &str) = match resource {
+        "limits.cpu" | "requests.cpu" => (&["1m", "1"], "cpu"),
+        "limits.memory" | "requests.memory" => (&bytes, "memory"),
+        "limits.ephemeral-storage" | "requests.ephemeral-storage" => (&bytes, "local ephemeral storage"),
+        _ => (&bytes, "hugepages"),
+    };
+    if !divisor.is_zero() && !allowed.contains(&shown.as_str()) {
+        let list = if noun == "cpu" { "1m and 1".to_owned() } else { allowed.join(", ") };
+        let why = format!("only divisor's values {list} are supported with the {noun} resource");
+        errors.invalid(&join(path, "divisor"), resource, why);
     }
 }

@@ -1,36 +1,9 @@
-//! Kinds that set rules: storage, priority, disruption, autoscaling, networking, certificates, extension.
+//! Kinds that set rules: priority, disruption, autoscaling, networking.
 
 use serde_json::{Value, json};
 
-use super::{count_or_percent, each, join, label_selector, list, one_of, report, required, text, unchanged};
+use super::{count_or_percent, join, list, one_of, text};
 use crate::field::FieldErrors;
-use crate::names::{
-    check_cidr, check_dns_subdomain, check_dns1035_label, check_qualified_name, check_wildcard_subdomain,
-};
-
-/// A StorageClass.
-pub fn storage_class(object: &Value, errors: &mut FieldErrors) {
-    match text(object, "provisioner") {
-        "" => errors.required("provisioner", ""),
-        name => report(check_qualified_name(&name.to_lowercase()), "provisioner", name, errors),
-    }
-    one_of(object, "", "reclaimPolicy", &["Delete", "Retain"], errors);
-    one_of(object, "", "volumeBindingMode", &["Immediate", "WaitForFirstConsumer"], errors);
-}
-
-/// What a StorageClass does stays as it was.
-pub fn storage_class_update(new: &Value, old: &Value, _subresource: &str, errors: &mut FieldErrors) {
-    for (key, why) in [
-        ("parameters", "updates to parameters are forbidden."),
-        ("provisioner", "updates to provisioner are forbidden."),
-        ("reclaimPolicy", "updates to reclaimPolicy are forbidden."),
-    ] {
-        if new[key] != old[key] {
-            errors.forbidden(key, why);
-        }
-    }
-    unchanged(new, old, "", "volumeBindingMode", errors);
-}
 
 /// Priorities above this are the system's.
 const HIGHEST_USER_PRIORITY: i64 = 1_000_000_000;
@@ -49,15 +22,6 @@ pub fn priority_class(object: &Value, errors: &mut FieldErrors) {
         let why = format!("maximum allowed value of a user defined priority is {HIGHEST_USER_PRIORITY}");
         errors.forbidden("value", why);
     }
-    one_of(object, "", "preemptionPolicy", &["Never", "PreemptLowerPriority"], errors);
-}
-
-/// A PriorityClass keeps its value.
-pub fn priority_class_update(new: &Value, old: &Value, _subresource: &str, errors: &mut FieldErrors) {
-    if new["value"] != old["value"] {
-        errors.forbidden("value", "may not be changed in an update.");
-    }
-    unchanged(new, old, "", "preemptionPolicy", errors);
 }
 
 /// A PodDisruptionBudget.
@@ -69,25 +33,81 @@ pub fn pod_disruption_budget(object: &Value, errors: &mut FieldErrors) {
     for key in ["minAvailable", "maxUnavailable"] {
         count_or_percent(spec, "spec", key, errors);
     }
-    label_selector(&spec["selector"], "spec.selector", errors);
-    one_of(spec, "spec", "unhealthyPodEvictionPolicy", &["AlwaysAllow", "IfHealthyBudget"], errors);
 }
 
 /// A HorizontalPodAutoscaler.
 pub fn hpa(object: &Value, errors: &mut FieldErrors) {
     let spec = &object["spec"];
     let (min, max) = (spec["minReplicas"].as_i64().unwrap_or(1), spec["maxReplicas"].as_i64().unwrap_or_default());
-    if min < 1 {
-        errors.invalid("spec.minReplicas", min, "must be greater than or equal to 1");
-    }
-    if max < 1 {
-        errors.invalid("spec.maxReplicas", max, "must be greater than 0");
-    }
     if max < min {
         errors.invalid("spec.maxReplicas", max, "must be greater than or equal to `minReplicas`");
     }
-    for key in ["kind", "name"] {
-        required(&spec["scaleTargetRef"], "spec.scaleTargetRef", key, errors);
+}
+
+/// A metric to scale by: its type names the one source it has, and the source says what to aim at.
+pub(super) fn metric(metric: &Value, path: &str, errors: &mut FieldErrors) {
+    const SOURCES: [(&str, &str); 5] = [
+        ("ContainerResource", "containerResource"),
+        ("External", "external"),
+        ("Object", "object"),
+        ("Pods", "pods"),
+        ("Resource", "resource"),
+    ];
+    let kind = text(metric, "type");
+    if kind.is_empty() {
+        errors.required(&join(path, "type"), "must specify a metric source type");
+    } else if let Some((_, key)) = SOURCES.iter().find(|(known, _)| *known == kind) {
+        if !metric[*key].is_object() {
+            errors.required(&join(path, key), "must populate information for the given metric source");
+        }
+        for (_, other) in SOURCES.iter().filter(|(_, other)| other != key && metric[*other].is_object()) {
+            let why = "must populate the given metric source only";
+            errors.forbidden(&join(path, other), why);
+        }
+    } else {
+        errors.not_supported(&join(path, "type"), kind, &SOURCES.map(|(kind, _)| kind));
+    }
+    for (_, key) in SOURCES.iter().filter(|(_, key)| metric[*key].is_object()) {
+        let (target, path) = (&metric[*key]["target"], join(path, &format!("{key}.target")));
+        one_of(target, &path, "type", &["AverageValue", "Utilization", "Value"], errors);
+        for value in ["value", "averageValue"].iter().filter(|value| !target[**value].is_null()) {
+            if super::quantity(&target[*value]) <= crate::quantity::Quantity::ZERO {
+                errors.invalid(&join(&path, value), target[*value].clone(), "must be positive");
+            }
+        }
+        let given = |value: &str| !target[value].is_null();
+        match *key {
+            "resource" | "containerResource" => match (given("averageUtilization"), given("averageValue")) {
+                (false, false) => {
+                    let why = "must set either a target raw value or a target utilization";
+                    errors.required(&join(&path, "averageUtilization"), why);
+                }
+                (true, true) => {
+                    let why = "may not set both a target raw value and a target utilization";
+                    errors.forbidden(&join(&path, "averageValue"), why);
+                }
+                _ => {}
+            },
+            "pods" if !given("averageValue") => {
+                errors.required(&join(&path, "averageValue"), "must specify a positive target averageValue");
+            }
+            "object" if !given("value") && !given("averageValue") => {
+                let why = "must set either a target value or averageValue";
+                errors.required(&join(&path, "averageValue"), why);
+            }
+            "external" => match (given("value"), given("averageValue")) {
+                (false, false) => {
+                    let why = "must set either a target value for metric or a per-pod target";
+                    errors.required(&join(&path, "averageValue"), why);
+                }
+                (true, true) => {
+                    let why = "may not set both a target value for metric and a per-pod target";
+                    errors.forbidden(&join(&path, "value"), why);
+                }
+                _ => {}
+            },
+            _ => {}
+        }
     }
 }
 
@@ -97,80 +117,118 @@ pub fn ingress(object: &Value, errors: &mut FieldErrors) {
     if list(spec, "rules").is_empty() && spec["defaultBackend"].is_null() {
         errors.invalid("spec", json!([]), "either `defaultBackend` or `rules` must be specified");
     }
-    if !spec["defaultBackend"].is_null() {
-        backend(&spec["defaultBackend"], "spec.defaultBackend", errors);
-    }
-    for (path, rule) in each(spec, "spec", "rules") {
-        let host = text(rule, "host");
-        if !host.is_empty() {
-            let check = if host.contains('*') { check_wildcard_subdomain } else { check_dns_subdomain };
-            report(check(host), &join(&path, "host"), host, errors);
-        }
-        let http = join(&path, "http");
-        if rule["http"].is_object() && list(&rule["http"], "paths").is_empty() {
-            errors.required(&join(&http, "paths"), "");
-        }
-        for (path, route) in each(&rule["http"], &http, "paths") {
-            let types = ["Exact", "ImplementationSpecific", "Prefix"];
-            match text(route, "pathType") {
-                "" => errors.required(&join(&path, "pathType"), "pathType must be specified"),
-                "ImplementationSpecific" => {}
-                kind if !types.contains(&kind) => errors.not_supported(&join(&path, "pathType"), kind, &types),
-                _ if !text(route, "path").starts_with('/') => {
-                    errors.invalid(&join(&path, "path"), text(route, "path"), "must be an absolute path");
-                }
-                _ => {}
-            }
-            backend(&route["backend"], &join(&path, "backend"), errors);
-        }
+    let class = &object["metadata"]["annotations"]["kubernetes.io/ingress.class"];
+    if class.is_string() && spec["ingressClassName"].is_string() {
+        let path = "metadata.annotations[kubernetes.io/ingress.class]";
+        errors.invalid(path, class.clone(), "can not be set when the class field is also set");
     }
 }
 
-fn backend(backend: &Value, path: &str, errors: &mut FieldErrors) {
+/// A path that URLs can have after they have been cleaned, and that matching understands.
+pub(super) fn http_path(route: &Value, path: &str, errors: &mut FieldErrors) {
+    let (at, given) = (join(path, "path"), text(route, "path"));
+    if route["backend"].is_null() {
+        backend(&Value::Null, &join(path, "backend"), errors);
+    }
+    if !matches!(text(route, "pathType"), "Exact" | "Prefix") {
+        return;
+    }
+    if given.is_empty() {
+        errors.invalid(&at, given, "must be an absolute path");
+    }
+    for part in ["//", "/./", "/../", "%2f", "%2F"].iter().filter(|part| given.contains(**part)) {
+        errors.invalid(&at, given, format!("must not contain '{part}'"));
+    }
+    for end in ["/..", "/."].iter().filter(|end| given.ends_with(**end)) {
+        errors.invalid(&at, given, format!("cannot end with '{end}'"));
+    }
+}
+
+/// Where an Ingress sends requests.
+pub(super) fn backend(backend: &Value, path: &str, errors: &mut FieldErrors) {
     let service = &backend["service"];
     match (service.is_object(), backend["resource"].is_object()) {
         (true, true) => errors.invalid(path, "", "cannot set both resource and service backends"),
         (false, false) => errors.required(path, "resource or service backend is required"),
         (true, false) => {
-            let path = join(path, "service");
-            match text(service, "name") {
-                "" => errors.required(&join(&path, "name"), ""),
-                name => report(check_dns1035_label(name), &join(&path, "name"), name, errors),
-            }
-            let port = &service["port"];
-            if text(port, "name").is_empty() && port["number"].as_i64().unwrap_or_default() == 0 {
-                errors.required(&path, "port name or number is required");
+            let (path, port) = (join(path, "service"), &service["port"]);
+            match (text(port, "name").is_empty(), port["number"].as_i64().unwrap_or_default() == 0) {
+                (true, true) => errors.required(&path, "port name or number is required"),
+                (false, false) => errors.invalid(&path, text(port, "name"), "cannot set both port name & port number"),
+                _ => {}
             }
         }
         (false, true) => {}
     }
 }
 
-/// A NetworkPolicy.
-pub fn network_policy(object: &Value, errors: &mut FieldErrors) {
-    let spec = &object["spec"];
-    label_selector(&spec["podSelector"], "spec.podSelector", errors);
-    for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
-        for (path, rule) in each(spec, "spec", direction) {
-            for (path, port) in each(rule, &path, "ports") {
-                one_of(port, &path, "protocol", &["SCTP", "TCP", "UDP"], errors);
-            }
-            for (path, peer) in each(rule, &path, peers) {
-                let block = &peer["ipBlock"];
-                if block.is_object() {
-                    report(check_cidr(text(block, "cidr")), &join(&path, "ipBlock.cidr"), text(block, "cidr"), errors);
-                } else if peer["podSelector"].is_null() && peer["namespaceSelector"].is_null() {
-                    errors.required(&path, "must specify a peer");
-                }
-                for key in ["podSelector", "namespaceSelector"] {
-                    label_selector(&peer[key], &join(&path, key), errors);
-                }
-            }
+/// The parameters of an IngressClass are in a namespace exactly if their scope says so.
+pub(super) fn class_parameters(parameters: &Value, path: &str, errors: &mut FieldErrors) {
+    let path_of = |key: &str| join(path, key);
+    let namespace = text(parameters, "namespace");
+    match text(parameters, "scope") {
+        "Namespace" if namespace.is_empty() => {
+            let why = "`parameters.scope` is set to 'Namespace'";
+            errors.required(&path_of("namespace"), why);
+        }
+        "Cluster" if parameters["namespace"].is_string() => {
+            errors.forbidden(&path_of("namespace"), "`parameters.scope` is set to 'Cluster'");
+        }
+        "Namespace" | "Cluster" => {}
+        other => errors.not_supported(&path_of("scope"), other, &["Cluster", "Namespace"]),
+    }
+}
+
+/// A peer is pods, namespaces or both; or addresses.
+pub(super) fn peer(peer: &Value, path: &str, errors: &mut FieldErrors) {
+    let pods = !peer["podSelector"].is_null() || !peer["namespaceSelector"].is_null();
+    let block = &peer["ipBlock"];
+    if !pods && block.is_null() {
+        errors.required(path, "must specify a peer");
+    }
+    if pods && block.is_object() {
+        errors.forbidden(path, "may not specify both ipBlock and another peer");
+    }
+    for (i, except) in list(block, "except").iter().filter_map(Value::as_str).enumerate() {
+        if let (Some(inner), Some(outer)) = (network(except), network(text(block, "cidr")))
+            && !(inner.1 > outer.1
+                && inner.2 == outer.2
+                && inner.0 >> (inner.2 - outer.1) == outer.0 >> (inner.2 - outer.1))
+        {
+            let why = "must be a strict subset of `cidr`";
+            errors.invalid(&format!("{path}.ipBlock.except[{i}]"), except, why);
         }
     }
-    for kind in list(spec, "policyTypes").iter().filter_map(Value::as_str) {
-        if !matches!(kind, "Ingress" | "Egress") {
-            errors.not_supported("spec.policyTypes", kind, &["Egress", "Ingress"]);
+}
+
+/// The address, the prefix' length and the address' length of a network, unless it holds all addresses.
+fn network(cidr: &str) -> Option<(u128, u32, u32)> {
+    let (ip, prefix) = cidr.split_once('/')?;
+    let (bits, width) = match ip.parse().ok()? {
+        std::net::IpAddr::V4(ip) => (u128::from(ip.to_bits()), 32),
+        std::net::IpAddr::V6(ip) => (ip.to_bits(), 128),
+    };
+    let prefix = prefix.parse().ok().filter(|prefix| *prefix <= width)?;
+    Some((if prefix == 0 { 0 } else { bits }, prefix, width))
+}
+
+/// A port by number or name, or a range of numbers.
+pub(super) fn policy_port(port: &Value, path: &str, errors: &mut FieldErrors) {
+    let end = &port["endPort"];
+    match &port["port"] {
+        Value::Null if !end.is_null() => {
+            errors.required(&join(path, "port"), "must be specified if `endPort` is specified")
+        }
+        Value::Null => {}
+        Value::String(name) if !end.is_null() => {
+            errors.invalid(&join(path, "endPort"), end.clone(), "may not be specified when `port` is non-numeric");
+            super::container::port_reference(&Value::from(name.as_str()), &join(path, "port"), errors);
+        }
+        number => {
+            super::container::port_reference(number, &join(path, "port"), errors);
+            if end.as_i64().is_some_and(|end| end < number.as_i64().unwrap_or_default()) {
+                errors.invalid(&join(path, "endPort"), end.clone(), "must be greater than or equal to `port`");
+            }
         }
     }
 }
@@ -178,21 +236,21 @@ pub fn network_policy(object: &Value, errors: &mut FieldErrors) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::validate::errors_of;
+    use crate::validate::told;
 
     #[test]
     fn what_people_get_wrong_is_named() {
-        assert_eq!(errors_of(storage_class, &json!({})), ["provisioner: Required value"]);
+        assert_eq!(told("storage.v1.StorageClass", &json!({})), ["provisioner: Required value"]);
         assert_eq!(
-            errors_of(
-                ingress,
+            told(
+                "networking.v1.Ingress",
                 &json!({"spec": {"rules": [{"http": {"paths": [{"path": "/", "backend": {"service": {"name": "s", "port": {"number": 80}}}}]}}]}})
             ),
             ["spec.rules[0].http.paths[0].pathType: Required value: pathType must be specified"]
         );
         assert_eq!(
-            errors_of(
-                hpa,
+            told(
+                "autoscaling.v2.HorizontalPodAutoscaler",
                 &json!({"spec": {"minReplicas": 3, "maxReplicas": 2, "scaleTargetRef": {"kind": "a", "name": "b"}}})
             ),
             ["spec.maxReplicas: Invalid value: 2: must be greater than or equal to `minReplicas`"]

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{each, join, list, one_of, report, required, text};
+use super::{each, join, list, report, required, text};
 use crate::field::FieldErrors;
-use crate::names::{check_cidr, check_dns_label, check_dns_subdomain, check_ip, check_port_name, check_port_number};
+use crate::names::{
+    check_cidr, check_dns_label, check_dns_subdomain, check_ip, check_port_name, check_port_number, check_special_ip,
+};
 
-const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 /// The longest time for which a client sticks to a pod: a day.
 const MAX_AFFINITY_SECONDS: i64 = 86_400;
 
@@ -36,24 +37,18 @@ pub fn service(object: &Value, errors: &mut FieldErrors) {
             errors.forbidden("spec.clusterIPs", "may not be set when `type` is 'ExternalName'");
         }
     }
-    required(spec, "spec", "type", errors);
-    one_of(spec, "spec", "type", &TYPES, errors);
-    one_of(spec, "spec", "sessionAffinity", &["ClientIP", "None"], errors);
     let timeout = spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"].as_i64();
     if let Some(seconds) = timeout.filter(|s| !(1..=MAX_AFFINITY_SECONDS).contains(s)) {
         let path = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
         errors.invalid(path, seconds, format!("must be greater than 0 and less than {MAX_AFFINITY_SECONDS}"));
     }
-    crate::meta::validate_labels(&spec["selector"], "spec.selector", errors);
     ports(spec, kind, errors);
     for (i, ip) in list(spec, "externalIPs").iter().filter_map(Value::as_str).enumerate() {
-        report(check_ip(ip), &format!("spec.externalIPs[{i}]"), ip, errors);
+        report([check_ip(ip), check_special_ip(ip)].concat(), &format!("spec.externalIPs[{i}]"), ip, errors);
     }
     for (i, range) in list(spec, "loadBalancerSourceRanges").iter().filter_map(Value::as_str).enumerate() {
         report(check_cidr(range), &format!("spec.loadBalancerSourceRanges[{i}]"), range, errors);
     }
-    one_of(spec, "spec", "externalTrafficPolicy", &["Cluster", "Local"], errors);
-    one_of(spec, "spec", "internalTrafficPolicy", &["Cluster", "Local"], errors);
     let external = matches!(kind, "NodePort" | "LoadBalancer") || !list(spec, "externalIPs").is_empty();
     if !external && !text(spec, "externalTrafficPolicy").is_empty() {
         let why = "may only be set for externally-accessible services";
@@ -64,6 +59,18 @@ pub fn service(object: &Value, errors: &mut FieldErrors) {
     }
     if kind != "LoadBalancer" && spec["allocateLoadBalancerNodePorts"].is_boolean() {
         errors.forbidden("spec.allocateLoadBalancerNodePorts", "may only be used when `type` is 'LoadBalancer'");
+    }
+    let health = spec["healthCheckNodePort"].as_i64().unwrap_or_default();
+    if health != 0 && !(kind == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local") {
+        let why = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        errors.invalid("spec.healthCheckNodePort", health, why);
+    }
+    if text(spec, "sessionAffinity") == "None" && !spec["sessionAffinityConfig"].is_null() {
+        let why = "must not be set when session affinity is None";
+        errors.forbidden("spec.sessionAffinityConfig", why);
+    }
+    if kind != "LoadBalancer" && !list(spec, "loadBalancerSourceRanges").is_empty() {
+        errors.forbidden("spec.LoadBalancerSourceRanges", "may only be used when `type` is 'LoadBalancer'");
     }
 }
 
@@ -83,10 +90,6 @@ fn ports(spec: &Value, kind: &str, errors: &mut FieldErrors) {
             }
         }
         let number = port["port"].as_i64().unwrap_or_default();
-        for problem in check_port_number(number) {
-            errors.invalid(&join(&path, "port"), number, problem);
-        }
-        one_of(port, &path, "protocol", &["SCTP", "TCP", "UDP"], errors);
         match &port["targetPort"] {
             Value::String(name) => report(check_port_name(name), &join(&path, "targetPort"), name, errors),
             Value::Number(target) => {
@@ -129,7 +132,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::validate::errors_of;
+    use crate::validate::told;
 
     #[test]
     fn what_people_get_wrong_is_named() {
@@ -161,7 +164,7 @@ mod tests {
         ] {
             let mut object = json!({ "spec": spec });
             crate::defaults::service(&mut object);
-            assert_eq!(errors_of(service, &object), expected);
+            assert_eq!(told(service, &object), expected);
         }
     }
 

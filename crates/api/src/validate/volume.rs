@@ -1,154 +1,152 @@
-//! Volumes of a pod spec.
+//! Volumes of pods, and the sources that PersistentVolumes share with them.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{each, join, one_of, required, required_name, text};
+use super::container::{field_reference, resource_reference};
+use super::{each, join, list, quantity, text};
 use crate::field::FieldErrors;
-use crate::names::check_dns_label;
 
-/// Checks the volumes and returns their names.
-pub(super) fn volumes(spec: &Value, path: &str, errors: &mut FieldErrors) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    for (path, volume) in each(spec, path, "volumes") {
-        required_name(volume, &path, "name", check_dns_label, errors);
-        let name = text(volume, "name");
-        if !names.insert(name.to_owned()) {
-            errors.duplicate(&join(&path, "name"), name);
-        }
-        source(volume, &path, errors);
+/// A volume has one source.
+pub(super) fn volume(volume: &Value, path: &str, errors: &mut FieldErrors) {
+    let sources = volume.as_object().into_iter().flatten().filter(|(key, value)| *key != "name" && !value.is_null());
+    one_source(sources.map(|(key, _)| key.as_str()), path, errors);
+    if volume["emptyDir"].is_object() && quantity(&volume["emptyDir"]["sizeLimit"]).is_negative() {
+        let why = "SizeLimit field must be a valid resource quantity";
+        errors.forbidden(&join(path, "emptyDir.sizeLimit"), why);
     }
-    names
+    let portal = text(&volume["iscsi"], "targetPortal");
+    if volume["iscsi"]["initiatorName"].is_string() && text(volume, "name").len() + 1 + portal.len() > 64 {
+        errors.invalid(&join(path, "name"), text(volume, "name"), LONG_PORTAL);
+    }
 }
 
-fn source(volume: &Value, path: &str, errors: &mut FieldErrors) {
-    let sources: Vec<&String> =
-        volume.as_object().into_iter().flatten().map(|(k, _)| k).filter(|k| *k != "name").collect();
-    match sources.as_slice() {
-        [] => errors.required(path, "must specify a volume type"),
-        [_] => {}
-        [_, more @ ..] => {
-            for key in more {
-                errors.forbidden(&join(path, key), "may not specify more than 1 volume type");
+/// What initiators of iSCSI can bear.
+pub(super) const LONG_PORTAL: &str = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters \
+                                      if iscsi.initiatorName is specified.";
+
+pub(super) fn one_source<'a>(sources: impl Iterator<Item = &'a str>, path: &str, errors: &mut FieldErrors) {
+    let mut sources = sources.peekable();
+    if sources.peek().is_none() {
+        errors.required(path, "must specify a volume type");
+    }
+    for extra in sources.skip(1) {
+        errors.forbidden(&join(path, extra), "may not specify more than 1 volume type");
+    }
+}
+
+/// The fields of a pod that a file can hold.
+const FILE_FIELDS: [&str; 5] =
+    ["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
+
+/// A file of the downward API.
+pub(super) fn downward_file(file: &Value, path: &str, errors: &mut FieldErrors) {
+    let (field, resource) = (&file["fieldRef"], &file["resourceFieldRef"]);
+    match (field.is_object(), resource.is_object()) {
+        (true, both) => {
+            field_reference(field, &join(path, "fieldRef"), &FILE_FIELDS, errors);
+            if both {
+                let why = "fieldRef and resourceFieldRef can not be specified simultaneously";
+                errors.invalid(path, "resource", why);
             }
+        }
+        (false, true) => resource_reference(resource, &join(path, "resourceFieldRef"), true, errors),
+        (false, false) => errors.required(path, "one of fieldRef and resourceFieldRef is required"),
+    }
+}
+
+/// A projected volume: each source is one, and no two write the same file.
+pub(super) fn projected(volume: &Value, path: &str, errors: &mut FieldErrors) {
+    let mut files = BTreeSet::new();
+    for (source_path, source) in each(volume, path, "sources") {
+        if source.as_object().is_some_and(|source| source.len() > 1) {
+            errors.forbidden(&source_path, "may not specify more than 1 volume type per source");
+        }
+        for kind in ["secret", "configMap", "downwardAPI"] {
+            for item in list(&source[kind], "items") {
+                let file = text(item, "path");
+                if !file.is_empty() && !files.insert(file) {
+                    let shown = if kind == "downwardAPI" { file } else { text(&source[kind], "name") };
+                    errors.invalid(path, shown, "conflicting duplicate paths");
+                }
+            }
+        }
+        let bundle = &source["clusterTrustBundle"];
+        if bundle.is_object() {
+            if !files.insert(text(bundle, "path")) {
+                errors.invalid(path, text(bundle, "path"), "conflicting duplicate paths");
+            }
+            trust_bundle(bundle, &join(&source_path, "clusterTrustBundle"), errors);
         }
     }
-    let Some(kind) = sources.first() else { return };
-    let (of, path) = (&volume[kind.as_str()], join(path, kind));
-    match kind.as_str() {
-        "hostPath" => {
-            required(of, &path, "path", errors);
-            no_backsteps(text(of, "path"), &join(&path, "path"), errors);
-            let types =
-                ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
-            one_of(of, &path, "type", &types, errors);
+}
+
+fn trust_bundle(bundle: &Value, path: &str, errors: &mut FieldErrors) {
+    match (bundle["name"].as_str(), bundle["signerName"].as_str()) {
+        (Some(_), Some(_)) => {
+            errors.invalid(path, bundle.clone(), "only one of name and signerName may be used");
         }
-        "secret" => {
-            required(of, &path, "secretName", errors);
-            mode_and_items(of, &path, errors);
-        }
-        "configMap" => {
-            required(of, &path, "name", errors);
-            mode_and_items(of, &path, errors);
-        }
-        "persistentVolumeClaim" => required(of, &path, "claimName", errors),
-        "downwardAPI" => mode(of, &path, "defaultMode", errors),
-        "projected" => projected(of, &path, errors),
-        "nfs" => {
-            required(of, &path, "server", errors);
-            required(of, &path, "path", errors);
-            if !text(of, "path").starts_with('/') {
-                errors.invalid(&join(&path, "path"), text(of, "path"), "must be an absolute path");
+        (None, None) => errors.required(path, "either name or signerName must be specified"),
+        (Some(name), None) => {
+            if name.is_empty() {
+                errors.required(&join(path, "name"), "must be a valid object name");
+            }
+            if bundle["labelSelector"].is_object() {
+                let why = "labelSelector must be unset if name is specified";
+                errors.invalid(&join(path, "labelSelector"), bundle["labelSelector"].clone(), why);
             }
         }
-        "csi" => required(of, &path, "driver", errors),
+        (None, Some("")) => errors.required(&join(path, "signerName"), "must be a valid signer name"),
+        (None, Some(_)) => {}
+    }
+}
+
+/// An iSCSI target.
+pub(super) fn iscsi(source: &Value, path: &str, errors: &mut FieldErrors) {
+    for (key, shown) in [("iqn", "iqn"), ("initiatorName", "initiatorname")] {
+        let name = text(source, key);
+        if !name.is_empty() && !["iqn", "eui", "naa"].iter().any(|prefix| name.starts_with(prefix)) {
+            let why = "must be valid format starting with iqn, eui, or naa";
+            errors.invalid(&join(path, shown), name, why);
+        }
+    }
+    if (source["chapAuthDiscovery"] == true || source["chapAuthSession"] == true) && source["secretRef"].is_null() {
+        errors.required(&join(path, "secretRef"), "");
+    }
+}
+
+/// A fibre channel target.
+pub(super) fn fibre_channel(source: &Value, path: &str, errors: &mut FieldErrors) {
+    let (names, ids) = (list(source, "targetWWNs"), list(source, "wwids"));
+    if names.is_empty() && ids.is_empty() {
+        let why = "must specify either targetWWNs or wwids, but not both";
+        errors.required(&join(path, "targetWWNs"), why);
+    }
+    if !names.is_empty() && !ids.is_empty() {
+        let why = "targetWWNs and wwids can not be specified simultaneously";
+        errors.invalid(&join(path, "targetWWNs"), source["targetWWNs"].clone(), why);
+    }
+    match source["lun"].as_i64() {
+        None if !names.is_empty() => errors.required(&join(path, "lun"), "lun is required if targetWWNs is specified"),
+        Some(lun) if !names.is_empty() && !(0..=255).contains(&lun) => {
+            errors.invalid(&join(path, "lun"), lun, "must be between 0 and 255, inclusive");
+        }
         _ => {}
     }
 }
 
-fn projected(of: &Value, path: &str, errors: &mut FieldErrors) {
-    mode(of, path, "defaultMode", errors);
-    for (path, projection) in each(of, path, "sources") {
-        let kinds: Vec<&String> = projection.as_object().into_iter().flatten().map(|(k, _)| k).collect();
-        if kinds.len() > 1 {
-            errors.forbidden(&path, "may not specify more than 1 volume type");
-        }
-        let token = &projection["serviceAccountToken"];
-        if token.is_object() {
-            let path = join(&path, "serviceAccountToken");
-            required(token, &path, "path", errors);
-            if let Some(seconds) = token["expirationSeconds"].as_i64().filter(|s| *s < 600) {
-                errors.invalid(
-                    &join(&path, "expirationSeconds"),
-                    seconds,
-                    "may not specify a duration less than 10 minutes",
-                );
-            }
-        }
-        for kind in ["secret", "configMap"] {
-            if projection[kind].is_object() {
-                required(&projection[kind], &join(&path, kind), "name", errors);
-                mode_and_items(&projection[kind], &join(&path, kind), errors);
-            }
+/// A Flocker data set.
+pub(super) fn flocker(source: &Value, path: &str, errors: &mut FieldErrors) {
+    match (text(source, "datasetName"), text(source, "datasetUUID")) {
+        ("", "") => errors.required(path, "one of datasetName and datasetUUID is required"),
+        (_, "") | ("", _) => {}
+        _ => {
+            let why = "datasetName and datasetUUID can not be specified simultaneously";
+            errors.invalid(path, "resource", why);
         }
     }
-}
-
-fn mode(object: &Value, path: &str, key: &str, errors: &mut FieldErrors) {
-    if let Some(mode) = object[key].as_i64().filter(|mode| !(0..=0o777).contains(mode)) {
-        errors.invalid(&join(path, key), mode, "must be a number between 0 and 0777 (octal), both inclusive");
-    }
-}
-
-fn mode_and_items(of: &Value, path: &str, errors: &mut FieldErrors) {
-    mode(of, path, "defaultMode", errors);
-    for (path, item) in each(of, path, "items") {
-        required(item, &path, "key", errors);
-        required(item, &path, "path", errors);
-        let relative = text(item, "path");
-        if relative.starts_with('/') {
-            errors.invalid(&join(&path, "path"), relative, "must be a relative path");
-        }
-        no_backsteps(relative, &join(&path, "path"), errors);
-        mode(item, &path, "mode", errors);
-    }
-}
-
-fn no_backsteps(text: &str, path: &str, errors: &mut FieldErrors) {
-    if text.split('/').any(|part| part == "..") {
-        errors.invalid(path, text, "must not contain '..'");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use crate::validate::{errors_of, pod};
-
-    #[test]
-    fn what_people_get_wrong_is_named() {
-        for (volumes, errors) in [
-            (
-                json!([{"name": "a", "emptyDir": {}}, {"name": "a", "emptyDir": {}}]),
-                vec!["spec.volumes[1].name: Duplicate value: \"a\""],
-            ),
-            (
-                json!([{"name": "a", "emptyDir": {}, "hostPath": {"path": "/x"}}]),
-                vec!["spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type"],
-            ),
-            (json!([{"name": "a", "configMap": {}}]), vec!["spec.volumes[0].configMap.name: Required value"]),
-            (
-                json!([{"name": "a", "secret": {"secretName": "s", "defaultMode": 4096}}]),
-                vec![
-                    "spec.volumes[0].secret.defaultMode: Invalid value: 4096: must be a number between 0 and 0777 (octal), both inclusive",
-                ],
-            ),
-        ] {
-            let mut object = json!({"spec": {"containers": [{"name": "c", "image": "x"}], "volumes": volumes}});
-            crate::defaults::pod(&mut object);
-            assert_eq!(errors_of(pod, &object), errors);
-        }
+    if text(source, "datasetName").contains('/') {
+        errors.invalid(&join(path, "datasetName"), text(source, "datasetName"), "must not contain '/'");
     }
 }

@@ -99,6 +99,7 @@ impl Call {
         let mut errors = FieldErrors::default();
         meta::validate_create(resource, object, &mut errors);
         resource.strategy.validate(object, &mut errors);
+        resource.strategy.validate_create(object, &mut errors);
         self.check_rules(object, None, &mut errors);
         if errors.0.is_empty() {
             return Ok(());

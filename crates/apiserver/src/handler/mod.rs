@@ -108,6 +108,9 @@ pub(crate) async fn handle(
     if let Some(warning) = call.row.resource.custom.as_ref().and_then(|kind| kind.deprecation.clone()) {
         call.warnings.push(warning);
     }
+    if let Some(warning) = deprecated(&call.row.resource) {
+        call.warnings.push(warning);
+    }
     // Warnings go with a refusal, too.
     let mut response = call.route(request).await.unwrap_or_else(|error| render::refusal(&error, accept));
     call.warnings.extend(call.notes.warnings());
@@ -162,6 +165,17 @@ fn check_name(info: &RequestInfo) -> ApiResult<()> {
         return Err(ApiError::bad_request(format!("{what} parameter invalid: {name:?}: {problem}")));
     }
     Ok(())
+}
+
+/// What is said of every request for a kind that is on its way out.
+fn deprecated(resource: &Resource) -> Option<String> {
+    match (resource.group.as_str(), resource.plural.as_str()) {
+        ("", "endpoints") => {
+            Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned())
+        }
+        ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+".to_owned()),
+        _ => None,
+    }
 }
 
 /// `fieldManager`, or the name in `User-Agent` up to its version.

@@ -27,17 +27,22 @@ pub(super) type Edit<'a> = &'a mut (dyn FnMut(&mut Call, &Value) -> ApiResult<Va
 
 /// Kinds with a `spec` whose objects carry no `generation`.
 const WITHOUT_GENERATION: &[&str] = &[
+    "apiservices",
     "certificatesigningrequests",
     "csidrivers",
     "csinodes",
     "horizontalpodautoscalers",
+    "ipaddresses",
     "leases",
     "limitranges",
     "namespaces",
     "nodes",
     "persistentvolumeclaims",
     "persistentvolumes",
+    "resourceclaims",
+    "resourceclaimtemplates",
     "resourcequotas",
+    "servicecidrs",
     "services",
     "volumeattachments",
 ];

@@ -1,0 +1,408 @@
+//! What fields may hold and what they hold when nobody says: defaults and limits of every type, as a table.
+//!
+//! `data/rules.tsv` has a header line `=<type>` per type of [`crate::schema`], then a line per field: its path below
+//! the type, its rules, and the words of a refusal where upstream has some of its own. One walk over an object
+//! finds the rules of every type in it, so a pod template is held to the same in a Deployment, a Job and a
+//! PodTemplate. What a line cannot say is code, one function a type, in [`crate::defaults`] and [`crate::validate`].
+//!
+//! | rule | meaning |
+//! |---|---|
+//! | `d=JSON` `z=JSON` | the default of a field that is missing or empty; `z`: or zero |
+//! | `!` `!0` | must be there and not be empty; or zero |
+//! | `=A\|B` | one of these |
+//! | `~format` | obeys a grammar of [`crate::names`] |
+//! | `>=N` `>N` `A..B` | a number in these bounds; `^` before it: a missing one is zero; `?`: zero is a missing one |
+//! | `items=N` `bytes=N` | at most so many items, or bytes |
+//! | `unique` `unique=KEY` | items differ, or their values of KEY do |
+//! | `labels` `amount` | a map of labels; a quantity that is not negative |
+//! | `fixed` `frozen` | stays as it was made: Invalid, or Forbidden with the line's words |
+//! | `skip` | is not looked into |
+//! | `[]` before a rule | the items of the list are judged, each with its index |
+//! | `@path` | the path that errors name, where upstream's differs |
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
+
+use serde_json::Value;
+
+use crate::field::FieldErrors;
+use crate::names::{self, Problems};
+use crate::schema::{Field, Shape, Type, all_types};
+use crate::validate::join;
+
+const TABLE: &str = include_str!("../data/rules.tsv");
+
+#[derive(Debug)]
+enum Rule {
+    Required { nor_zero: bool },
+    OneOf(Vec<&'static str>),
+    Format(fn(&str) -> Problems),
+    Bounds { low: i64, high: i64, words: String, zero: Zero },
+    Items(usize),
+    Bytes(usize),
+    Unique(&'static str),
+    Labels,
+    Amount,
+    Fixed,
+    Frozen,
+}
+
+/// What a zero and a missing number are to each other.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Zero {
+    Counts,
+    Missing,
+    IsMissing,
+}
+
+#[derive(Debug)]
+struct Row {
+    path: Vec<&'static str>,
+    /// The path in errors.
+    shown: &'static str,
+    each: bool,
+    rule: Rule,
+    words: &'static str,
+}
+
+#[derive(Debug)]
+struct Default {
+    path: Vec<&'static str>,
+    value: Value,
+    zero: bool,
+}
+
+#[derive(Debug, std::default::Default)]
+struct TypeRules {
+    defaults: Vec<Default>,
+    rows: Vec<Row>,
+    skip: BTreeSet<&'static str>,
+}
+
+struct Rules {
+    types: BTreeMap<&'static str, TypeRules>,
+    /// Types that have rules or code, or hold a type that has: all others need no visit.
+    visited: BTreeSet<&'static str>,
+}
+
+static RULES: LazyLock<Rules> = LazyLock::new(|| {
+    let mut types: BTreeMap<&str, TypeRules> = BTreeMap::new();
+    let mut current = "";
+    for line in TABLE.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        match line.strip_prefix('=') {
+            Some(name) => current = name,
+            None => parse_line(line, types.entry(current).or_default()),
+        }
+    }
+    let has_code = |name: &str| crate::defaults::of_type(name).is_some() || crate::validate::of_type(name).is_some();
+    let mut visited: BTreeSet<&str> =
+        all_types().filter(|ty| types.contains_key(ty.name) || has_code(ty.name)).map(|ty| ty.name).collect();
+    loop {
+        let before = visited.len();
+        for ty in all_types() {
+            if ty.fields.iter().filter_map(Field::message).any(|inner| visited.contains(inner.name)) {
+                visited.insert(ty.name);
+            }
+        }
+        if visited.len() == before {
+            return Rules { types, visited };
+        }
+    }
+});
+
+fn parse_line(line: &'static str, rules: &mut TypeRules) {
+    let mut columns = line.split('\t');
+    let mut next = || columns.next().unwrap_or_default();
+    let (name, tokens, words) = (next(), next(), next());
+    let path: Vec<&str> = name.split('.').collect();
+    let shown = tokens.split(' ').find_map(|token| token.strip_prefix('@')).unwrap_or(name);
+    for token in tokens.split(' ').filter(|token| !token.starts_with('@')) {
+        if let Some((kind @ ("d" | "z"), json)) = token.split_once('=') {
+            // The table is ours and a test reads all of it.
+            let value = serde_json::from_str(json).unwrap_or_default();
+            rules.defaults.push(Default { path: path.clone(), value, zero: kind == "z" });
+        } else if token == "skip" {
+            rules.skip.insert(name);
+        } else {
+            let (each, token) = token.strip_prefix("[]").map_or((false, token), |token| (true, token));
+            if let Some(rule) = parse_rule(token) {
+                rules.rows.push(Row { path: path.clone(), shown, each, rule, words });
+            }
+        }
+    }
+}
+
+fn parse_rule(token: &'static str) -> Option<Rule> {
+    let (zero, token) = match token.split_at_checked(1)? {
+        ("^", rest) => (Zero::IsMissing, rest),
+        ("?", rest) => (Zero::Missing, rest),
+        _ => (Zero::Counts, token),
+    };
+    let number = |text: &str| text.parse::<i64>().ok();
+    let bounds = |low, high, words| Some(Rule::Bounds { low, high, words, zero });
+    match token {
+        "!" => return Some(Rule::Required { nor_zero: false }),
+        "!0" => return Some(Rule::Required { nor_zero: true }),
+        "labels" => return Some(Rule::Labels),
+        "amount" => return Some(Rule::Amount),
+        "fixed" => return Some(Rule::Fixed),
+        "frozen" => return Some(Rule::Frozen),
+        "unique" => return Some(Rule::Unique("")),
+        _ => {}
+    }
+    if let Some(values) = token.strip_prefix('=') {
+        return Some(Rule::OneOf(values.split('|').collect()));
+    }
+    if let Some(name) = token.strip_prefix('~') {
+        return names::format(name).map(Rule::Format);
+    }
+    if let Some(least) = token.strip_prefix(">=") {
+        return bounds(number(least)?, i64::MAX, format!("must be greater than or equal to {least}"));
+    }
+    if let Some(floor) = token.strip_prefix('>') {
+        return bounds(number(floor)? + 1, i64::MAX, format!("must be greater than {floor}"));
+    }
+    if let Some((low, high)) = token.split_once("..") {
+        return bounds(number(low)?, number(high)?, format!("must be between {low} and {high}, inclusive"));
+    }
+    match token.split_once('=')? {
+        ("items", most) => most.parse().ok().map(Rule::Items),
+        ("bytes", most) => most.parse().ok().map(Rule::Bytes),
+        ("unique", key) => Some(Rule::Unique(key)),
+        _ => None,
+    }
+}
+
+/// Whether a value is as good as none: null, an empty text, list or map.
+pub(crate) fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    }
+}
+
+fn at<'a>(object: &'a Value, path: &[&str]) -> &'a Value {
+    path.iter().fold(object, |value, key| &value[*key])
+}
+
+/// Fills in the defaults of an object of that type, and of everything in it.
+pub fn default(ty: &'static Type, object: &mut Value) {
+    if !object.is_object() || !RULES.visited.contains(ty.name) {
+        return;
+    }
+    for default in RULES.types.get(ty.name).into_iter().flat_map(|rules| &rules.defaults) {
+        let Some((last, outer)) = default.path.split_last() else { continue };
+        let parent = outer.iter().fold(&mut *object, |value, key| crate::defaults::child(value, key));
+        let there = parent.get(*last).unwrap_or(&Value::Null);
+        if there.is_null() || there == "" || default.zero && *there == 0 {
+            parent[*last] = default.value.clone();
+        }
+    }
+    if let Some(fill_in) = crate::defaults::of_type(ty.name) {
+        fill_in(object);
+    }
+    for field in &ty.fields {
+        let Some(inner) = field.message() else { continue };
+        if field.shape == Shape::Inline {
+            default(inner, object);
+            continue;
+        }
+        match (field.shape, object.get_mut(field.name)) {
+            (_, None) => {}
+            (Shape::List, Some(list)) => {
+                list.as_array_mut().into_iter().flatten().for_each(|item| default(inner, item));
+            }
+            (Shape::Map, Some(map)) => {
+                map.as_object_mut().into_iter().flatten().for_each(|(_, item)| default(inner, item));
+            }
+            (_, Some(value)) => default(inner, value),
+        }
+    }
+}
+
+/// Judges the part `path` (a field, or all of it if empty) of an object of that type. Metadata is
+/// [`crate::meta`]'s, and a status is judged only when it is asked for.
+pub fn check(ty: &'static Type, object: &Value, only: &str, errors: &mut FieldErrors) {
+    if only.is_empty() {
+        judge(ty, object, "", &["metadata", "status"], errors);
+    } else if let Some(inner) = ty.field(only).and_then(Field::message) {
+        judge(inner, &object[only], only, &[], errors);
+    }
+}
+
+fn judge(ty: &'static Type, object: &Value, path: &str, without: &[&str], errors: &mut FieldErrors) {
+    if !object.is_object() || !RULES.visited.contains(ty.name) {
+        return;
+    }
+    let rules = RULES.types.get(ty.name);
+    for row in rules.into_iter().flat_map(|rules| &rules.rows) {
+        row.judge(object, path, errors);
+    }
+    if let Some(code) = crate::validate::of_type(ty.name) {
+        code(object, path, errors);
+    }
+    for field in &ty.fields {
+        let Some(inner) = field.message() else { continue };
+        if without.contains(&field.name) || rules.is_some_and(|rules| rules.skip.contains(field.name)) {
+            continue;
+        }
+        let (value, below) = (&object[field.name], join(path, field.name));
+        match field.shape {
+            Shape::Inline => judge(inner, object, path, &[], errors),
+            Shape::One => judge(inner, value, &below, &[], errors),
+            Shape::List => {
+                for (i, item) in value.as_array().into_iter().flatten().enumerate() {
+                    judge(inner, item, &format!("{below}[{i}]"), &[], errors);
+                }
+            }
+            Shape::Map => {
+                for (key, item) in value.as_object().into_iter().flatten() {
+                    judge(inner, item, &format!("{below}[{key}]"), &[], errors);
+                }
+            }
+        }
+    }
+}
+
+/// Judges a value of that type at that path.
+pub(crate) fn check_type(name: &str, value: &Value, path: &str, errors: &mut FieldErrors) {
+    if let Some(ty) = crate::schema::type_of(name) {
+        judge(ty, value, path, &[], errors);
+    }
+}
+
+/// Judges what an update may not change.
+pub fn check_update(ty: &'static Type, new: &Value, old: &Value, errors: &mut FieldErrors) {
+    for row in RULES.types.get(ty.name).into_iter().flat_map(|rules| &rules.rows) {
+        let (now, was) = (at(new, &row.path), at(old, &row.path));
+        if now == was || is_empty(now) && is_empty(was) {
+            continue;
+        }
+        match row.rule {
+            Rule::Fixed => errors.invalid(row.shown, now.clone(), crate::validate::IMMUTABLE),
+            Rule::Frozen => errors.forbidden(row.shown, row.words),
+            _ => {}
+        }
+    }
+}
+
+impl Row {
+    fn judge(&self, object: &Value, path: &str, errors: &mut FieldErrors) {
+        let (value, path) = (at(object, &self.path), join(path, self.shown));
+        if !self.each {
+            return self.judge_value(value, &path, errors);
+        }
+        for (i, item) in value.as_array().into_iter().flatten().enumerate() {
+            self.judge_value(item, &format!("{path}[{i}]"), errors);
+        }
+    }
+
+    fn judge_value(&self, value: &Value, path: &str, errors: &mut FieldErrors) {
+        if let Rule::Bounds { low, high, words, zero } = &self.rule {
+            let number = value.as_i64().or((*zero == Zero::IsMissing).then_some(0));
+            let number = number.filter(|number| *zero != Zero::Missing || *number != 0);
+            if let Some(number) = number.filter(|number| !(*low..=*high).contains(number)) {
+                errors.invalid(path, number, if self.words.is_empty() { words } else { self.words });
+            }
+            return;
+        }
+        if let Rule::Required { nor_zero } = self.rule {
+            if is_empty(value) || nor_zero && *value == 0 {
+                errors.required(path, self.words);
+            }
+            return;
+        }
+        if is_empty(value) {
+            return;
+        }
+        let count = value.as_array().map(Vec::len).or_else(|| value.as_object().map(serde_json::Map::len));
+        match &self.rule {
+            Rule::OneOf(allowed) => {
+                for text in texts(value).filter(|text| !allowed.contains(text)) {
+                    errors.not_supported(path, text, allowed);
+                }
+            }
+            Rule::Format(check) => {
+                for text in texts(value) {
+                    crate::validate::report(check(text), path, text, errors);
+                }
+            }
+            Rule::Items(most) => {
+                if let Some(count) = count.filter(|count| count > most) {
+                    errors.too_many(path, count, *most);
+                }
+            }
+            Rule::Bytes(most) => {
+                if value.as_str().is_some_and(|text| text.len() > *most) {
+                    errors.too_long(path, *most);
+                }
+            }
+            Rule::Unique(key) => {
+                let mut seen = Vec::new();
+                for (i, item) in value.as_array().into_iter().flatten().enumerate() {
+                    let id = if key.is_empty() { item } else { &item[*key] };
+                    if !is_empty(id) && seen.contains(&id) {
+                        errors.duplicate(&join_key(path, i, key), id.clone());
+                    }
+                    seen.push(id);
+                }
+            }
+            Rule::Labels => crate::meta::validate_labels(value, path, errors),
+            Rule::Amount => {
+                if crate::validate::quantity(value).is_negative() {
+                    errors.invalid(path, value.clone(), "must be greater than or equal to 0");
+                }
+            }
+            Rule::Bounds { .. } | Rule::Required { .. } | Rule::Fixed | Rule::Frozen => {}
+        }
+    }
+}
+
+fn join_key(path: &str, i: usize, key: &str) -> String {
+    let item = format!("{path}[{i}]");
+    if key.is_empty() { item } else { join(&item, key) }
+}
+
+/// A text, or the texts of a list.
+fn texts(value: &Value) -> impl Iterator<Item = &str> {
+    value.as_str().into_iter().chain(value.as_array().into_iter().flatten().filter_map(Value::as_str))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::type_of;
+
+    #[test]
+    fn every_line_of_the_table_is_understood() {
+        let mut ty = None;
+        for line in TABLE.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            if let Some(name) = line.strip_prefix('=') {
+                ty = type_of(name);
+                assert!(ty.is_some(), "{line}");
+                continue;
+            }
+            let [path, tokens] = [0, 1].map(|i| line.split('\t').nth(i).unwrap_or_else(|| panic!("{line}")));
+            let mut inner = ty;
+            for key in path.split('.') {
+                let field = inner.and_then(|ty| ty.field(key));
+                assert!(field.is_some(), "no field {key}: {line}");
+                inner = field.and_then(Field::message);
+            }
+            for token in tokens.split(' ') {
+                let understood = match token.split_once('=') {
+                    Some(("d" | "z", json)) => serde_json::from_str::<Value>(json).is_ok(),
+                    _ => {
+                        token == "skip"
+                            || token.starts_with('@')
+                            || parse_rule(token.trim_start_matches("[]")).is_some()
+                    }
+                };
+                assert!(understood, "{token}: {line}");
+            }
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! LimitRanges and ResourceQuotas.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::{each, join, list, quantity, report, text};
+use crate::field::FieldErrors;
+use crate::names::check_qualified_name;
+
+/// What a quota may limit by a name without a slash, besides huge pages.
+const STANDARD: [&str; 18] = [
+    "cpu",
+    "memory",
+    "ephemeral-storage",
+    "requests.cpu",
+    "requests.memory",
+    "requests.storage",
+    "requests.ephemeral-storage",
+    "limits.cpu",
+    "limits.memory",
+    "limits.ephemeral-storage",
+    "pods",
+    "resourcequotas",
+    "services",
+    "replicationcontrollers",
+    "secrets",
+    "persistentvolumeclaims",
+    "configmaps",
+    "services.nodeports",
+];
+const COMPUTED: [&str; 7] = ["pods", "cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
+
+fn is_standard(name: &str) -> bool {
+    STANDARD.contains(&name)
+        || name == "services.loadbalancers"
+        || name.strip_prefix("requests.").unwrap_or(name).starts_with("hugepages-")
+}
+
+/// What is counted, and so is not halved.
+fn is_counted(name: &str) -> bool {
+    name.starts_with("count/") || STANDARD[10..].contains(&name) || name == "services.loadbalancers"
+}
+
+/// A ResourceQuota.
+pub fn resource_quota(object: &Value, errors: &mut FieldErrors) {
+    let spec = &object["spec"];
+    for part in ["spec.hard", "status.hard", "status.used"] {
+        let amounts = part.split('.').fold(object, |value, key| &value[key]);
+        for (name, amount) in amounts.as_object().into_iter().flatten() {
+            let path = format!("{part}[{name}]");
+            report(check_qualified_name(name), &path, name, errors);
+            if !name.contains('/') && !is_standard(name) {
+                errors.invalid(&path, name.as_str(), "must be a standard resource for quotas");
+            }
+            if quantity(amount).is_negative() {
+                errors.invalid(&path, amount.clone(), "must be greater than or equal to 0");
+            }
+            if is_counted(name) && amount.as_str().is_some_and(|text| text.ends_with('m')) {
+                errors.invalid(&path, amount.clone(), "must be an integer");
+            }
+        }
+    }
+    let hard: Vec<&String> = spec["hard"].as_object().into_iter().flatten().map(|(name, _)| name).collect();
+    let misfits = |scope: &str| {
+        let fitting: &[&str] = match scope {
+            "BestEffort" => &["pods"],
+            "VolumeAttributesClass" => &["persistentvolumeclaims", "requests.storage"],
+            _ => &COMPUTED,
+        };
+        hard.iter().any(|name| is_standard(name) && !fitting.contains(&name.as_str()))
+    };
+    let scopes: BTreeSet<&str> = list(spec, "scopes").iter().filter_map(Value::as_str).collect();
+    let shown = &spec["scopes"];
+    for scope in &scopes {
+        if !SCOPES.contains(scope) {
+            errors.invalid("spec.scopes", shown.clone(), "unsupported scope");
+        } else if misfits(scope) {
+            errors.invalid("spec.scopes", shown.clone(), "unsupported scope applied to resource");
+        }
+    }
+    for (one, other) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
+        if scopes.contains(one) && scopes.contains(other) {
+            errors.invalid("spec.scopes", shown.clone(), "conflicting scopes");
+        }
+    }
+    for (path, term) in each(&spec["scopeSelector"], "spec.scopeSelector", "matchExpressions") {
+        let (scope, operator, values) = (text(term, "scopeName"), text(term, "operator"), list(term, "values"));
+        if !SCOPES.contains(&scope) {
+            errors.invalid(&join(&path, "scopeName"), scope, "unsupported scope");
+        } else if misfits(scope) {
+            errors.invalid(&path, term.clone(), "unsupported scope applied to resource");
+        }
+        if !matches!(scope, "PriorityClass" | "VolumeAttributesClass") && operator != "Exists" {
+            errors.invalid(&join(&path, "operator"), operator, ONLY_EXISTS);
+        }
+        match operator {
+            "In" | "NotIn" if values.is_empty() => {
+                let why = "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector";
+                errors.required(&join(&path, "values"), why);
+            }
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
+                let why = "must be no value when `operator` is 'Exists' or 'DoesNotExist' for scope selector";
+                errors.invalid(&join(&path, "values"), term["values"].clone(), why);
+            }
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            _ => errors.invalid(&join(&path, "operator"), operator, "not a valid selector operator"),
+        }
+    }
+}
+
+const SCOPES: [&str; 7] = [
+    "Terminating",
+    "NotTerminating",
+    "BestEffort",
+    "NotBestEffort",
+    "PriorityClass",
+    "CrossNamespacePodAffinity",
+    "VolumeAttributesClass",
+];
+const ONLY_EXISTS: &str = "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, \
+                           ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, \
+                           ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
+
+/// A ResourceQuota keeps its scopes.
+pub fn resource_quota_update(new: &Value, old: &Value, subresource: &str, errors: &mut FieldErrors) {
+    let scopes = |object: &Value| -> BTreeSet<String> {
+        list(&object["spec"], "scopes").iter().map(ToString::to_string).collect()
+    };
+    if subresource.is_empty() && scopes(new) != scopes(old) {
+        errors.invalid("spec.scopes", new["spec"]["scopes"].clone(), super::IMMUTABLE);
+    }
+}
+
+/// A LimitRange: for every resource, the least, the defaults and the most in that order.
+pub fn limit_range(object: &Value, errors: &mut FieldErrors) {
+    let mut kinds = BTreeSet::new();
+    for (path, limit) in each(&object["spec"], "spec", "limits") {
+        let kind = text(limit, "type");
+        report(check_qualified_name(kind), &join(&path, "type"), kind, errors);
+        if !kinds.insert(kind) {
+            errors.duplicate(&join(&path, "type"), kind);
+        }
+        if kind == "Pod" {
+            for key in ["default", "defaultRequest"].iter().filter(|key| limit[**key].is_object()) {
+                errors.forbidden(&join(&path, key), "may not be specified when `type` is 'Pod'");
+            }
+        }
+        if kind == "PersistentVolumeClaim" && limit["min"]["storage"].is_null() && limit["max"]["storage"].is_null() {
+            errors.required(
+                &join(&path, "limits"),
+                "either minimum or maximum storage value is required, but neither was provided",
+            );
+        }
+        let names: BTreeSet<&String> = ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"]
+            .iter()
+            .flat_map(|key| limit[*key].as_object().into_iter().flatten().map(|(name, _)| name))
+            .collect();
+        for name in names {
+            limits_of(limit, name, &path, errors);
+        }
+    }
+}
+
+fn limits_of(limit: &Value, name: &str, path: &str, errors: &mut FieldErrors) {
+    let of = |key: &str| Some(&limit[key][name]).filter(|amount| !amount.is_null());
+    let at = |key: &str| format!("{path}.{key}[{name}]");
+    // In each pair the first may not be more than the second.
+    for (low, high, named, less, more) in [
+        ("min", "max", "min", "min value", "max value"),
+        ("min", "defaultRequest", "defaultRequest", "min value", "default request value"),
+        ("defaultRequest", "max", "defaultRequest", "default request value", "max value"),
+        ("defaultRequest", "default", "defaultRequest", "default request value", "default limit value"),
+        ("min", "default", "default", "min value", "default value"),
+        ("default", "max", "default", "default value", "max value"),
+    ] {
+        let (Some(least), Some(most)) = (of(low), of(high)) else { continue };
+        if quantity(least) > quantity(most) {
+            let shown = |amount: &Value| amount.as_str().map_or_else(|| amount.to_string(), str::to_owned);
+            let (least, most) = (shown(least), shown(most));
+            let value = if named == low { &least } else { &most };
+            errors.invalid(&at(named), value.as_str(), format!("{less} {least} is greater than {more} {most}"));
+        }
+    }
+    if let Some(ratio) = of("maxLimitRequestRatio") {
+        if quantity(ratio) < crate::quantity::Quantity::from_value(1) {
+            let shown = ratio.as_str().unwrap_or_default();
+            errors.invalid(&at("maxLimitRequestRatio"), shown, format!("ratio {shown} is less than 1"));
+        }
+    }
+}

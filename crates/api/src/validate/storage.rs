@@ -1,0 +1,225 @@
+//! Volumes, claims on them, and their attachment to nodes.
+
+use serde_json::Value;
+
+use super::{join, list, quantity, text};
+use crate::field::FieldErrors;
+use crate::quantity::Quantity;
+
+/// What nobody else may use at the same time goes with no other access mode.
+fn access_modes(spec: &Value, path: &str, errors: &mut FieldErrors) {
+    let modes = list(spec, "accessModes");
+    if modes.len() > 1 && modes.iter().any(|mode| mode == "ReadWriteOncePod") {
+        let why = "may not use ReadWriteOncePod with other access modes";
+        errors.forbidden(&join(path, "accessModes"), why);
+    }
+}
+
+fn storage(amount: &Value, path: &str, errors: &mut FieldErrors) {
+    if quantity(amount) <= Quantity::ZERO {
+        errors.invalid(path, amount.clone(), "must be greater than zero");
+    }
+}
+
+/// A claim's spec, of its own or in a pod's ephemeral volume.
+pub(super) fn claim_spec(spec: &Value, path: &str, errors: &mut FieldErrors) {
+    access_modes(spec, path, errors);
+    let asked = &spec["resources"]["requests"]["storage"];
+    let resources = join(path, "resources[storage]");
+    if asked.is_null() {
+        errors.required(&resources, "");
+    } else {
+        storage(asked, &resources, errors);
+    }
+    let (source, reference) = (&spec["dataSource"], &spec["dataSourceRef"]);
+    for (key, from) in [("dataSource", source), ("dataSourceRef", reference)] {
+        if !from.is_object() {
+            continue;
+        }
+        let path = join(path, key);
+        for key in ["name", "kind"].iter().filter(|key| text(from, key).is_empty()) {
+            errors.required(&join(&path, key), "");
+        }
+        if text(from, "apiGroup").is_empty() && text(from, "kind") != "PersistentVolumeClaim" {
+            let why = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
+            errors.invalid(&path, text(from, "kind"), why);
+        }
+    }
+    let same = ["apiGroup", "kind", "name"].iter().all(|key| source[*key] == reference[*key]);
+    if source.is_object() && reference.is_object() && !same {
+        errors.invalid(path, path, "must match dataSourceRef");
+    }
+}
+
+const BOUND_ONLY: &str =
+    "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+
+/// Of a bound claim's spec, only the request may grow; a class may be given where there was none.
+pub fn persistent_volume_claim_update(new: &Value, old: &Value, subresource: &str, errors: &mut FieldErrors) {
+    if !subresource.is_empty() {
+        return;
+    }
+    let (spec, was) = (&new["spec"], &old["spec"]);
+    let fixed = |spec: &Value| {
+        let mut spec = spec.clone();
+        if let Some(map) = spec.as_object_mut() {
+            for key in ["resources", "volumeAttributesClassName"] {
+                map.remove(key);
+            }
+            // The binder and the default class fill these in.
+            for (key, was) in [("volumeName", &was["volumeName"]), ("storageClassName", &was["storageClassName"])] {
+                if was.is_null() || was == "" {
+                    map.remove(key);
+                }
+            }
+        }
+        spec
+    };
+    let amount = |object: &Value, of: &str| quantity(object.pointer(of).unwrap_or(&Value::Null));
+    let (asks, asked) = (amount(spec, "/resources/requests/storage"), amount(was, "/resources/requests/storage"));
+    if fixed(spec) != fixed(was) || asks > asked && text(&old["status"], "phase") != "Bound" {
+        errors.forbidden("spec", BOUND_ONLY);
+    } else if asks < asked && asks <= amount(old, "/status/capacity/storage") {
+        errors.forbidden("spec.resources.requests.storage", "field can not be less than status.capacity");
+    }
+}
+
+/// The fields of a PersistentVolume's spec that are not its source.
+const BESIDES_SOURCE: [&str; 9] = [
+    "accessModes",
+    "capacity",
+    "claimRef",
+    "mountOptions",
+    "nodeAffinity",
+    "persistentVolumeReclaimPolicy",
+    "storageClassName",
+    "volumeAttributesClassName",
+    "volumeMode",
+];
+
+fn sources(spec: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    let all = spec.as_object().into_iter().flatten();
+    all.map(|(key, value)| (key.as_str(), value))
+        .filter(|(key, value)| !value.is_null() && !BESIDES_SOURCE.contains(key))
+}
+
+/// A volume's spec, in a PersistentVolume or inline in an attachment.
+pub(super) fn volume_spec(spec: &Value, path: &str, errors: &mut FieldErrors) {
+    access_modes(spec, path, errors);
+    if path == "spec" {
+        let capacity = join(path, "capacity");
+        match spec["capacity"].as_object() {
+            None => errors.required(&capacity, ""),
+            Some(map) if map.is_empty() => errors.required(&capacity, ""),
+            Some(map) => {
+                if map.len() > 1 || !map.contains_key("storage") {
+                    errors.not_supported(&capacity, spec["capacity"].clone(), &["storage"]);
+                }
+                for (name, amount) in map {
+                    storage(amount, &format!("{capacity}[{name}]"), errors);
+                }
+            }
+        }
+        if spec["local"].is_object() && spec["nodeAffinity"].is_null() {
+            errors.required(&join(path, "nodeAffinity"), "Local volume requires node affinity");
+        }
+        if text(&spec["hostPath"], "path") == "/" && text(spec, "persistentVolumeReclaimPolicy") == "Recycle" {
+            let why = "may not be 'recycle' for a hostPath mount of '/'";
+            errors.forbidden(&join(path, "persistentVolumeReclaimPolicy"), why);
+        }
+        if text(spec, "persistentVolumeReclaimPolicy") == "Recycle" && spec["csi"].is_object() {
+            let why = "may not be 'recycle' for a CSI volume";
+            errors.forbidden(&join(path, "persistentVolumeReclaimPolicy"), why);
+        }
+    }
+    let mut given = sources(spec).map(|(key, _)| key);
+    if given.next().is_none() {
+        errors.required(path, "must specify a volume type");
+    }
+    for extra in given {
+        errors.forbidden(&join(path, extra), "may not specify more than 1 volume type");
+    }
+}
+
+/// Nothing but what the table and [`volume_spec`] say.
+pub fn persistent_volume(object: &Value, errors: &mut FieldErrors) {
+    if object["spec"].is_null() {
+        errors.required("spec", "");
+    }
+}
+
+/// A PersistentVolume stays where it is.
+pub fn persistent_volume_update(new: &Value, old: &Value, subresource: &str, errors: &mut FieldErrors) {
+    if !subresource.is_empty() {
+        return;
+    }
+    let (spec, was) = (&new["spec"], &old["spec"]);
+    if !sources(spec).eq(sources(was)) {
+        errors.forbidden("spec.persistentvolumesource", "spec.persistentvolumesource is immutable after creation");
+    }
+    if !was["nodeAffinity"].is_null() && spec["nodeAffinity"] != was["nodeAffinity"] {
+        errors.invalid("spec.nodeAffinity", spec["nodeAffinity"].clone(), super::IMMUTABLE);
+    }
+}
+
+/// What is attached is a volume or, for a migrated one, its spec.
+pub(super) fn attachment_source(source: &Value, path: &str, errors: &mut FieldErrors) {
+    match (source["persistentVolumeName"].is_string(), source["inlineVolumeSpec"].is_object()) {
+        (false, false) => {
+            errors.required(path, "must specify exactly one of inlineVolumeSpec and persistentVolumeName")
+        }
+        (true, true) => errors.forbidden(path, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
+        (true, false) if text(source, "persistentVolumeName").is_empty() => {
+            errors.required(&join(path, "persistentVolumeName"), "must specify non empty persistentVolumeName");
+        }
+        _ => {}
+    }
+}
+
+/// A VolumeAttachment.
+pub fn volume_attachment(object: &Value, errors: &mut FieldErrors) {
+    if object["spec"]["source"].is_null() {
+        attachment_source(&Value::Null, "spec.source", errors);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::validate::told;
+
+    fn updated(update: fn(&Value, &Value, &str, &mut FieldErrors), new: &Value, old: &Value) -> Vec<String> {
+        let mut errors = FieldErrors::default();
+        update(new, old, "", &mut errors);
+        errors.0.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn claims_need_a_mode_and_a_size_and_only_grow() {
+        let claim = |size: &str| {
+            json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}, "volumeName": "v"},
+                   "status": {"phase": "Bound", "capacity": {"storage": "2Gi"}}})
+        };
+        assert_eq!(told("core.v1.PersistentVolumeClaim", &claim("1Gi")), Vec::<String>::new());
+        assert_eq!(
+            told("core.v1.PersistentVolumeClaim", &json!({"spec": {}})),
+            [
+                "spec.accessModes: Required value: at least 1 access mode is required",
+                "spec.resources[storage]: Required value"
+            ]
+        );
+        assert_eq!(updated(persistent_volume_claim_update, &claim("2Gi"), &claim("1Gi")), Vec::<String>::new());
+        assert_eq!(
+            updated(persistent_volume_claim_update, &claim("1Gi"), &claim("2Gi")),
+            ["spec.resources.requests.storage: Forbidden: field can not be less than status.capacity"]
+        );
+        let mut moved = claim("1Gi");
+        moved["spec"]["volumeName"] = "other".into();
+        assert!(
+            updated(persistent_volume_claim_update, &moved, &claim("1Gi"))[0]
+                .starts_with("spec: Forbidden: spec is immutable")
+        );
+    }
+}

@@ -1,0 +1,104 @@
+//! One line a rule: an object that is good, what is done to it, and what is said of it then.
+
+use serde_json::{Value, json};
+
+use super::told;
+
+const CASES: &str = include_str!("cases.tsv");
+
+fn good(definition: &str) -> Value {
+    let pod = json!({ "containers": [{ "name": "c", "image": "i" }] });
+    let template = json!({ "metadata": { "labels": { "a": "b" } }, "spec": pod });
+    let selector = json!({ "matchLabels": { "a": "b" } });
+    match definition {
+        "core.v1.Pod" => json!({ "metadata": { "name": "p" }, "spec": pod }),
+        "core.v1.Service" => json!({ "spec": { "ports": [{ "port": 80 }] } }),
+        "core.v1.ReplicationController" => json!({ "spec": { "template": template } }),
+        "core.v1.PersistentVolume" => {
+            json!({ "spec": { "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"], "nfs": { "server": "s", "path": "/p" } } })
+        }
+        "core.v1.PersistentVolumeClaim" => {
+            json!({ "spec": { "resources": { "requests": { "storage": "1Gi" } }, "accessModes": ["ReadWriteOnce"] } })
+        }
+        "batch.v1.Job" => {
+            json!({ "spec": { "selector": {}, "template": { "spec": { "restartPolicy": "Never", "containers": pod["containers"] } } } })
+        }
+        "batch.v1.CronJob" => {
+            json!({ "spec": { "schedule": "* * * * *", "jobTemplate": { "spec": { "template": { "spec": { "restartPolicy": "Never", "containers": pod["containers"] } } } } } })
+        }
+        "autoscaling.v2.HorizontalPodAutoscaler" => {
+            json!({ "spec": { "maxReplicas": 3, "scaleTargetRef": { "kind": "k", "name": "n" } } })
+        }
+        "storage.v1.StorageClass" => json!({ "provisioner": "p.example.com" }),
+        "storage.v1.VolumeAttachment" => {
+            json!({ "spec": { "attacher": "a.example.com", "nodeName": "n", "source": { "persistentVolumeName": "v" } } })
+        }
+        "storage.v1.CSINode" => json!({ "spec": { "drivers": [{ "name": "d", "nodeID": "n" }] } }),
+        "storage.v1.VolumeAttributesClass" => json!({ "driverName": "d.example.com", "parameters": { "a": "b" } }),
+        "storage.v1.CSIStorageCapacity" => json!({ "storageClassName": "s" }),
+        "node.v1.RuntimeClass" => json!({ "handler": "h" }),
+        "networking.v1.IPAddress" => {
+            json!({ "spec": { "parentRef": { "resource": "services", "namespace": "n", "name": "s" } } })
+        }
+        "networking.v1.ServiceCIDR" => json!({ "spec": { "cidrs": ["10.0.0.0/24"] } }),
+        "networking.v1.NetworkPolicy" => {
+            json!({ "spec": { "podSelector": {}, "ingress": [{ "from": [{ "ipBlock": { "cidr": "10.0.0.0/8" } }], "ports": [{ "port": 80 }] }] } })
+        }
+        "networking.v1.IngressClass" => json!({ "spec": { "controller": "example.com/c" } }),
+        "discovery.v1.EndpointSlice" => json!({ "addressType": "IPv4", "endpoints": [{ "addresses": ["10.0.0.1"] }] }),
+        "scheduling.v1.PriorityClass" => json!({ "metadata": { "name": "high" }, "value": 1 }),
+        "resource.v1.ResourceClaim" => {
+            json!({ "spec": { "devices": { "requests": [{ "name": "r", "exactly": { "deviceClassName": "gpu" } }] } } })
+        }
+        "resource.v1.ResourceSlice" => {
+            json!({ "spec": { "driver": "d.example.com", "nodeName": "n", "pool": { "name": "p", "generation": 1, "resourceSliceCount": 1 }, "devices": [{ "name": "gpu" }] } })
+        }
+        kind if kind.starts_with("apps.") && kind != "apps.v1.ControllerRevision" => {
+            json!({ "spec": { "selector": selector, "template": template } })
+        }
+        _ => json!({ "spec": {} }),
+    }
+}
+
+/// `/spec/containers/0/image=""`: the value at a pointer, made if it is not there.
+fn set(object: &mut Value, change: &str) {
+    let (pointer, value) = change.split_once('=').unwrap();
+    let slot = pointer[1..].split('/').fold(object, |value, key| match key.parse::<usize>() {
+        Ok(at) => {
+            if !value.is_array() {
+                *value = json!([]);
+            }
+            let items = value.as_array_mut().unwrap();
+            while items.len() <= at {
+                items.push(json!({}));
+            }
+            &mut items[at]
+        }
+        Err(_) => &mut value[key.replace("~1", "/")],
+    });
+    *slot = serde_json::from_str(value).unwrap_or_else(|why| panic!("{change}: {why}"));
+}
+
+#[test]
+fn every_case_is_told_what_upstream_tells() {
+    let mut wrong = Vec::new();
+    let mut definition = "";
+    for line in CASES.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        if let Some(name) = line.strip_prefix('=') {
+            definition = name;
+            let errors = told(definition, &good(definition));
+            if !errors.is_empty() {
+                wrong.push(format!("{definition} should be good: {errors:?}"));
+            }
+            continue;
+        }
+        let (changes, expected) = line.split_once('\t').unwrap();
+        let mut object = good(definition);
+        changes.split(" ; ").for_each(|change| set(&mut object, change));
+        let errors = told(definition, &object).join(" | ");
+        if errors != expected {
+            wrong.push(format!("{definition} {changes}\n  is told    {errors}\n  instead of {expected}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
