@@ -38,8 +38,8 @@ pub use apps::{daemon_set, deployment, replica_set, replication_controller, stat
 pub use batch::{cron_job, job, job_update};
 pub use certificates::{certificate_signing_request, certificate_signing_request_update};
 pub use core::{
-    config_map, config_map_update, endpoint_slice, endpoints, event, event_update, event_v1, lease, node, node_update,
-    secret, secret_update,
+    config_map, config_map_update, endpoint_slice, endpoints, event, event_regarding, event_update, event_v1, lease,
+    node, node_update, secret, secret_update,
 };
 pub use flowcontrol::{flow_schema, priority_level};
 pub use pod::pod_create;
@@ -154,20 +154,6 @@ pub(crate) fn one_of(object: &Value, path: &str, key: &str, allowed: &[&str], er
     let value = text(object, key);
     if !value.is_empty() && !allowed.contains(&value) {
         errors.not_supported(&join(path, key), value, allowed);
-    }
-}
-
-/// A number that, if it is there, is not negative.
-pub(crate) fn not_negative(object: &Value, path: &str, key: &str, errors: &mut FieldErrors) {
-    if let Some(number) = object[key].as_i64().filter(|number| *number < 0) {
-        errors.invalid(&join(path, key), number, "must be greater than or equal to 0");
-    }
-}
-
-/// A field that must stay as it was.
-pub(crate) fn unchanged(new: &Value, old: &Value, path: &str, key: &str, errors: &mut FieldErrors) {
-    if new[key] != old[key] {
-        errors.invalid(&join(path, key), new[key].clone(), IMMUTABLE);
     }
 }
 

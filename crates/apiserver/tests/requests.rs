@@ -353,9 +353,12 @@ fn events_are_one_set_of_objects_in_two_versions_and_live_an_hour() {
         assert_eq!(other["note"], "Started container c");
         let selected = server.get(&format!("{path}?fieldSelector=regarding.name%3Dp")).await.expect(200);
         assert_eq!(selected["items"].as_array().unwrap().len(), 1);
-        server.patch(&format!("{path}/e"), MERGE, json!({ "note": "changed" })).await.expect(200);
+        let refused = server.patch(&format!("{path}/e"), MERGE, json!({ "note": "changed" })).await.expect(422);
+        assert_eq!(refused["details"]["causes"][0]["field"], "message");
+        let series = json!({ "series": { "count": 2, "lastObservedTime": "2026-01-01T00:00:00.000000Z" } });
+        server.patch(&format!("{path}/e"), MERGE, series).await.expect(200);
         let core = server.get("/api/v1/namespaces/default/events/e").await.expect(200);
-        assert_eq!(core["message"], "changed");
+        assert_eq!(core["series"]["count"], 2);
         coracle_clock::sleep(std::time::Duration::from_secs(3800)).await;
         assert_eq!(server.get("/api/v1/namespaces/default/events/e").await.code, 404);
     });

@@ -30,7 +30,7 @@ pub(super) static KINDS: &[Kind] = &[
     Kind { definition: "io.k8s.api.batch.v1.Job", prepare_create: prepare::job, validate: validate::job, validate_update: validate::job_update, warnings: warnings::template, columns: table::JOB_COLUMNS, cells: table::job, ..GENERIC },
     Kind { definition: "io.k8s.api.batch.v1.CronJob", validate: validate::cron_job, warnings: warnings::cron_job, columns: table::CRON_JOB_COLUMNS, cells: table::cron_job, ..GENERIC },
     Kind { definition: "io.k8s.api.discovery.v1.EndpointSlice", validate: validate::endpoint_slice, columns: table::ENDPOINT_SLICE_COLUMNS, cells: table::endpoint_slice, ..GENERIC },
-    Kind { definition: "io.k8s.api.events.v1.Event", validate: validate::event_v1, validate_update: validate::event_update, columns: table::EVENT_COLUMNS, cells: table::event_v1, ..GENERIC },
+    Kind { definition: "io.k8s.api.events.v1.Event", validate: validate::event_regarding, validate_create: validate::event_v1, validate_update: validate::event_update, columns: table::EVENT_COLUMNS, cells: table::event_v1, ..GENERIC },
     Kind { definition: "io.k8s.api.rbac.v1.Role", validate: validate::role, columns: table::CREATED_AT_COLUMNS, cells: table::created_at, ..GENERIC },
     Kind { definition: "io.k8s.api.rbac.v1.ClusterRole", validate: validate::cluster_role, columns: table::CREATED_AT_COLUMNS, cells: table::created_at, ..GENERIC },
     Kind { definition: "io.k8s.api.rbac.v1.RoleBinding", validate: validate::role_binding, validate_update: validate::role_binding_update, columns: table::BINDING_COLUMNS, cells: table::role_binding, ..GENERIC },

@@ -167,9 +167,13 @@ fn event_about(object: &Value, key: &str, errors: &mut FieldErrors) {
     }
 }
 
-/// Every field of `events.k8s.io` has its bounds; those of old clients, which have no `eventTime`, are let be.
-pub fn event_v1(object: &Value, errors: &mut FieldErrors) {
+/// The same, as `events.k8s.io` names it.
+pub fn event_regarding(object: &Value, errors: &mut FieldErrors) {
     event_about(object, "regarding", errors);
+}
+
+/// A new event of `events.k8s.io` says all that it should; one that an old client made may still be updated.
+pub fn event_v1(object: &Value, errors: &mut FieldErrors) {
     if object["eventTime"].is_null() {
         return errors.required("eventTime", "");
     }

@@ -4,43 +4,12 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{each, join, list, quantity, report, text};
+use super::{each, join, list, quantity, report, resources, text};
 use crate::field::FieldErrors;
 use crate::names::check_qualified_name;
 
-/// What a quota may limit by a name without a slash, besides huge pages.
-const STANDARD: [&str; 18] = [
-    "cpu",
-    "memory",
-    "ephemeral-storage",
-    "requests.cpu",
-    "requests.memory",
-    "requests.storage",
-    "requests.ephemeral-storage",
-    "limits.cpu",
-    "limits.memory",
-    "limits.ephemeral-storage",
-    "pods",
-    "resourcequotas",
-    "services",
-    "replicationcontrollers",
-    "secrets",
-    "persistentvolumeclaims",
-    "configmaps",
-    "services.nodeports",
-];
+/// What quotas of pods that run can bound.
 const COMPUTED: [&str; 7] = ["pods", "cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
-
-fn is_standard(name: &str) -> bool {
-    STANDARD.contains(&name)
-        || name == "services.loadbalancers"
-        || name.strip_prefix("requests.").unwrap_or(name).starts_with("hugepages-")
-}
-
-/// What is counted, and so is not halved.
-fn is_counted(name: &str) -> bool {
-    name.starts_with("count/") || STANDARD[10..].contains(&name) || name == "services.loadbalancers"
-}
 
 /// A ResourceQuota.
 pub fn resource_quota(object: &Value, errors: &mut FieldErrors) {
@@ -49,16 +18,8 @@ pub fn resource_quota(object: &Value, errors: &mut FieldErrors) {
         let amounts = part.split('.').fold(object, |value, key| &value[key]);
         for (name, amount) in amounts.as_object().into_iter().flatten() {
             let path = format!("{part}[{name}]");
-            report(check_qualified_name(name), &path, name, errors);
-            if !name.contains('/') && !is_standard(name) {
-                errors.invalid(&path, name.as_str(), "must be a standard resource for quotas");
-            }
-            if quantity(amount).is_negative() {
-                errors.invalid(&path, amount.clone(), "must be greater than or equal to 0");
-            }
-            if is_counted(name) && amount.as_str().is_some_and(|text| text.ends_with('m')) {
-                errors.invalid(&path, amount.clone(), "must be an integer");
-            }
+            resources::quota_resource_name(name, &path, errors);
+            resources::amount(name, amount, &path, errors);
         }
     }
     let hard: Vec<&String> = spec["hard"].as_object().into_iter().flatten().map(|(name, _)| name).collect();
@@ -68,7 +29,7 @@ pub fn resource_quota(object: &Value, errors: &mut FieldErrors) {
             "VolumeAttributesClass" => &["persistentvolumeclaims", "requests.storage"],
             _ => &COMPUTED,
         };
-        hard.iter().any(|name| is_standard(name) && !fitting.contains(&name.as_str()))
+        hard.iter().any(|name| resources::is_quota_name(name) && !fitting.contains(&name.as_str()))
     };
     let scopes: BTreeSet<&str> = list(spec, "scopes").iter().filter_map(Value::as_str).collect();
     let shown = &spec["scopes"];

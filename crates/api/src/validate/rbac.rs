@@ -108,7 +108,6 @@ pub fn role_binding_update(new: &Value, old: &Value, _subresource: &str, errors:
 mod tests {
     use serde_json::json;
 
-    use super::*;
     use crate::validate::told;
 
     #[test]

@@ -79,10 +79,14 @@ pub(super) fn container_resource_name(name: &str, path: &str, errors: &mut Field
     resource_name(name, path, also, errors);
 }
 
+/// Whether quotas know a name without a domain.
+pub(super) fn is_quota_name(name: &str) -> bool {
+    QUOTA_NAMES[..19].contains(&name) || is_huge_page(name.trim_start_matches("requests."))
+}
+
 /// The name of something a quota can bound.
 pub(super) fn quota_resource_name(name: &str, path: &str, errors: &mut FieldErrors) {
-    let known = QUOTA_NAMES[..19].contains(&name) || is_huge_page(name.trim_start_matches("requests."));
-    let also = (!name.contains('/') && !known).then_some("must be a standard resource for quota");
+    let also = (!name.contains('/') && !is_quota_name(name)).then_some("must be a standard resource for quota");
     resource_name(name, path, also, errors);
 }
 

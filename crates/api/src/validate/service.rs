@@ -162,9 +162,7 @@ mod tests {
                 vec!["spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'"],
             ),
         ] {
-            let mut object = json!({ "spec": spec });
-            crate::defaults::service(&mut object);
-            assert_eq!(told(service, &object), expected);
+            assert_eq!(told("core.v1.Service", &json!({ "spec": spec })), expected);
         }
     }
 
