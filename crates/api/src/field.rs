@@ -84,6 +84,7 @@ impl FieldError {
             | FieldErrorKind::Forbidden
             | FieldErrorKind::TooLong
             | FieldErrorKind::Internal => label.to_owned(),
+            FieldErrorKind::TooMany if self.value.is_null() => label.to_owned(),
             _ => format!("{label}: {}", show(&self.value)),
         };
         if !self.detail.is_empty() {
