@@ -4,7 +4,7 @@ use coracle_api::decode::FieldValidation;
 use coracle_api::{ApiError, ApiResult, FieldErrors};
 use http::Uri;
 
-use crate::request_info::query;
+use crate::request_info::{flag, query};
 
 /// What of each object a Table's rows carry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -251,11 +251,6 @@ fn check_manager(name: &str, problems: &mut FieldErrors) {
         let what = format!("invalid character U+{:04X} (at position {at})", u32::from(c));
         problems.invalid("fieldManager", name, what);
     }
-}
-
-/// Anything but `false` and `0` is true, a bare name too, as Go's conversion has it.
-fn flag(value: &str) -> bool {
-    !value.eq_ignore_ascii_case("false") && value != "0"
 }
 
 fn number<T: std::str::FromStr>(value: &str) -> ApiResult<T> {

@@ -91,8 +91,7 @@ impl RequestInfo {
             info.rest.push('/');
             info.rest.push_str(part);
         }
-        // All but these is yes, as upstream reads flags: the Python client sends `True`.
-        let watching = || query_param(uri, "watch").is_some_and(|no| !no.eq_ignore_ascii_case("false") && no != "0");
+        let watching = || query_param(uri, "watch").is_some_and(|value| flag(&value));
         info.verb = match *method {
             Method::POST => "create",
             Method::PUT => "update",
@@ -131,6 +130,12 @@ pub fn query(uri: &Uri) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (percent_decode(key, true), percent_decode(value, true))
     })
+}
+
+/// A flag's value. Anything but `false` and `0` is yes, a bare name too, as Go's conversion has it: the Python client
+/// says `True`.
+pub(crate) fn flag(value: &str) -> bool {
+    !value.eq_ignore_ascii_case("false") && value != "0"
 }
 
 /// The first value of a query parameter.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Call;
 use crate::hooks::{AdmissionContext, AdmissionPlugin, AdmissionRequest, Operation, Reinvocation};
-use crate::request_info::query;
+use crate::request_info::{flag, query};
 
 impl Call {
     /// What the plugins get to see; objects are filled in by the caller.
@@ -116,7 +116,7 @@ fn connect_options(kind: &str, rest: &str, uri: &Uri) -> Value {
     }
     for (key, value) in query(uri) {
         match key.as_ref() {
-            "stdin" | "stdout" | "stderr" | "tty" => options[key.as_ref()] = matches!(&*value, "true" | "1").into(),
+            "stdin" | "stdout" | "stderr" | "tty" => options[key.as_ref()] = flag(&value).into(),
             "container" => options["container"] = value.as_ref().into(),
             "command" => push(&mut options["command"], value.as_ref().into()),
             "ports" => value.split(',').filter_map(|port| port.parse::<u16>().ok()).for_each(|port| {

@@ -6,7 +6,7 @@ use coracle_api::{ApiError, ApiResult};
 use http::Uri;
 use serde_json::Value;
 
-use crate::request_info::query;
+use crate::request_info::{flag, query};
 use crate::webhook::resolve::port_name;
 
 /// How to reach a target.
@@ -124,14 +124,14 @@ fn encode(text: &str, out: &mut String) {
 fn translated(uri: &Uri, table: &[(&str, &str, bool)]) -> String {
     let mut out = String::new();
     for (key, value) in query(uri) {
-        let Some((_, name, flag)) = table.iter().find(|(from, ..)| *from == key) else { continue };
-        if *flag && !matches!(value.as_ref(), "true" | "1") {
+        let Some((_, name, is_flag)) = table.iter().find(|(from, ..)| *from == key) else { continue };
+        if *is_flag && !flag(&value) {
             continue;
         }
         out.push(if out.is_empty() { '?' } else { '&' });
         out.push_str(name);
         out.push('=');
-        encode(if *flag { "1" } else { &value }, &mut out);
+        encode(if *is_flag { "1" } else { &value }, &mut out);
     }
     out
 }

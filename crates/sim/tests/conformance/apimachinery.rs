@@ -1,4 +1,4 @@
-//! The garbage collector and namespaces.
+//! The garbage collector, namespaces, and custom resources that may hold anything.
 
 use std::time::Duration;
 
@@ -279,6 +279,60 @@ fn a_namespaces_services_go_with_it() {
         until("the namespace is gone", async || Ok(!namespaces.exists("nsdeletetest").await?)).await?;
         namespace(cluster, "nsdeletetest").await?;
         assert!(services.list("").await?.is_empty());
+        Ok(())
+    });
+}
+
+/// Defines Bags, which may hold anything.
+async fn bags(cluster: &Cluster) -> anyhow::Result<()> {
+    let definitions = Objects::find(cluster, "apiextensions.k8s.io/v1", "CustomResourceDefinition").await?;
+    let anything = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+    definitions
+        .create(&json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": { "name": "bags.example.com" },
+            "spec": {
+                "group": "example.com", "scope": "Namespaced", "names": { "plural": "bags", "kind": "Bag" },
+                "versions": [{ "name": "v1", "served": true, "storage": true, "schema": { "openAPIV3Schema": anything } }],
+            },
+        }))
+        .await?;
+    until("it is established", async || {
+        let definition = definitions.get("bags.example.com").await?;
+        let conditions = definition["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        Ok(conditions.iter().any(|condition| condition["type"] == "Established" && condition["status"] == "True"))
+    })
+    .await
+}
+
+const BAGS: &str = "/apis/example.com/v1/namespaces/default/bags";
+
+#[test]
+fn a_custom_resource_without_a_schema_takes_unknown_fields_when_applied_strictly() {
+    api(async |cluster| {
+        bags(cluster).await?;
+        let request = http::Request::patch(format!("{BAGS}/mine?fieldManager=conformance&fieldValidation=Strict"))
+            .header("content-type", "application/apply-patch+yaml");
+        let bag = r#"{"apiVersion":"example.com/v1","kind":"Bag","metadata":{"name":"mine"},"spec":{"unknown1":"a","b":{"c":1}}}"#;
+        let applied: Value = cluster.client().request(request.body(bag.into())?).await?;
+        assert_eq!(applied["spec"], json!({ "unknown1": "a", "b": { "c": 1 } }));
+        Ok(())
+    });
+}
+
+#[test]
+fn duplicate_fields_of_a_custom_resource_are_refused_where_unknown_ones_are_kept() {
+    api(async |cluster| {
+        bags(cluster).await?;
+        let create = async |validation: &str| {
+            let path = format!("{BAGS}?fieldValidation={validation}");
+            let request = http::Request::post(path).header("content-type", "application/json");
+            let bag = r#"{"apiVersion":"example.com/v1","kind":"Bag","metadata":{"name":"mine"},"spec":{"twice":"a","twice":"b"}}"#;
+            cluster.client().request::<Value>(request.body(bag.into()).expect("a request")).await
+        };
+        let why = refused(create("Strict").await, 400, "BadRequest").message;
+        assert!(why.ends_with(r#"strict decoding error: duplicate field "spec.twice""#), "{why}");
+        assert_eq!(create("Ignore").await?["spec"]["twice"], "b");
         Ok(())
     });
 }

@@ -88,7 +88,6 @@ fn pod(name: &str, requests: Value, limits: Value) -> Value {
 }
 
 #[test]
-#[ignore = "its controller is on its way"]
 fn a_quotas_status_is_calculated_promptly() {
     control_plane(async |cluster| {
         let quotas = Quotas::on(cluster).await?;
@@ -97,7 +96,6 @@ fn a_quotas_status_is_calculated_promptly() {
 }
 
 #[test]
-#[ignore = "its controller is on its way"]
 fn a_quota_counts_services_node_ports_and_load_balancers_and_refuses_more() {
     control_plane(async |cluster| {
         let quotas = Quotas::on(cluster).await?;
@@ -123,7 +121,6 @@ fn a_quota_counts_services_node_ports_and_load_balancers_and_refuses_more() {
 }
 
 #[test]
-#[ignore = "its controller is on its way"]
 fn a_quotas_counts_follow_a_secret() {
     control_plane(async |cluster| {
         let quotas = Quotas::on(cluster).await?;
@@ -137,7 +134,6 @@ fn a_quotas_counts_follow_a_secret() {
 }
 
 #[test]
-#[ignore = "its controller is on its way"]
 fn a_quotas_counts_follow_a_config_map() {
     control_plane(async |cluster| {
         let quotas = Quotas::on(cluster).await?;
@@ -149,7 +145,6 @@ fn a_quotas_counts_follow_a_config_map() {
 }
 
 #[test]
-#[ignore = "its controller is on its way"]
 fn a_quotas_counts_follow_a_replication_controller() {
     control_plane(async |cluster| {
         let quotas = Quotas::on(cluster).await?;
@@ -165,7 +160,6 @@ fn a_quotas_counts_follow_a_replication_controller() {
 }
 
 #[test]
-#[ignore = "its controller is on its way"]
 fn a_quotas_counts_follow_a_replica_set() {
     control_plane(async |cluster| {
         let quotas = Quotas::on(cluster).await?;
@@ -181,7 +175,6 @@ fn a_quotas_counts_follow_a_replica_set() {
 }
 
 #[test]
-#[ignore = "its controller is on its way"]
 fn a_quota_counts_a_pods_resources_and_refuses_what_exceeds_it() {
     control_plane(async |cluster| {
         let quotas = Quotas::on(cluster).await?;
@@ -261,7 +254,6 @@ fn quotas_are_listed_by_label_patched_and_deleted_as_a_collection() {
 }
 
 #[test]
-#[ignore = "its controller is on its way"]
 fn a_quotas_status_is_updated_and_patched_and_the_controller_restores_it() {
     control_plane(async |cluster| {
         let quotas = Quotas::on(cluster).await?;
@@ -316,7 +308,6 @@ fn scopes_count_the_right_pods(scopes: [&str; 2], pods: [Value; 2]) {
 }
 
 #[test]
-#[ignore = "its controller is on its way"]
 fn the_best_effort_scopes_count_the_right_pods() {
     let burstable =
         pod("burstable-pod", json!({ "cpu": "500m", "memory": "200Mi" }), json!({ "cpu": "1", "memory": "500Mi" }));
@@ -325,7 +316,6 @@ fn the_best_effort_scopes_count_the_right_pods() {
 }
 
 #[test]
-#[ignore = "its controller is on its way"]
 fn the_terminating_scopes_count_the_right_pods() {
     let long = pod("test-pod", json!({ "cpu": "500m" }), json!({ "cpu": "1" }));
     let mut terminating = pod("terminating-pod", json!({ "cpu": "500m" }), json!({ "cpu": "1" }));
