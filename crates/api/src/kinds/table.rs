@@ -43,7 +43,6 @@ pub(super) static KINDS: &[Kind] = &[
     Kind { definition: "io.k8s.api.storage.v1.VolumeAttributesClass", columns: table::ATTRIBUTES_CLASS_COLUMNS, cells: table::volume_attributes_class, ..GENERIC },
     Kind { definition: "io.k8s.api.resource.v1.ResourceClaim", columns: table::RESOURCE_CLAIM_COLUMNS, cells: table::resource_claim, ..GENERIC },
     Kind { definition: "io.k8s.api.resource.v1.ResourceSlice", columns: table::RESOURCE_SLICE_COLUMNS, cells: table::resource_slice, ..GENERIC },
-    Kind { definition: "io.k8s.api.flowcontrol.v1.PriorityLevelConfiguration", columns: table::PRIORITY_LEVEL_COLUMNS, cells: table::priority_level, ..GENERIC },
     Kind { definition: "io.k8s.api.coordination.v1.Lease", validate: validate::lease, columns: table::LEASE_COLUMNS, cells: table::lease, ..GENERIC },
     Kind { definition: "io.k8s.api.scheduling.v1.PriorityClass", validate: validate::priority_class, columns: table::PRIORITY_CLASS_COLUMNS, cells: table::priority_class, ..GENERIC },
     Kind { definition: "io.k8s.api.node.v1.RuntimeClass", columns: table::RUNTIME_CLASS_COLUMNS, cells: table::runtime_class, ..GENERIC },

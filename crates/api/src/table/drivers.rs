@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{AGE, ColumnRow, NAME, age, flag, joined, list, name, or_none, str_at, text};
+use super::{AGE, ColumnRow, NAME, age, flag, joined, list, name, str_at, text};
 
 /// The columns of a CSIDriver.
 pub const CSI_DRIVER_COLUMNS: &[ColumnRow] = &[
@@ -82,34 +82,6 @@ pub const RESOURCE_SLICE_COLUMNS: &[ColumnRow] = &[NAME, text("Node"), text("Dri
 pub fn resource_slice(object: &Value) -> Vec<Value> {
     let of = |path: &str| Value::from(str_at(object, path));
     vec![name(object), of("spec.nodeName"), of("spec.driver"), of("spec.pool.name"), age(object)]
-}
-
-/// The columns of a PriorityLevelConfiguration.
-pub const PRIORITY_LEVEL_COLUMNS: &[ColumnRow] = &[
-    NAME,
-    text("Type"),
-    text("NominalConcurrencyShares"),
-    text("Queues"),
-    text("HandSize"),
-    text("QueueLengthLimit"),
-    AGE,
-];
-
-/// The cells of a PriorityLevelConfiguration.
-pub fn priority_level(object: &Value) -> Vec<Value> {
-    let spec = &object["spec"];
-    let level = if spec["exempt"].is_object() { &spec["exempt"] } else { &spec["limited"] };
-    let queuing = &spec["limited"]["limitResponse"]["queuing"];
-    let shown = |value: &Value| Value::from(or_none(&value.as_i64().map_or_else(String::new, |n| n.to_string())));
-    vec![
-        name(object),
-        str_at(spec, "type").into(),
-        shown(&level["nominalConcurrencyShares"]),
-        shown(&queuing["queues"]),
-        shown(&queuing["handSize"]),
-        shown(&queuing["queueLengthLimit"]),
-        age(object),
-    ]
 }
 
 #[cfg(test)]
