@@ -13,7 +13,10 @@ mod workload;
 use serde_json::{Value, json};
 
 pub use flowcontrol::{flow_schema, priority_level};
-pub use policy::{api_service, custom_resource_definition, mutating_webhooks, validating_webhooks};
+pub use policy::{
+    admission_policy, admission_policy_binding, api_service, custom_resource_definition, mutating_webhooks,
+    validating_webhooks,
+};
 
 /// The code that fills in a type's defaults.
 pub(crate) fn of_type(name: &str) -> Option<fn(&mut Value)> {

@@ -250,6 +250,11 @@ pub fn apply(
     Ok(new)
 }
 
+/// `live` with a configuration on top, merged as [`apply`] merges, without any ownership.
+pub fn merge(live: &Value, configuration: &Value, typing: Typing<'_>) -> Value {
+    walk::merge(Node::root(typing), live, configuration)
+}
+
 /// 409 if others own what changes, except for what is allowed to change.
 fn conflicts(others: &[Entry], changed: &FieldSet, allowed: &FieldSet) -> ApiResult<()> {
     let mut found: Vec<(String, Vec<String>)> = others

@@ -52,6 +52,37 @@ fn webhooks(object: &mut Value, reinvocation: bool) {
     }
 }
 
+fn match_resources(resources: &mut Value) {
+    set(resources, "matchPolicy", "Equivalent");
+    set(resources, "namespaceSelector", json!({}));
+    set(resources, "objectSelector", json!({}));
+    for list in ["resourceRules", "excludeResourceRules"] {
+        for rule in items(resources, list) {
+            set(rule, "scope", "*");
+        }
+    }
+}
+
+/// A ValidatingAdmissionPolicy or MutatingAdmissionPolicy.
+pub fn admission_policy(object: &mut Value) {
+    let spec = child(object, "spec");
+    set(spec, "failurePolicy", "Fail");
+    if let Some(constraints) = at(spec, "matchConstraints") {
+        match_resources(constraints);
+    }
+}
+
+/// A binding of one.
+pub fn admission_policy_binding(object: &mut Value) {
+    let spec = child(object, "spec");
+    if let Some(resources) = at(spec, "matchResources") {
+        match_resources(resources);
+    }
+    if let Some(params) = at(spec, "paramRef") {
+        set(params, "parameterNotFoundAction", "Deny");
+    }
+}
+
 /// A ValidatingWebhookConfiguration.
 pub fn validating_webhooks(object: &mut Value) {
     webhooks(object, false);

@@ -13,6 +13,7 @@ mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pod_security;
+mod policy;
 mod priority;
 mod resource_quota;
 mod runtime_class;
@@ -26,13 +27,14 @@ use serde_json::{Value, json};
 
 use crate::hooks::{AdmissionPlugin, AdmissionRequest};
 
+pub(crate) use policy::check as check_expressions;
 pub use service_account::ServiceAccount;
 
 /// A plugin's name, whether it runs unless disabled, and its maker.
 type Row = (&'static str, bool, fn() -> Box<dyn AdmissionPlugin>);
 
 /// All plugins, in the order they run.
-pub const PLUGINS: [Row; 20] = [
+pub const PLUGINS: [Row; 22] = [
     ("NamespaceLifecycle", true, || Box::new(namespace_lifecycle::NamespaceLifecycle)),
     ("LimitRanger", true, || Box::new(limit_ranger::LimitRanger)),
     ("ServiceAccount", true, || Box::new(service_account::ServiceAccount)),
@@ -50,14 +52,16 @@ pub const PLUGINS: [Row; 20] = [
     ("CertificateSigning", true, || Box::new(certificates::CertificateSigning)),
     ("CertificateSubjectRestriction", true, || Box::new(certificates::CertificateSubjectRestriction)),
     ("DefaultIngressClass", true, || Box::new(default_ingress_class::DefaultIngressClass)),
+    ("MutatingAdmissionPolicy", true, || Box::<policy::MutatingAdmissionPolicy>::default()),
     ("MutatingAdmissionWebhook", true, || Box::new(webhook::MutatingAdmissionWebhook)),
+    ("ValidatingAdmissionPolicy", true, || Box::<policy::ValidatingAdmissionPolicy>::default()),
     ("ValidatingAdmissionWebhook", true, || Box::new(webhook::ValidatingAdmissionWebhook)),
     // Last: what another plugin refuses spends no quota.
     ("ResourceQuota", true, || Box::new(resource_quota::ResourceQuota)),
 ];
 
 /// Upstream's plugins that are not here: they may be disabled, since they are, but not enabled.
-const ELSEWHERE: [&str; 17] = [
+const ELSEWHERE: [&str; 15] = [
     "AlwaysAdmit",
     "AlwaysDeny",
     "ClusterTrustBundleAttest",
@@ -66,7 +70,6 @@ const ELSEWHERE: [&str; 17] = [
     "ExtendedResourceToleration",
     "ImagePolicyWebhook",
     "LimitPodHardAntiAffinityTopology",
-    "MutatingAdmissionPolicy",
     "NamespaceAutoProvision",
     "NamespaceExists",
     "OwnerReferencesPermissionEnforcement",
@@ -74,7 +77,6 @@ const ELSEWHERE: [&str; 17] = [
     "PodTolerationRestriction",
     "PodTopologyLabels",
     "SecurityContextDeny",
-    "ValidatingAdmissionPolicy",
 ];
 
 /// A flag names a plugin that does not exist.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Call;
 use super::modify::{Outcome, has_generation};
+use crate::admission;
 use crate::body::{Body, RequestBody};
 use crate::hooks::Operation;
 use crate::storage::{Stored, convert};
@@ -101,6 +102,7 @@ impl Call {
         resource.strategy.validate(object, &mut errors);
         resource.strategy.validate_create(object, &mut errors);
         self.check_rules(object, None, &mut errors);
+        admission::check_expressions(resource, object, &mut errors);
         if errors.0.is_empty() {
             return Ok(());
         }

@@ -10,6 +10,7 @@ use coracle_api::{ApiError, ApiResult, FieldErrors, Resource, meta};
 use serde_json::Value;
 
 use super::Call;
+use crate::admission;
 use crate::hooks::Operation;
 use crate::storage::{Entry, Stored, convert};
 
@@ -165,6 +166,9 @@ impl Call {
         meta::validate_update(new, old, &mut errors);
         resource.strategy.validate_update(new, old, subresource, &mut errors);
         self.warnings.extend(self.check_rules(new, Some(old), &mut errors));
+        if subresource != "status" {
+            admission::check_expressions(&resource, new, &mut errors);
+        }
         if !errors.0.is_empty() {
             let name = old["metadata"]["name"].as_str().unwrap_or_default();
             return Err(ApiError::invalid(&resource.group, &resource.kind, name, &errors.0));

@@ -100,7 +100,7 @@ async fn hooks(context: &AdmissionContext, plural: &str) -> ApiResult<Vec<Hook>>
     Ok(hooks)
 }
 
-fn exempt(request: &AdmissionRequest) -> bool {
+pub(super) fn exempt(request: &AdmissionRequest) -> bool {
     // A binding was asked about when it was created; that it changes the pod is its execution.
     let binding = request.operation == Operation::Update && request.subresource == "binding";
     binding || request.resource.group == GROUP && EXEMPT.contains(&request.resource.plural.as_str())
@@ -124,7 +124,7 @@ async fn wanted(hook: &Hook, request: &AdmissionRequest, context: &AdmissionCont
 }
 
 /// An object in the version a webhook asked for.
-fn in_version(object: &Value, resource: &Resource) -> Value {
+pub(super) fn in_version(object: &Value, resource: &Resource) -> Value {
     let mut object = object.clone();
     if !object.is_null() && object["kind"] == resource.kind.as_str() {
         convert::to(&mut object, resource);
@@ -202,19 +202,23 @@ fn patched(request: &AdmissionRequest, review: &Review, patch: &[u8], hook: &Hoo
     if new == *review.object() {
         return Ok(None);
     }
+    read_back(request, new).map(Some)
+}
+
+/// What admission made of the object (a Scale, if that is asked about) as one of the request's own version:
+/// read as what a client wrote, so unknown fields go and defaults come.
+pub(super) fn read_back(request: &AdmissionRequest, mut new: Value) -> ApiResult<Value> {
     if request.subresource == "scale" {
         let mut object = request.object.clone();
         object["spec"]["replicas"] = new["spec"]["replicas"].clone();
-        return Ok(Some(object));
+        return Ok(object);
     }
-    let mut new = new;
     if request.operation != Operation::Connect {
         convert::to(&mut new, &request.resource);
-        // What a webhook wrote is read as what a client wrote: unknown fields go, defaults come.
         decode::decode(&request.resource, &mut new, &mut Vec::new()).map_err(ApiError::internal)?;
         request.resource.strategy.default(&mut new);
     }
-    Ok(Some(new))
+    Ok(new)
 }
 
 #[async_trait]
