@@ -269,7 +269,7 @@ pub fn check_search_domain(text: &str) -> Problems {
         return Vec::new();
     }
     let name = text.strip_suffix('.').unwrap_or(text);
-    let framed = |part: &str| framed(part, |c| is_lower_alphanumeric(c), "-_");
+    let framed = |part: &str| framed(part, is_lower_alphanumeric, "-_");
     check(name.split('.').all(framed), name, 253, || {
         "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-', '_' or '.', and must \
          start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \

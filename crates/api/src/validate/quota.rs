@@ -143,10 +143,10 @@ fn limits_of(limit: &Value, name: &str, path: &str, errors: &mut FieldErrors) {
             errors.invalid(&at(named), value.as_str(), format!("{less} {least} is greater than {more} {most}"));
         }
     }
-    if let Some(ratio) = of("maxLimitRequestRatio") {
-        if quantity(ratio) < crate::quantity::Quantity::from_value(1) {
-            let shown = ratio.as_str().unwrap_or_default();
-            errors.invalid(&at("maxLimitRequestRatio"), shown, format!("ratio {shown} is less than 1"));
-        }
+    if let Some(ratio) = of("maxLimitRequestRatio")
+        && quantity(ratio) < crate::quantity::Quantity::from_value(1)
+    {
+        let shown = ratio.as_str().unwrap_or_default();
+        errors.invalid(&at("maxLimitRequestRatio"), shown, format!("ratio {shown} is less than 1"));
     }
 }

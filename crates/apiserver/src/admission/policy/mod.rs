@@ -225,6 +225,7 @@ impl Authorizer for Asker {
             namespace: question.namespace,
             name: question.name,
             path: question.path,
+            ..Attributes::default()
         };
         // Ours answer from memory; one that had to wait could not be asked here.
         match self.authorizer.authorize(&user, &attributes).now_or_never() {

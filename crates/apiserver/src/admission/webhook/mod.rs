@@ -9,7 +9,7 @@
 //! Configurations of admission itself are exempt: a webhook can never lock itself in.
 
 pub(super) mod conditions;
-mod matching;
+pub(super) mod matching;
 pub(super) mod review;
 #[cfg(test)]
 mod tests;
