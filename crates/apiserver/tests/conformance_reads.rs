@@ -149,7 +149,8 @@ fn servers_with_support_for_api_chunking_should_return_chunks_of_results_for_lis
         let server = Server::start().await;
         let total = 400;
         for number in 0..total {
-            let template = json!({ "metadata": { "name": format!("template-{number:04}") }, "template": {} });
+            let pod = json!({ "spec": { "containers": [{ "name": "test", "image": "test2" }] } });
+            let template = json!({ "metadata": { "name": format!("template-{number:04}") }, "template": pod });
             server.post("/api/v1/namespaces/default/podtemplates", template).await.expect(201);
         }
         let path = "/api/v1/namespaces/default/podtemplates";

@@ -286,11 +286,11 @@ fn a_pre_stop_hook_delays_the_stop_within_the_grace_period() {
         for (name, seconds) in [("short", 5), ("long", 60)] {
             let hook = json!({ "preStop": { "sleep": { "seconds": seconds } } });
             let container = json!({ "name": "a", "image": "busybox:1", "lifecycle": hook });
-            cluster.create(name, json!({ "containers": [container], "terminationGracePeriodSeconds": 10 })).await;
+            cluster.create(name, json!({ "containers": [container], "terminationGracePeriodSeconds": 100 })).await;
         }
         pass(5).await;
         for name in ["short", "long"] {
-            cluster.pods().delete(name, &DeleteParams::default()).await.unwrap();
+            cluster.pods().delete(name, &DeleteParams::default().grace_period(10)).await.unwrap();
         }
         pass(4).await;
         assert!(cluster.pods().get_opt("short").await.unwrap().is_some());

@@ -8,6 +8,7 @@ use super::{child, items, set, set_text};
 pub(super) fn service(object: &mut Value) {
     let spec = child(object, "spec");
     set_text(spec, "sessionAffinity", "None");
+    set_text(spec, "type", "ClusterIP");
     if spec["sessionAffinity"] == "ClientIP" {
         set(child(child(spec, "sessionAffinityConfig"), "clientIP"), "timeoutSeconds", 10_800);
     } else if let Some(map) = spec.as_object_mut() {

@@ -183,7 +183,7 @@ fn a_quota_counts_a_pods_resources_and_refuses_what_exceeds_it() {
         let dongles = json!({ "example.com/dongle": "2" });
         let requests =
             json!({ "cpu": "500m", "memory": "252Mi", "ephemeral-storage": "30Gi", "example.com/dongle": "2" });
-        let mut fits = pods.create(&pod("test-pod", requests.clone(), dongles.clone())).await?;
+        pods.create(&pod("test-pod", requests.clone(), dongles.clone())).await?;
         let used = json!({
             "resourcequotas": "1", "pods": "1", "cpu": "500m", "memory": "252Mi", "ephemeral-storage": "30Gi",
             "requests.example.com/dongle": "2",
@@ -200,6 +200,7 @@ fn a_quota_counts_a_pods_resources_and_refuses_what_exceeds_it() {
         more["ephemeral-storage"] = "10Gi".into();
         let why = refused(pods.create(&pod("fail-pod-2", more, dongles)).await, 403, "Forbidden").message;
         assert!(why.contains("requested: requests.example.com/dongle=2, used: requests.example.com/dongle=2"), "{why}");
+        let mut fits = pods.get("test-pod").await?;
         fits["spec"]["containers"][0]["resources"]["requests"] = json!({ "cpu": "100m", "memory": "100Mi" });
         refused(pods.replace(&fits).await, 422, "Invalid");
         quotas.used(NAME, used).await?;
