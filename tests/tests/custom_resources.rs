@@ -211,7 +211,9 @@ fn every_way_of_changing_an_object_works(parts: &Parts) {
         assert_eq!(crew(), n.to_string());
         kubectl.ok("patch boat argo --type=json -p '[{\"op\":\"replace\",\"path\":\"/spec/crew\",\"value\":51}]'");
         assert_eq!(crew(), "51");
-        kubectl.run("patch boat argo -p '{\"spec\":{\"crew\":1}}'").fails("is not supported by harbour.example.com/v1, Kind=Boat");
+        kubectl
+            .run("patch boat argo -p '{\"spec\":{\"crew\":1}}'")
+            .fails("is not supported by harbour.example.com/v1, Kind=Boat");
         kubectl.ok(&format!("scale boat argo --replicas={n}"));
         assert_eq!(crew(), n.to_string());
         kubectl.ok("label boat argo sea=black --overwrite");

@@ -123,7 +123,7 @@ fn a_webhook_that_cannot_be_called_refuses_or_is_passed_over(server: &ApiServer)
     let client = "clientConfig: {url: 'https://127.0.0.1:1/deny'}";
     kubectl.apply(&configuration("closed", client));
     kubectl.run("create configmap a").fails(
-        "Error from server (InternalError): Internal error occurred: failed calling webhook \"closed.example.com\": \
+        "Internal error occurred: failed calling webhook \"closed.example.com\": \
          failed to call webhook: Post \"https://127.0.0.1:1/deny?timeout=10s\": dial tcp 127.0.0.1:1: connect: \
          connection refused",
     );

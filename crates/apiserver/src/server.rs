@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use async_trait::async_trait;
 use bytes::Bytes;
 use coracle_api::{ApiError, ApiResult};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, Entry, HeaderValue, USER_AGENT};
 use http::request::Parts;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -406,6 +406,12 @@ where
         let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
         if let Some(user) = &self.user {
             request.extensions_mut().insert(user.clone());
+            // Field managers are named after it: `kube-scheduler`, `kubelet`.
+            let name = user.name.trim_start_matches("system:").split(':').next().unwrap_or_default();
+            let agent = HeaderValue::from_str(if name == "node" { "kubelet" } else { name });
+            if let (Entry::Vacant(entry), Ok(agent)) = (request.headers_mut().entry(USER_AGENT), agent) {
+                entry.insert(agent);
+            }
         }
         let server = self.server.clone();
         Box::pin(async move { Ok(server.handle(request).await) })
