@@ -60,7 +60,7 @@ pub enum Command {
     /// Measure: starting, pods beside plain Docker, memory and idle CPU, the API server.
     Bench(Bench),
     /// Run the API server alone (kube-apiserver): REST in front of the store.
-    Apiserver(Apiserver),
+    Apiserver(Box<Apiserver>),
     /// Run the controllers alone (kube-controller-manager), against any Kubernetes API server.
     ControllerManager(ControllerManager),
     /// Run the scheduler alone (kube-scheduler), against any Kubernetes API server.

@@ -56,7 +56,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Bench(options) => commands::bench::run(options).await,
-        Command::Apiserver(options) => commands::component::apiserver(data_dir, options).await,
+        Command::Apiserver(options) => commands::component::apiserver(data_dir, *options).await,
         Command::ControllerManager(options) => commands::component::controller_manager(data_dir, options).await,
         Command::Scheduler(options) => commands::component::scheduler(options).await,
         Command::Kubelet(options) => commands::component::kubelet(data_dir, options).await,
