@@ -129,7 +129,7 @@ fn an_approved_certificate_request_becomes_a_users_credentials(parts: &Parts) {
     kubectl.apply(&request_manifest("bob", &request, "kube-apiserver-client"));
     kubectl.ok("certificate deny bob");
     assert!(kubectl.ok("get csr bob --no-headers").trim_end().ends_with("Denied"));
-    kubectl.run("certificate approve bob").fails("Approved and Denied conditions are mutually exclusive");
+    kubectl.run("certificate approve bob").fails("certificate signing request \"bob\" is already Denied");
 }
 
 fn a_kubelets_certificate_request_is_approved_and_signed_by_itself(parts: &Parts) {

@@ -1,6 +1,7 @@
 //! Custom resources through real kubectl, the newest and the oldest there is, against an API server and controllers
 //! that run alone. No Docker is needed.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -217,10 +218,16 @@ fn every_way_of_changing_an_object_works(parts: &Parts) {
         kubectl.ok(&format!("scale boat argo --replicas={n}"));
         assert_eq!(crew(), n.to_string());
         kubectl.ok("label boat argo sea=black --overwrite");
-        let mast = BOAT.replace("crew: 50, ", "").replace("main, area: 40", &format!("mast-{i}, area: 1"));
-        kubectl.run_with("apply --server-side --field-manager=rigger -f -", &mast).ok();
-        let sails = kubectl.field("boat argo", "{.spec.sails[*].name}");
-        assert_eq!(sails, format!("main mast-{i}"), "each applier's own, in a list that is a map");
+        // The first applier takes over what `kubectl apply` owned; the next one adds to a list that is a map.
+        let applied = |manager: &str| {
+            let sail = format!("{manager}-{i}");
+            let boat = BOAT.replace("crew: 50, ", "").replace("main, area: 40", &format!("{sail}, area: 1"));
+            kubectl.run_with(&format!("apply --server-side --field-manager={manager} -f -"), &boat).ok();
+            sail
+        };
+        let sails = BTreeSet::from(["rigger", "sailmaker"].map(applied));
+        let found = kubectl.field("boat argo", "{.spec.sails[*].name}");
+        assert_eq!(found.split(' ').map(str::to_owned).collect::<BTreeSet<_>>(), sails);
         kubectl.apply(&BOAT.replace("crew: 50", "crew: 70"));
         assert_eq!(crew(), "70");
         kubectl.ok("patch boat argo --subresource=status --type=merge -p '{\"status\":{\"crew\":7}}'");
