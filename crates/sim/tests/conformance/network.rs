@@ -137,7 +137,6 @@ fn an_ingress_class_takes_every_verb() {
 }
 
 #[test]
-#[ignore = "its validation is on its way"]
 fn an_ip_address_takes_every_verb() {
     api(async |cluster| {
         let addresses = Objects::find(cluster, "networking.k8s.io/v1", "IPAddress").await?;

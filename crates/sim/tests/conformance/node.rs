@@ -176,7 +176,6 @@ fn a_pod_whose_command_always_fails_can_be_deleted() {
 }
 
 #[test]
-#[ignore = "its validation is on its way"]
 fn malformed_sysctl_names_are_refused() {
     control_plane(async |cluster| {
         let pods = Objects::find(cluster, "v1", "Pod").await?;

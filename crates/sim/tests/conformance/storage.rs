@@ -83,7 +83,6 @@ fn a_volume_attachment_takes_every_verb() {
 }
 
 #[test]
-#[ignore = "its validation is on its way"]
 fn a_volume_attachments_status_is_read_patched_and_updated() {
     api(async |cluster| {
         let attachments = Objects::of(cluster, &attachment()).await?;
