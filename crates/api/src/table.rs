@@ -15,6 +15,8 @@ pub use pod::*;
 pub use policy::*;
 pub use workload::*;
 
+use crate::validate::list;
+
 /// A column: name, OpenAPI type, format, priority (1: with `-o wide` only).
 pub type ColumnRow = (&'static str, &'static str, &'static str, i32);
 
@@ -61,10 +63,6 @@ fn str_at<'a>(object: &'a Value, path: &str) -> &'a str {
 /// The number at a path of keys; 0 if there is none.
 fn int_at(object: &Value, path: &str) -> i64 {
     path.split('.').fold(object, |value, key| &value[key]).as_i64().unwrap_or_default()
-}
-
-fn list<'a>(object: &'a Value, key: &str) -> &'a [Value] {
-    object[key].as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
 /// `text`, or `<none>` if it is empty.

@@ -25,7 +25,7 @@ mod storage;
 #[cfg(test)]
 mod tests;
 mod volume;
-mod webhooks;
+pub(crate) mod webhooks;
 
 use serde_json::Value;
 

@@ -8,7 +8,7 @@ use super::{each, join, label_selector, list, one_of, report, text};
 use crate::field::FieldErrors;
 use crate::names::{check_dns_subdomain, check_dns1035_label, check_port_number, check_qualified_name};
 
-/// The versions of `AdmissionReview` that are spoken.
+/// The versions of `AdmissionReview` and `ConversionReview` that are spoken.
 const REVIEW_VERSIONS: [&str; 2] = ["v1", "v1beta1"];
 /// The most match conditions of one webhook.
 const MATCH_CONDITIONS: usize = 64;
@@ -49,7 +49,7 @@ fn webhooks(object: &Value, errors: &mut FieldErrors) {
             errors.invalid(&join(&path, "timeoutSeconds"), webhook["timeoutSeconds"].clone(), why);
         }
         client_config(&webhook["clientConfig"], &join(&path, "clientConfig"), errors);
-        review_versions(webhook, &join(&path, "admissionReviewVersions"), &REVIEW_VERSIONS, errors);
+        review_versions(webhook, &join(&path, "admissionReviewVersions"), errors);
         match_conditions(webhook, &path, errors);
     }
 }
@@ -87,12 +87,12 @@ pub(crate) fn match_conditions(object: &Value, path: &str, errors: &mut FieldErr
     }
 }
 
-/// The versions of a review that a webhook accepts: one of `known` among them.
-pub(crate) fn review_versions(webhook: &Value, path: &str, known: &[&str], errors: &mut FieldErrors) {
+/// The versions of a review that a webhook accepts: one that is spoken here among them.
+pub(crate) fn review_versions(webhook: &Value, path: &str, errors: &mut FieldErrors) {
     let field = path.rsplit('.').next().unwrap_or_default();
     let versions: Vec<&str> = list(webhook, field).iter().map(|version| version.as_str().unwrap_or_default()).collect();
     if versions.is_empty() {
-        return errors.required(path, format!("must specify one of {}", known.join(", ")));
+        return errors.required(path, format!("must specify one of {}", REVIEW_VERSIONS.join(", ")));
     }
     let mut seen = BTreeSet::new();
     for (index, version) in versions.iter().enumerate() {
@@ -103,8 +103,8 @@ pub(crate) fn review_versions(webhook: &Value, path: &str, known: &[&str], error
         }
         report(check_dns1035_label(version), &path, version, errors);
     }
-    if !versions.iter().any(|version| known.contains(version)) {
-        let why = format!("must include at least one of {}", known.join(", "));
+    if !versions.iter().any(|version| REVIEW_VERSIONS.contains(version)) {
+        let why = format!("must include at least one of {}", REVIEW_VERSIONS.join(", "));
         errors.invalid(path, webhook[field].clone(), why);
     }
 }

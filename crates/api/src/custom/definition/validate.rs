@@ -8,20 +8,13 @@ use serde_json::Value;
 use super::{approval, schema};
 use crate::custom::schema::{Schema, SchemaOrBool};
 use crate::field::{FieldError, FieldErrorKind, FieldErrors};
-use crate::names::{check_dns_subdomain, check_dns1035_label, check_port_number};
+use crate::names::{check_dns_subdomain, check_dns1035_label};
+use crate::validate::{list, text, webhooks};
 
 const COLUMN_TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
 const COLUMN_FORMATS: [&str; 8] = ["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
 const MAX_SELECTABLE_FIELDS: usize = 8;
 const MAX_WARNING_BYTES: usize = 256;
-
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value[key].as_str().unwrap_or_default()
-}
-
-fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
-    value[key].as_array().map(Vec::as_slice).unwrap_or_default()
-}
 
 /// What is wrong with a definition.
 pub fn validate(definition: &Value, errors: &mut FieldErrors) {
@@ -328,8 +321,8 @@ fn conversion(conversion: &Value, errors: &mut FieldErrors) {
         return;
     }
     required_enum(conversion, "spec.conversion.strategy", "strategy", &["None", "Webhook"], errors);
-    let (config, reviews) =
-        (&conversion["webhook"]["clientConfig"], &conversion["webhook"]["conversionReviewVersions"]);
+    let webhook = &conversion["webhook"];
+    let config = &webhook["clientConfig"];
     let reviews_at = format!("{PATH}.conversionReviewVersions");
     let config_at = format!("{PATH}.webhookClientConfig");
     if text(conversion, "strategy") != "Webhook" {
@@ -337,85 +330,20 @@ fn conversion(conversion: &Value, errors: &mut FieldErrors) {
         if !config.is_null() {
             errors.forbidden(&config_at, why);
         }
-        if reviews.as_array().is_some_and(|list| !list.is_empty()) {
+        if !list(webhook, "conversionReviewVersions").is_empty() {
             errors.forbidden(&reviews_at, why);
         }
         return;
     }
-    match (config["url"].as_str(), config["service"].is_object()) {
-        _ if config.is_null() => errors.required(&config_at, "required when strategy is set to Webhook"),
-        (Some(_), true) | (None, false) => errors.required(&config_at, "exactly one of url or service is required"),
-        (Some(url), false) => webhook_url(url, &format!("{config_at}.url"), errors),
-        (None, true) => webhook_service(&config["service"], &format!("{config_at}.service"), errors),
+    if config.is_null() {
+        errors.required(&config_at, "required when strategy is set to Webhook");
+    } else {
+        webhooks::client_config(config, &config_at, errors);
     }
-    let reviews: Vec<&str> = reviews.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    if reviews.is_empty() {
+    if list(webhook, "conversionReviewVersions").is_empty() {
         return errors.required(&reviews_at, "");
     }
-    for (i, version) in reviews.iter().enumerate() {
-        let at = format!("{reviews_at}[{i}]");
-        if reviews[..i].contains(version) {
-            errors.invalid(&at, *version, "duplicate version");
-            continue;
-        }
-        check_dns1035_label(version).into_iter().for_each(|problem| errors.invalid(&at, *version, problem));
-    }
-    if !reviews.iter().any(|version| matches!(*version, "v1" | "v1beta1")) {
-        errors.invalid(&reviews_at, reviews.into_iter().collect::<Value>(), "must include at least one of v1, v1beta1");
-    }
-}
-
-fn webhook_url(url: &str, path: &str, errors: &mut FieldErrors) {
-    const FORM: &str = "; desired format: https://host[/path]";
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    if scheme != "https" {
-        errors.invalid(path, scheme, format!("'https' is the only allowed URL scheme{FORM}"));
-    }
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
-    if scheme.is_empty() || host.is_empty() {
-        errors.invalid(path, "", format!("host must be provided{FORM}"));
-    }
-    let (before, fragment) = rest.split_once('#').unwrap_or((rest, ""));
-    let query = before.split_once('?').map_or("", |(_, query)| query);
-    for (part, why) in [
-        (user.unwrap_or_default(), "user information is not permitted in the URL"),
-        (fragment, "fragments are not permitted in the URL"),
-        (query, "query parameters are not permitted in the URL"),
-    ] {
-        if !part.is_empty() {
-            errors.invalid(path, part, why);
-        }
-    }
-}
-
-fn webhook_service(service: &Value, path: &str, errors: &mut FieldErrors) {
-    for field in ["name", "namespace"] {
-        if text(service, field).is_empty() {
-            errors.required(&format!("{path}.{field}"), format!("service {field} is required"));
-        }
-    }
-    let port = service["port"].as_i64().unwrap_or(443);
-    let problems = check_port_number(port);
-    if !problems.is_empty() {
-        errors.invalid(&format!("{path}.port"), port, format!("port is not valid: {}", problems.join(", ")));
-    }
-    let url_path = text(service, "path");
-    if matches!(url_path, "" | "/") {
-        return;
-    }
-    let at = format!("{path}.path");
-    let Some(inner) = url_path.strip_prefix('/') else {
-        return errors.invalid(&at, url_path, "must start with a '/'");
-    };
-    for (i, step) in inner.strip_suffix('/').unwrap_or(inner).split('/').enumerate() {
-        match check_dns_subdomain(step) {
-            _ if step.is_empty() => errors.invalid(&at, url_path, format!("segment[{i}] may not be empty")),
-            problems => {
-                problems.into_iter().for_each(|why| errors.invalid(&at, url_path, format!("segment[{i}]: {why}")));
-            }
-        }
-    }
+    webhooks::review_versions(webhook, &reviews_at, errors);
 }
 
 fn stored_versions(definition: &Value, errors: &mut FieldErrors) {
