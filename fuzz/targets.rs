@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each fuzz target uses its own")]
 
 use coracle_api::decode::{deeper_than, normalise, parse_json, parse_yaml};
-use coracle_api::managed_fields::{self, Manager, Typing};
+use coracle_api::managed_fields::{self, Manager, Typing, Versions};
 use coracle_api::patch::{self, PatchType};
 use coracle_api::protobuf;
 use coracle_api::schema::{Type, type_of, type_of_kind};
@@ -102,14 +102,16 @@ pub fn apply(data: &[u8]) {
         return;
     }
     let manager = Manager { name: "fuzz", subresource: "", split: true };
-    let typing = Typing::Known(deployment());
-    if !managed_fields::flaws(&config, typing).is_empty() {
+    let versions = Versions::only(Typing::Known(deployment()));
+    if !managed_fields::flaws(&config, versions.typing).is_empty() {
         return;
     }
     let mut live = object();
-    managed_fields::track_update(None, &mut live, typing, Manager { name: "other", ..manager });
-    if let Ok(once) = managed_fields::apply(Some(&live), &config, typing, manager, true) {
-        let twice = managed_fields::apply(Some(&once), &config, typing, manager, false);
+    // Other versions do not come this far.
+    config["apiVersion"] = live["apiVersion"].clone();
+    managed_fields::track_update(None, &mut live, versions, Manager { name: "other", ..manager });
+    if let Ok(once) = managed_fields::apply(Some(&live), &config, versions, manager, true) {
+        let twice = managed_fields::apply(Some(&once), &config, versions, manager, false);
         assert_eq!(twice.as_ref(), Ok(&once));
     }
 }

@@ -13,13 +13,18 @@
 
 mod client_side;
 mod set;
+mod versions;
 mod walk;
+
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
 use crate::decode::normalise;
 use crate::status::{ApiError, ApiResult};
 pub use set::FieldSet;
+use versions::Difference;
+pub use versions::{Versions, View};
 use walk::Node;
 pub use walk::Typing;
 
@@ -34,6 +39,8 @@ pub struct Manager<'a> {
     pub split: bool,
 }
 
+/// The version of what is written through `scale`.
+const SCALE: &str = "autoscaling/v1";
 /// Owns what an object held before anybody applied to it.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 /// Owns what the oldest of too many writers changed.
@@ -111,14 +118,22 @@ impl Entry {
         who(self) == who(other) && (self.operation == "Apply" || self.api_version == other.api_version)
     }
 
-    /// How a conflict names the owner.
-    fn title(&self) -> String {
+    /// Takes from it what is different now.
+    fn lose(&mut self, differences: &BTreeMap<String, Difference>) {
+        if let Some((changed, removed)) = differences.get(&self.api_version) {
+            self.fields = self.fields.difference(changed).difference(removed);
+        }
+    }
+
+    /// How a conflict of `manager` names the owner: who scales sees its kind alone.
+    fn title(&self, manager: Manager<'_>) -> String {
         let mut title = format!("{:?}", self.manager);
         if !self.subresource.is_empty() {
             title.push_str(&format!(" with subresource {:?}", self.subresource));
         }
         if self.operation == "Update" {
-            title.push_str(&format!(" using {}", self.api_version));
+            let version = if manager.subresource == "scale" { SCALE } else { &self.api_version };
+            title.push_str(&format!(" using {version}"));
         }
         title
     }
@@ -199,14 +214,14 @@ pub fn flaws(applied: &Value, typing: Typing<'_>) -> Vec<String> {
 pub fn apply(
     live: Option<&Value>,
     applied: &Value,
-    typing: Typing<'_>,
+    versions: Versions<'_>,
     manager: Manager<'_>,
     force: bool,
 ) -> ApiResult<Value> {
     if applied["metadata"]["managedFields"].as_array().is_some_and(|list| !list.is_empty()) {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
-    let node = Node::root(typing);
+    let node = Node::root(versions.typing);
     let empty = json!({});
     let old = live.map_or_else(|| empty.clone(), without_managed_fields);
     let mut managers = live.map(entries).unwrap_or_default();
@@ -223,19 +238,18 @@ pub fn apply(
 
     let mut new = walk::merge(node, &old, applied);
     if let Some(last) = &last {
-        let theirs = others.iter().fold(FieldSet::default(), |set, entry| set.union(&entry.fields));
-        let gone = last.fields.difference(&mine.fields).difference(&theirs);
-        walk::prune(node, &mut new, &gone, &mine.fields.union(&theirs));
+        let owners: Vec<&Entry> = others.iter().chain([&mine]).collect();
+        new = versions.without(new, last, &owners);
     }
-    let (changed, removed) = walk::compare(node, &old, &new);
+    let differences = versions.differences(&mut others, &old, &new, walk::compare(node, &old, &new));
     if !force {
         let allowed = if manager.name == client_side::KUBECTL { client_side::last_applied(node, &old) } else { None };
-        conflicts(&others, &changed, &allowed.unwrap_or_default())?;
+        conflicts(&others, &differences, &allowed.unwrap_or_default(), manager)?;
     }
     if manager.name == client_side::KUBECTL {
         client_side::follow(&mut new, applied);
     }
-    if let Typing::Known(ty) = typing {
+    if let Typing::Known(ty) = versions.typing {
         // The configuration was decoded as it was sent; the object is as Go writes it.
         normalise(ty, &mut new, &mut Vec::new()).map_err(ApiError::bad_request)?;
     }
@@ -243,7 +257,7 @@ pub fn apply(
         return Ok(live.unwrap_or(&empty).clone());
     }
     for entry in &mut others {
-        entry.fields = entry.fields.difference(&changed).difference(&removed);
+        entry.lose(&differences);
     }
     others.push(mine);
     write(&mut new, others);
@@ -256,10 +270,16 @@ pub fn merge(live: &Value, configuration: &Value, typing: Typing<'_>) -> Value {
 }
 
 /// 409 if others own what changes, except for what is allowed to change.
-fn conflicts(others: &[Entry], changed: &FieldSet, allowed: &FieldSet) -> ApiResult<()> {
+fn conflicts(
+    others: &[Entry],
+    differences: &BTreeMap<String, Difference>,
+    allowed: &FieldSet,
+    manager: Manager<'_>,
+) -> ApiResult<()> {
+    let changed = |entry: &Entry| differences.get(&entry.api_version).map(|(changed, _)| changed.difference(allowed));
     let mut found: Vec<(String, Vec<String>)> = others
         .iter()
-        .map(|entry| (entry.title(), entry.fields.intersection(changed).difference(allowed).paths()))
+        .filter_map(|entry| Some((entry.title(manager), entry.fields.intersection(&changed(entry)?).paths())))
         .filter(|(_, paths)| !paths.is_empty())
         .collect();
     found.sort();
@@ -291,7 +311,7 @@ fn resets(object: &Value) -> bool {
 
 /// Keeps the books when an object is written otherwise than by apply: what changed is the writer's now. `old` is what
 /// was stored, or nothing for a new object. A writer may set `managedFields` itself, though not through a subresource.
-pub fn track_update(old: Option<&Value>, new: &mut Value, typing: Typing<'_>, manager: Manager<'_>) {
+pub fn track_update(old: Option<&Value>, new: &mut Value, versions: Versions<'_>, manager: Manager<'_>) {
     let mut managers = match old {
         Some(_) if manager.subresource.is_empty() && resets(new) => Vec::new(),
         Some(old) if !manager.subresource.is_empty() => entries(old),
@@ -304,12 +324,15 @@ pub fn track_update(old: Option<&Value>, new: &mut Value, typing: Typing<'_>, ma
         write(new, Vec::new());
         return;
     }
-    let node = Node::root(typing);
+    let node = Node::root(versions.typing);
     let before = old.map_or_else(|| json!({}), without_managed_fields);
-    let (changed, removed) = walk::compare(node, &before, &without_managed_fields(new));
-    let (changed, removed) = (claimed(changed, manager), owned(removed));
+    let after = without_managed_fields(new);
+    let (changed, removed) = walk::compare(node, &before, &after);
+    let changed = claimed(changed, manager);
+    let own = (changed.clone(), owned(removed));
+    let differences = versions.differences(&mut managers, &before, &after, own);
     for entry in &mut managers {
-        entry.fields = entry.fields.difference(&changed).difference(&removed);
+        entry.lose(&differences);
     }
     if !changed.is_empty() {
         let api_version = new["apiVersion"].as_str().unwrap_or_default();

@@ -4,7 +4,7 @@ use coracle_api::selector::{FieldSelector, Selector};
 use coracle_api::{ApiError, ApiResult, Resource};
 
 use crate::options::Options;
-use crate::storage::{Entry, convert};
+use crate::storage::Entry;
 
 /// The selection of a list or watch.
 #[derive(Clone, Debug)]
@@ -13,7 +13,7 @@ pub struct Filter {
     pub namespace: String,
     labels: Selector,
     fields: FieldSelector,
-    /// Which fields the resource can be selected by.
+    /// Which fields the resource can be selected by, besides name and namespace.
     selectable: Vec<String>,
 }
 
@@ -32,15 +32,13 @@ impl Filter {
     ///
     /// # Errors
     /// 400 for selectors that cannot be parsed, and for fields the resource cannot be selected by.
-    pub fn of(resource: &Resource, namespace: &str, options: &Options, selectable: &[String]) -> ApiResult<Self> {
+    pub fn of(resource: &Resource, namespace: &str, options: &Options) -> ApiResult<Self> {
         let labels = Selector::parse(&options.label_selector)
             .map_err(|problem| ApiError::bad_request(format!("unable to parse requirement: {problem}")))?;
-        let mut fields = FieldSelector::parse(&options.field_selector)?;
+        let fields = FieldSelector::parse(&options.field_selector)?;
         fields.check(resource)?;
-        for (field, ..) in &mut fields.terms {
-            *field = convert::stored_field(resource, field);
-        }
-        Ok(Filter { namespace: namespace.to_owned(), labels, fields, selectable: selectable.to_vec() })
+        let selectable = resource.selectable_fields.clone();
+        Ok(Filter { namespace: namespace.to_owned(), labels, fields, selectable })
     }
 
     /// Whether labels or fields matter.
@@ -58,7 +56,7 @@ impl Filter {
         self.namespace.is_empty() || key.strip_prefix(self.namespace.as_str()).is_some_and(|rest| rest.starts_with('/'))
     }
 
-    /// Whether an object of the namespace is selected.
+    /// Whether an object of the namespace, in the resource's version, is selected.
     pub fn matches(&self, entry: &Entry) -> bool {
         if !self.selects() {
             return true;

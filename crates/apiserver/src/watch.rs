@@ -21,6 +21,7 @@ use crate::options::{IncludeObject, Options};
 use crate::render;
 use crate::storage::cache::Change;
 use crate::storage::{Entry, Row, Storage};
+use crate::webhook::Webhooks;
 
 /// How often a watch that asked for bookmarks gets one.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
@@ -38,6 +39,8 @@ const CHUNK_BYTES: usize = 64 * 1024;
 pub struct WatchRequest {
     /// The resource.
     pub row: Row,
+    /// Brings its objects into the row's version.
+    pub webhooks: Arc<Webhooks>,
     /// Which of its objects.
     pub filter: Filter,
     /// In which shape.
@@ -70,7 +73,8 @@ struct Watcher {
 /// Starts a watch: waits until it can begin and answers with its stream of lines.
 ///
 /// # Errors
-/// For options that contradict each other, and when a version from the future does not come to pass.
+/// For options that contradict each other, when a version from the future does not come to pass, and when objects
+/// cannot be converted.
 pub async fn start(
     storage: &Arc<Storage>,
     request: WatchRequest,
@@ -88,6 +92,7 @@ pub async fn start(
         }
         let (entries, revision) = request.row.cache.list(&request.filter.namespace, storage.applied());
         if synthetic {
+            let entries = request.webhooks.present(&request.row, entries).await?;
             initial.extend(entries.into_iter().filter(|entry| request.filter.matches(entry)));
         }
         revision
@@ -138,17 +143,12 @@ impl Watcher {
         }
         loop {
             self.wake.borrow_and_update();
-            let applied = self.storage.applied();
-            let changes = match self.request.row.cache.changes(self.cursor, CHUNK, applied) {
-                Ok((changes, complete)) => {
-                    self.cursor = complete;
-                    changes
-                }
-                Err(gone) => {
+            let changes = match self.changes().await {
+                Ok(changes) => changes,
+                Err(error) => {
                     self.over = true;
-                    let message = format!("too old resource version: {} ({})", self.cursor, gone.oldest);
                     let mut out = Vec::new();
-                    self.event(&mut out, "ERROR", ApiError::expired(message).to_status().to_string().as_bytes());
+                    self.event(&mut out, "ERROR", error.to_status().to_string().as_bytes());
                     return Some(out.into());
                 }
             };
@@ -189,13 +189,34 @@ impl Watcher {
         }
     }
 
+    /// The next changes in the namespace, in the row's version, of those that are looked at for one chunk.
+    async fn changes(&mut self) -> ApiResult<Vec<Change>> {
+        let WatchRequest { row, webhooks, filter, .. } = &self.request;
+        let (mut changes, mut more) = (Vec::new(), true);
+        while changes.is_empty() && more {
+            let found = row.cache.changes(self.cursor, CHUNK, self.storage.applied());
+            (changes, self.cursor) = found.map_err(|gone| {
+                ApiError::expired(format!("too old resource version: {} ({})", self.cursor, gone.oldest))
+            })?;
+            more = !changes.is_empty();
+            changes.retain(|change| filter.in_namespace(&change.after.key));
+        }
+        if !changes.iter().flat_map(Change::states).all(|entry| row.shows(&entry.json)) {
+            let entries = changes.iter().flat_map(Change::states).cloned().collect();
+            let mut entries = webhooks.present(row, entries).await.map_err(ApiError::internal)?.into_iter();
+            for change in &mut changes {
+                for place in change.before.iter_mut().chain([&mut change.after]) {
+                    *place = entries.next().unwrap_or_else(|| place.clone());
+                }
+            }
+        }
+        Ok(changes)
+    }
+
     /// The line a change makes for this filter, if any. An object that ceases to match is DELETED for
     /// this watch, one that begins to match is ADDED.
     fn change(&mut self, out: &mut Vec<u8>, change: &Change) {
         let filter = &self.request.filter;
-        if !filter.in_namespace(&change.after.key) {
-            return;
-        }
         let was = change.before.as_ref().is_some_and(|before| filter.matches(before));
         let is = !change.deleted && filter.matches(&change.after);
         match (was, is, &change.before) {
@@ -211,7 +232,7 @@ impl Watcher {
 
     fn line(&mut self, out: &mut Vec<u8>, kind: &str, entry: &Entry) {
         let WatchRequest { row, view, include, .. } = &self.request;
-        let json = render::view(row.json(entry), &row.resource, *view, *include, self.columns);
+        let json = render::view(entry.json.clone(), &row.resource, *view, *include, self.columns);
         self.columns = false;
         self.event(out, kind, &json);
     }

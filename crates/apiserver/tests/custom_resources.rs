@@ -6,12 +6,11 @@ mod common;
 
 use std::time::Duration;
 
+use common::custom::*;
 use common::*;
 use serde_json::{Value, json};
 
-const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
-const APPLY: &str = "application/apply-patch+yaml";
 
 /// A definition of Widgets with one version of that schema for `spec` and `status`.
 fn widgets(spec: Value) -> Value {
@@ -27,18 +26,6 @@ fn version(name: &str, spec: Value) -> Value {
     })
 }
 
-fn definition(group: &str, kind: &str, versions: Value) -> Value {
-    let singular = kind.to_lowercase();
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": { "name": format!("{singular}s.{group}") },
-        "spec": {
-            "group": group, "scope": "Namespaced", "versions": versions,
-            "names": { "plural": format!("{singular}s"), "singular": singular, "kind": kind },
-        },
-    })
-}
-
 fn open() -> Value {
     json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
 }
@@ -51,25 +38,6 @@ fn widget(name: &str, spec: Value) -> Value {
     json!({ "apiVersion": "example.com/v1", "kind": "Widget", "metadata": { "name": name }, "spec": spec })
 }
 
-/// Creates a definition and waits until it is established.
-async fn define(server: &Server, definition: Value) -> Value {
-    let name = definition["metadata"]["name"].as_str().unwrap().to_owned();
-    server.post(CRDS, definition).await.expect(201);
-    established(server, &name).await
-}
-
-async fn established(server: &Server, name: &str) -> Value {
-    for _ in 0..100 {
-        let definition = server.get(&format!("{CRDS}/{name}")).await.expect(200);
-        let conditions = definition["status"]["conditions"].as_array().unwrap();
-        if conditions.iter().any(|c| c["type"] == "Established" && c["status"] == "True") {
-            return definition;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("{name} is not established");
-}
-
 /// Waits until a path answers 404.
 async fn gone(server: &Server, path: &str) {
     for _ in 0..100 {
@@ -79,14 +47,6 @@ async fn gone(server: &Server, path: &str) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("{path} is still there: {:?}", server.get(path).await);
-}
-
-/// The definition's version, changed and put back.
-async fn redefine(server: &Server, name: &str, change: impl Fn(&mut Value)) -> Value {
-    let path = format!("{CRDS}/{name}");
-    let mut definition = server.get(&path).await.expect(200);
-    change(&mut definition["spec"]);
-    server.put(&path, definition).await.expect(200)
 }
 
 #[test]

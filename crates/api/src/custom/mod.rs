@@ -3,8 +3,10 @@
 //! A definition becomes one [`Resource`](crate::Resource) per version ([`rows::served`]); the generic handler knows
 //! them by these rows, as it knows all others. What their objects may hold is the version's [`Schema`]: unknown
 //! fields go and defaults come ([`value`]), the rest is validated ([`validate`], [`lists`]), all behind the row's
-//! [`Strategy`](crate::Strategy). The definition itself is judged in [`definition`].
+//! [`Strategy`](crate::Strategy). The definition itself is judged in [`definition`]; what converts its objects by webhook is
+//! asked and heard in [`conversion`].
 
+pub mod conversion;
 pub mod definition;
 mod format;
 mod jsonpath;
@@ -38,7 +40,7 @@ pub struct CustomKind {
     pub columns: Vec<PrinterColumn>,
     /// The warning that goes with every answer, of a deprecated version.
     pub deprecation: Option<String>,
-    /// How objects get from one version to another: `spec.conversion`, if that is not `None`.
+    /// Who brings objects from one version into another: `spec.conversion.webhook`; nobody if only `apiVersion` changes.
     pub webhook: Option<Value>,
 }
 

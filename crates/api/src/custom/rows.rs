@@ -14,6 +14,8 @@ use crate::resource::{Column, Resource, Scope, Subresource};
 pub struct Served {
     /// The version in which objects are stored, served or not.
     pub storage: Arc<Resource>,
+    /// Every version, served or not: objects may still lie in any.
+    pub versions: Vec<Arc<Resource>>,
     /// The served versions, the one clients should prefer first.
     pub rows: Vec<Arc<Resource>>,
 }
@@ -29,15 +31,13 @@ pub fn served(definition: &Value) -> Option<Served> {
     if !is_true(definition, "Established") {
         return None;
     }
-    let versions = definition["spec"]["versions"].as_array()?;
-    let storage = versions.iter().find(|version| version["storage"] == true)?;
-    let storage = Arc::new(row(definition, storage)?);
-    let mut rows: Vec<Arc<Resource>> = Vec::new();
-    for version in versions.iter().filter(|version| version["served"] == true) {
-        rows.push(if version["storage"] == true { storage.clone() } else { Arc::new(row(definition, version)?) });
-    }
+    let declared = definition["spec"]["versions"].as_array()?;
+    let versions = declared.iter().map(|version| row(definition, version).map(Arc::new)).collect::<Option<Vec<_>>>()?;
+    let which = |field: &'static str| declared.iter().zip(&versions).filter(move |(version, _)| version[field] == true);
+    let storage = which("storage").next()?.1.clone();
+    let mut rows: Vec<Arc<Resource>> = which("served").map(|(_, row)| row.clone()).collect();
     rows.sort_by_key(|row| version_order(&row.version));
-    Some(Served { storage, rows })
+    Some(Served { storage, versions, rows })
 }
 
 /// Orders versions as discovery does: `v2`, `v1`, `v2beta1`, `v1alpha1`, then any others by name.

@@ -177,7 +177,7 @@ fn check_embedded(map: &Map<String, Value>, path: &str, errors: &mut FieldErrors
     }
 }
 
-fn go_type(value: &Value) -> &'static str {
+pub(super) fn go_type(value: &Value) -> &'static str {
     match value {
         Value::Bool(_) => "bool",
         Value::Number(number) if number.is_f64() => "float64",

@@ -3,8 +3,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::schema::type_of;
 
-fn deployment() -> Typing<'static> {
-    Typing::Known(type_of("apps.v1.Deployment").unwrap())
+fn deployment() -> Versions<'static> {
+    Versions::only(Typing::Known(type_of("apps.v1.Deployment").unwrap()))
 }
 
 fn by(name: &str) -> Manager<'_> {
@@ -131,7 +131,7 @@ fn custom_resources_have_granular_maps_and_atomic_lists() {
                     "name": {"type": "string"}, "kind": {"type": "string", "default": "x"}, "n": {"type": "integer"}}}},
         "any": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
     }}}});
-    let typing = Typing::Custom(&schema);
+    let typing = Versions::only(Typing::Custom(&schema));
     let first =
         config(json!({"a": {"b": 1}, "l": [1, 2], "atomic": {"x": 1}, "set": ["p", "q"], "any": {"u": {"v": 1}},
                               "map": [{"name": "m", "n": 1}]}));
@@ -150,7 +150,7 @@ fn custom_resources_have_granular_maps_and_atomic_lists() {
     let object = apply(Some(&object), &config(json!({"a": {"c": 1}})), typing, by("me"), false).unwrap();
     assert_eq!(object["spec"], json!({"a": {"c": 1}, "set": ["r"], "map": [{"name": "m", "kind": "y"}]}));
     // Without a schema everything is granular, and lists are atomic.
-    let unknown = Typing::Custom(&Value::Null);
+    let unknown = Versions::only(Typing::Custom(&Value::Null));
     let object = apply(None, &config(json!({"a": {"b": 1}, "l": [1]})), unknown, by("me"), false).unwrap();
     let fields = &object["metadata"]["managedFields"][0]["fieldsV1"];
     assert_eq!(fields, &json!({"f:spec": {".": {}, "f:a": {".": {}, "f:b": {}}, "f:l": {}}}));
@@ -321,7 +321,7 @@ mod laws {
     }
 
     fn set(object: &Value) -> FieldSet {
-        walk::fields(Node::root(deployment()), object, false)
+        walk::fields(Node::root(deployment().typing), object, false)
     }
 
     proptest! {
@@ -367,4 +367,68 @@ mod laws {
             }
         }
     }
+}
+
+/// Version 1 has `hostPort`, version 2 `host` and `port`; there is no third.
+fn in_version(object: &Value, version: &str) -> Option<(Value, Typing<'static>)> {
+    let mut object = object.clone();
+    let fields = object.as_object_mut()?;
+    match version {
+        "v1" => {
+            let host = fields.remove("host").unwrap_or_default();
+            let port = fields.remove("port").unwrap_or_default();
+            let text = |part: &Value| part.as_str().unwrap_or_default().to_owned();
+            fields.insert("hostPort".into(), format!("{}:{}", text(&host), text(&port)).into());
+        }
+        "v2" => {
+            let both = fields.remove("hostPort").unwrap_or_default();
+            if let Some((host, port)) = both.as_str().and_then(|both| both.split_once(':')) {
+                fields.extend([("host".to_owned(), host.into()), ("port".to_owned(), port.into())]);
+            }
+        }
+        _ => return None,
+    }
+    object["apiVersion"] = version.into();
+    Some((object, Typing::Custom(&Value::Null)))
+}
+
+fn owners<'a>(object: &'a Value) -> Vec<(&'a str, &'a str, &'a Value)> {
+    let list = object["metadata"]["managedFields"].as_array().into_iter().flatten();
+    let of = |entry: &'a Value| {
+        let [manager, version] = ["manager", "apiVersion"].map(|field| entry[field].as_str().unwrap_or_default());
+        (manager, version, &entry["fieldsV1"])
+    };
+    list.map(of).collect()
+}
+
+#[test]
+fn owners_see_an_object_in_the_version_they_wrote_it_in() {
+    let versions = Versions { typing: Typing::Custom(&Value::Null), view: &in_version };
+    let v1 = |text: &str| json!({"apiVersion": "v1", "kind": "E", "metadata": {"name": "e"}, "hostPort": text});
+    let v2 = |part: Value| {
+        let mut object = json!({"apiVersion": "v2", "kind": "E", "metadata": {"name": "e"}});
+        object.as_object_mut().unwrap().extend(part.as_object().unwrap().clone());
+        object
+    };
+    let first = apply(None, &v1("a:1"), versions, by("one"), false).unwrap();
+    let (first, _) = in_version(&first, "v2").unwrap();
+    // What is the same there is no conflict, and what differs is one.
+    let shared = apply(Some(&first), &v2(json!({"host": "a"})), versions, by("two"), false).unwrap();
+    let error = apply(Some(&first), &v2(json!({"host": "b"})), versions, by("two"), false).unwrap_err();
+    assert_eq!(error.message, "Apply failed with 1 conflict: conflict with \"one\": .hostPort");
+    let (of_one, of_two) = (json!({"f:hostPort": {}}), json!({"f:host": {}}));
+    assert_eq!(owners(&shared), [("one", "v1", &of_one), ("two", "v2", &of_two)]);
+    // Who updates takes the field away in the other version, too.
+    let mut updated = shared.clone();
+    updated["port"] = "2".into();
+    track_update(Some(&shared), &mut updated, versions, by("three"));
+    assert_eq!(owners(&updated), [("two", "v2", &of_two), ("three", "v2", &json!({"f:port": {}}))]);
+    // An applier that changes its version lets go of what it applied in the other.
+    let both = apply(Some(&first), &v2(json!({"port": "1"})), versions, by("one"), false).unwrap();
+    assert_eq!((both.get("host"), &both["port"]), (None, &json!("1")));
+    // What a version that is no more owned, nobody owns.
+    let mut old = shared.clone();
+    old["metadata"]["managedFields"][0]["apiVersion"] = "v3".into();
+    let written = apply(Some(&old), &v2(json!({"host": "c"})), versions, by("two"), false).unwrap();
+    assert_eq!(owners(&written), [("two", "v2", &of_two)]);
 }

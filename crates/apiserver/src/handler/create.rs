@@ -10,7 +10,7 @@ use super::modify::{Outcome, has_generation};
 use crate::admission;
 use crate::body::{Body, RequestBody};
 use crate::hooks::Operation;
-use crate::storage::{Stored, convert};
+use crate::storage::Stored;
 
 /// How often a generated name that is taken is thrown away for another one.
 const GENERATE_ATTEMPTS: usize = 8;
@@ -19,10 +19,8 @@ impl Call {
     /// Creates the body's object.
     pub(super) async fn create(&mut self, parts: &Parts, body: RequestBody) -> ApiResult<Response<Body>> {
         let object = self.decode(parts, body).await?;
-        match self.create_object(object, true).await? {
-            Outcome::Stored(stored) => Ok(self.answer_object(201, &stored)),
-            Outcome::Dry(object) => Ok(self.answer_value(201, &object)),
-        }
+        let outcome = self.create_object(object, true).await?;
+        self.answer_object(201, outcome).await
     }
 
     /// Creates an object: admitted, completed, validated, stored. `track`: whether its fields are still to be recorded
@@ -35,7 +33,13 @@ impl Call {
         }
         resource.strategy.default(&mut object);
         if track {
-            self.track(&mut object, None);
+            object = loop {
+                let mut tracked = object.clone();
+                self.track(&mut tracked, None);
+                if !self.learn().await? {
+                    break tracked;
+                }
+            };
         }
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let mut admission = self.admission(Operation::Create, "", &name);
@@ -75,7 +79,7 @@ impl Call {
     }
 
     /// Holds the object's namespace against the URL's.
-    fn place(&self, object: &mut Value) -> ApiResult<()> {
+    pub(super) fn place(&self, object: &mut Value) -> ApiResult<()> {
         if !object["metadata"].is_object() {
             object["metadata"] = json!({});
         }
@@ -93,6 +97,20 @@ impl Call {
             }
         }
         Ok(())
+    }
+
+    /// Holds the name and namespace of an object that has one against the URL's.
+    pub(super) fn check_identity(&self, object: &mut Value) -> ApiResult<()> {
+        let (name, given) = (&self.info.name, object["metadata"]["name"].as_str().unwrap_or_default());
+        if given.is_empty() {
+            let why = "was undeterminable: name must be provided";
+            return Err(ApiError::bad_request(format!("the name of the object ({name} based on URL) {why}")));
+        }
+        if given != name {
+            let why = format!("the name of the object ({given}) does not match the name on the URL ({name})");
+            return Err(ApiError::bad_request(why));
+        }
+        self.place(object)
     }
 
     fn validate_new(&self, object: &Value) -> ApiResult<()> {
@@ -116,13 +134,10 @@ impl Call {
         if self.options.dry_run {
             return Ok(match self.current(name).await? {
                 Some(existing) => Err(existing.parse()),
-                None => Ok(Outcome::Dry(object.clone())),
+                None => Ok(Outcome::Unwritten(object.clone())),
             });
         }
-        let mut stored = object.clone();
-        if let Some(version) = &self.row.stored_as {
-            convert::to(&mut stored, version);
-        }
+        let stored = self.as_stored(object).await?;
         let key = self.row.key(&self.info.namespace, name);
         let written: Result<Stored, _> = storage.put(&key, 0, &stored, storage.lease_for(&self.row).await?).await?;
         Ok(written

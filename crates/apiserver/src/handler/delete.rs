@@ -15,7 +15,6 @@ use super::Call;
 use super::modify::{has_generation, may_vanish};
 use crate::body::{Body, RequestBody};
 use crate::hooks::Operation;
-use crate::storage::{Stored, convert};
 
 /// What a deletion did.
 #[derive(Debug)]
@@ -57,7 +56,7 @@ impl Call {
         let missing = ApiError::not_found(&resource.group, &resource.plural, name);
         let Some(mut entry) = self.current(name).await? else { return Err(missing) };
         loop {
-            let old = self.row.parse(&entry);
+            let old = self.read(&entry).await?;
             self.check_preconditions(name, &options["preconditions"], &old["metadata"])?;
             let mut admission = self.admission(Operation::Delete, "", name);
             (admission.old_object, admission.options) = (old, options.clone());
@@ -75,20 +74,17 @@ impl Call {
             if dry_run {
                 return Ok(if may_vanish(&next) { Deletion::Gone(next) } else { Deletion::Pending(next) });
             }
-            let mut stored = next.clone();
-            if let Some(version) = &self.row.stored_as {
-                convert::to(&mut stored, version);
-            }
             let vanish = may_vanish(&next);
             let written = if vanish {
-                storage.remove(&key, entry.revision).await?.map(|revision| Stored::new(&stored, revision))
+                storage.remove(&key, entry.revision).await?
             } else {
-                storage.put(&key, entry.revision, &stored, storage.lease_for(&self.row).await?).await?
+                let (stored, lease) = (self.as_stored(&next).await?, storage.lease_for(&self.row).await?);
+                storage.put(&key, entry.revision, &stored, lease).await?.map(|stored| stored.revision)
             };
             match written {
-                Ok(stored) => {
+                Ok(revision) => {
                     let mut object = if vanish { old } else { next };
-                    object["metadata"]["resourceVersion"] = stored.revision.to_string().into();
+                    object["metadata"]["resourceVersion"] = revision.to_string().into();
                     return Ok(if vanish { Deletion::Gone(object) } else { Deletion::Pending(object) });
                 }
                 Err(error) => {

@@ -8,7 +8,6 @@ use http::request::Parts;
 use super::Call;
 use super::delete::Deletion;
 use crate::body::{Body, RequestBody};
-use crate::filter::Filter;
 use crate::render;
 use crate::storage::codec;
 
@@ -16,11 +15,10 @@ impl Call {
     /// Deletes what the selectors select and answers with a list of it.
     pub(super) async fn delete_collection(&mut self, parts: &Parts, body: RequestBody) -> ApiResult<Response<Body>> {
         let options = self.delete_options(parts, body).await?;
-        let filter = Filter::of(&self.row.resource, &self.info.namespace, &self.options, self.row.cache.fields())?;
-        let (entries, meta) = self.select(&filter).await?;
+        let (entries, meta) = self.select(&self.filter()?).await?;
         let mut items: Vec<Bytes> = Vec::with_capacity(entries.len());
         for entry in entries {
-            let object = self.row.parse(&entry);
+            let object = entry.parse();
             let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
             self.info.namespace = text("namespace");
             match self.delete_object(&text("name"), &options).await {

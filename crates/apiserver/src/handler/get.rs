@@ -16,7 +16,7 @@ impl Call {
             None => storage.fresh().await?,
         }
         let entry = self.row.get(&self.info.namespace, &self.info.name).ok_or_else(|| self.not_found())?;
-        let json = self.row.json(&entry);
-        Ok(render::object(200, json, &self.row.resource, self.accept, self.options.include_object))
+        let shown = self.present_one(entry).await?;
+        Ok(render::object(200, shown.json.clone(), &self.row.resource, self.accept, self.options.include_object))
     }
 }

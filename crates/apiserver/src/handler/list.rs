@@ -69,8 +69,8 @@ impl Continue {
 type Snapshot = (Vec<Arc<Entry>>, Revision);
 
 impl Call {
-    fn filter(&self) -> ApiResult<Filter> {
-        Filter::of(&self.row.resource, &self.info.namespace, &self.options, self.row.cache.fields())
+    pub(super) fn filter(&self) -> ApiResult<Filter> {
+        Filter::of(&self.row.resource, &self.info.namespace, &self.options)
     }
 
     /// Answers with the selected objects.
@@ -82,8 +82,7 @@ impl Call {
             }
             selected => selected?,
         };
-        let row = self.row.clone();
-        let items = entries.into_iter().map(move |entry| row.json(&entry));
+        let items = entries.into_iter().map(|entry| entry.json.clone());
         Ok(render::list(&self.row.resource, meta, items, self.accept, self.options.include_object))
     }
 
@@ -95,7 +94,7 @@ impl Call {
         Ok(self.answer(error.code, status.to_string()))
     }
 
-    /// The selected objects, at most `limit`, and the list's metadata.
+    /// The selected objects, at most `limit`, in this request's version, and the list's metadata.
     pub(super) async fn select(&self, filter: &Filter) -> ApiResult<(Vec<Arc<Entry>>, Value)> {
         self.options.check_list()?;
         let token = match self.options.continue_token.as_str() {
@@ -115,7 +114,13 @@ impl Call {
         };
         let start = token.as_ref().map_or("", |token| token.start.as_str());
         let limit = if self.options.limit == 0 { usize::MAX } else { self.options.limit };
-        let mut rest = entries.iter().filter(|entry| start.is_empty() || &*entry.key > start);
+        let mut entries = entries;
+        entries.retain(|entry| start.is_empty() || &*entry.key > start);
+        // Selectors are about this request's version; without any, a page is all that must be in it.
+        if filter.selects() {
+            entries = self.present(entries).await?;
+        }
+        let mut rest = entries.iter();
         let selected: Vec<Arc<Entry>> =
             rest.by_ref().filter(|entry| filter.matches(entry)).take(limit).cloned().collect();
         let mut meta = json!({ "resourceVersion": revision.to_string() });
@@ -131,7 +136,7 @@ impl Call {
                 }
             }
         }
-        Ok((selected, meta))
+        Ok((self.present(selected).await?, meta))
     }
 
     /// The objects as `resourceVersion` and `resourceVersionMatch` ask for them.
@@ -184,6 +189,7 @@ impl Call {
         }
         let request = WatchRequest {
             row: self.row.clone(),
+            webhooks: self.server.config.webhooks.clone(),
             filter,
             view: self.accept.view,
             format: self.accept.format,

@@ -11,6 +11,7 @@ mod delete_collection;
 mod get;
 mod list;
 mod modify;
+mod ownership;
 mod patch;
 mod rules;
 mod subresource;
@@ -26,7 +27,9 @@ use http::request::Parts;
 use http::{Request, Response};
 use serde_json::Value;
 
-pub(crate) use self::subresource::scale_of;
+use self::modify::Outcome;
+pub(crate) use self::ownership::typing;
+pub(crate) use self::subresource::{replicas_path, scale_of};
 use crate::body::{Body, RequestBody};
 use crate::hooks::{Notes, UserInfo};
 use crate::negotiate::{self, Accept, Offer, View};
@@ -50,6 +53,8 @@ pub(crate) struct Call {
     pub(crate) warnings: Vec<String>,
     /// What admission noted.
     pub(crate) notes: Notes,
+    /// What a webhook made of its object.
+    views: ownership::Views,
 }
 
 /// The annotations of a request's audit event, in the response's extensions.
@@ -103,8 +108,18 @@ pub(crate) async fn handle(
         _ => {}
     }
     let manager = manager(&options, &request);
-    let mut call =
-        Call { manager, server, info, row, user, options, accept, warnings: Vec::new(), notes: Notes::default() };
+    let mut call = Call {
+        manager,
+        server,
+        info,
+        row,
+        user,
+        options,
+        accept,
+        warnings: Vec::new(),
+        notes: Notes::default(),
+        views: ownership::Views::default(),
+    };
     if let Some(warning) = call.row.resource.custom.as_ref().and_then(|kind| kind.deprecation.clone()) {
         call.warnings.push(warning);
     }
@@ -253,10 +268,43 @@ impl Call {
         render::finish(code, json.into(), self.accept)
     }
 
+    /// Stored objects as this request's version shows them.
+    async fn present(&self, entries: Vec<Arc<Entry>>) -> ApiResult<Vec<Arc<Entry>>> {
+        self.server.config.webhooks.present(&self.row, entries).await
+    }
+
+    async fn present_one(&self, entry: Arc<Entry>) -> ApiResult<Arc<Entry>> {
+        match self.row.shows(&entry.json) {
+            true => Ok(entry),
+            false => Ok(self.present(vec![entry.clone()]).await?.pop().unwrap_or(entry)),
+        }
+    }
+
+    /// A stored object, parsed, in this request's version.
+    async fn read(&self, entry: &Arc<Entry>) -> ApiResult<Value> {
+        Ok(self.present_one(entry.clone()).await?.parse())
+    }
+
+    /// What a write left behind, parsed, in this request's version.
+    async fn read_stored(&self, stored: &Stored) -> ApiResult<Value> {
+        let object = serde_json::from_slice(&stored.json).map_err(ApiError::internal)?;
+        self.server.config.webhooks.convert_one(object, &self.row.resource).await
+    }
+
+    /// An object of this request's version as it is to be stored.
+    async fn as_stored(&self, object: &Value) -> ApiResult<Value> {
+        let version = self.row.stored_as.as_ref().unwrap_or(&self.row.resource);
+        self.server.config.webhooks.convert_one(object.clone(), version).await
+    }
+
     /// An object of this resource as the answer, in the shape asked for.
-    fn answer_object(&self, code: u16, stored: &Stored) -> Response<Body> {
-        let json = self.row.json_of(&stored.json);
-        render::object(code, json, &self.row.resource, self.accept, self.options.include_object)
+    async fn answer_object(&self, code: u16, outcome: Outcome) -> ApiResult<Response<Body>> {
+        let json = match outcome {
+            Outcome::Stored(stored) if self.row.shows(&stored.json) => stored.json,
+            Outcome::Stored(stored) => codec::whole(&self.read_stored(&stored).await?),
+            Outcome::Unwritten(object) => codec::whole(&object),
+        };
+        Ok(render::object(code, json, &self.row.resource, self.accept, self.options.include_object))
     }
 
     /// An object that was not written, such as a dry run's, as the answer.

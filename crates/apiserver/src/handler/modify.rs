@@ -12,15 +12,15 @@ use serde_json::Value;
 use super::Call;
 use crate::admission;
 use crate::hooks::Operation;
-use crate::storage::{Entry, Stored, convert};
+use crate::storage::{Entry, Stored};
 
 /// How an object was left.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// Written (or found as it should be).
+    /// Written.
     Stored(Stored),
-    /// Not written: a dry run.
-    Dry(Value),
+    /// Not written: a dry run, or nothing to do.
+    Unwritten(Value),
 }
 
 /// How the new object is made from the old one.
@@ -85,9 +85,15 @@ impl Call {
         let subresource = self.info.subresource.clone();
         let mut entry = self.current(name).await?.ok_or_else(|| self.not_found())?;
         loop {
-            let old = self.row.parse(&entry);
+            let old = self.read(&entry).await?;
             let warned = self.warnings.len();
-            let mut new = edit(self, &old)?;
+            let mut new = loop {
+                let edited = edit(self, &old);
+                if !self.learn().await? {
+                    break edited?;
+                }
+                self.warnings.truncate(warned);
+            };
             self.check_preconditions(name, &new["metadata"], &old["metadata"])?;
             let mut admission = self.admission(Operation::Update, &subresource, name);
             self.row.resource.strategy.default(&mut new);
@@ -97,11 +103,8 @@ impl Call {
             self.finish_update(&mut admission.object, &admission.old_object, &subresource)?;
             self.admit_final(&admission).await?;
             let (new, old) = (admission.object, admission.old_object);
-            if self.options.dry_run {
-                return Ok(Outcome::Dry(new));
-            }
-            if new == old && !entry.stale {
-                return Ok(Outcome::Stored(Stored { revision: entry.revision, json: entry.json.clone() }));
+            if self.options.dry_run || new == old && !entry.stale {
+                return Ok(Outcome::Unwritten(new));
             }
             match self.write(name, &entry, &new).await? {
                 Ok(stored) => return Ok(Outcome::Stored(stored)),
@@ -118,14 +121,11 @@ impl Call {
     async fn write(&self, name: &str, entry: &Entry, new: &Value) -> ApiResult<Result<Stored, Option<Arc<Entry>>>> {
         let storage = &self.server.config.storage;
         let key = self.row.key(&self.info.namespace, name);
-        let mut stored = new.clone();
-        if let Some(version) = &self.row.stored_as {
-            convert::to(&mut stored, version);
-        }
         let written = if may_vanish(new) {
             let removed = storage.remove(&key, entry.revision).await?;
-            removed.map(|revision| Stored::new(&stored, revision))
+            removed.map(|revision| Stored::new(new, revision))
         } else {
+            let stored = self.as_stored(new).await?;
             storage.put(&key, entry.revision, &stored, storage.lease_for(&self.row).await?).await?
         };
         Ok(written.map_err(|error| error.current.map(|kv| Arc::new(self.row.entry(&kv)))))

@@ -14,14 +14,13 @@ use serde_json::Value;
 
 use super::Call;
 use super::body;
-use super::modify::Outcome;
 use crate::body::{Body, RequestBody};
 
 /// A patch as it came.
 #[derive(Clone, Debug)]
 pub(super) struct Patch {
-    kind: PatchType,
-    bytes: Bytes,
+    pub(super) kind: PatchType,
+    pub(super) bytes: Bytes,
 }
 
 impl Patch {
@@ -74,17 +73,11 @@ impl Call {
             let text = patched.to_string();
             let accepted = call.accept_object(&resource, patched, duplicates.clone());
             let mut patched = accepted.map_err(|error| unfit(error, text))?;
-            let renamed =
-                ["name", "namespace"].iter().any(|field| patched["metadata"][*field] != old["metadata"][*field]);
-            if renamed {
-                return Err(ApiError::bad_request("the name of the object does not match the name on the URL"));
-            }
+            call.check_identity(&mut patched)?;
             call.track(&mut patched, Some(old));
             Ok(patched)
         };
-        match self.modify(&name, &mut edit).await? {
-            Outcome::Stored(stored) => Ok(self.answer_object(200, &stored)),
-            Outcome::Dry(object) => Ok(self.answer_value(200, &object)),
-        }
+        let outcome = self.modify(&name, &mut edit).await?;
+        self.answer_object(200, outcome).await
     }
 }

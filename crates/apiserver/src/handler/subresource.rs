@@ -1,6 +1,8 @@
 //! Subresources with bodies of their own: `scale`, `binding`, `eviction`.
 
 use coracle_api::custom::{at, put_at};
+use coracle_api::managed_fields;
+use coracle_api::patch::PatchType;
 use coracle_api::schema::type_of;
 use coracle_api::selector::Selector;
 use coracle_api::{ApiError, ApiResult, FieldErrors, Resource};
@@ -11,20 +13,23 @@ use serde_json::{Value, json};
 use super::Call;
 use super::delete::success;
 use super::modify::Outcome;
+use super::ownership::typing;
 use super::patch::Patch;
 use crate::body::{Body, RequestBody};
-
-/// Where a built-in workload keeps the number that a Scale sets.
-const SPEC: &str = ".spec.replicas";
 
 /// How the wanted Scale is made from the present one.
 type Rescale = Box<dyn Fn(&Value) -> ApiResult<Value> + Send + Sync>;
 
+/// Where objects keep the number that a Scale sets.
+pub(crate) fn replicas_path(resource: &Resource) -> &str {
+    let scale = resource.custom.as_ref().and_then(|kind| kind.scale.as_ref());
+    scale.map_or(".spec.replicas", |scale| &scale.spec)
+}
+
 /// The Scale of a workload (`autoscaling/v1`), or of a custom resource that says where its numbers are.
 pub(crate) fn scale_of(resource: &Resource, object: &Value) -> ApiResult<Value> {
     let custom = resource.custom.as_ref().and_then(|kind| kind.scale.as_ref());
-    let (spec, status) =
-        custom.map_or((SPEC, ".status.replicas"), |scale| (scale.spec.as_str(), scale.status.as_str()));
+    let (spec, status) = (replicas_path(resource), custom.map_or(".status.replicas", |scale| &scale.status));
     let replicas = at(object, spec).as_i64();
     if custom.is_some() && replicas.is_none() {
         return Err(ApiError::internal(format!("the spec replicas field {spec:?} does not exist")));
@@ -63,19 +68,33 @@ impl Call {
     /// `get`, `update` and `patch` of `…/scale`.
     pub(super) async fn scale(&mut self, parts: &Parts, body: RequestBody) -> ApiResult<Response<Body>> {
         let name = self.info.name.clone();
+        let kind = Resource {
+            group: "autoscaling".into(),
+            version: "v1".into(),
+            kind: "Scale".into(),
+            definition: "io.k8s.api.autoscaling.v1.Scale".into(),
+            custom: None,
+            ..(*self.row.resource).clone()
+        };
+        let mut applied = None;
         let rescale: Rescale = match self.info.verb.as_str() {
             "get" => {
                 let entry = self.current(&name).await?.ok_or_else(|| self.not_found())?;
-                return Ok(self.answer(200, scale_of(&self.row.resource, &self.row.parse(&entry))?.to_string()));
+                return Ok(self.answer(200, scale_of(&self.row.resource, &self.read(&entry).await?)?.to_string()));
             }
             "update" => {
                 let scale = self.decode_subresource(parts, body).await?;
                 Box::new(move |_| Ok(scale.clone()))
             }
             _ => {
-                let ty = type_of("io.k8s.api.autoscaling.v1.Scale");
                 let patch = Patch::read(parts, body, true).await?;
-                Box::new(move |scale| patch.apply(scale, ty))
+                if patch.kind == PatchType::Apply {
+                    let config = self.configuration(&kind, &patch.bytes)?;
+                    applied = Some(config["spec"]["replicas"].clone());
+                    Box::new(move |scale| Ok(managed_fields::merge(scale, &config, typing(&kind))))
+                } else {
+                    Box::new(move |scale| patch.apply(scale, type_of(&kind.definition)))
+                }
             }
         };
         let mut edit = |call: &mut Call, old: &Value| {
@@ -87,15 +106,31 @@ impl Call {
                 errors.invalid("spec.replicas", replicas, "must be greater than or equal to 0");
                 return Err(ApiError::invalid("autoscaling", "Scale", &call.info.name, &errors.0));
             }
+            let resource = call.row.resource.clone();
+            let path = replicas_path(&resource);
             let mut new = old.clone();
-            let custom = call.row.resource.custom.as_ref().and_then(|kind| kind.scale.as_ref());
-            put_at(&mut new, custom.map_or(SPEC, |scale| scale.spec.as_str()), replicas.into());
-            call.track(&mut new, Some(old));
+            match &applied {
+                // Of the object the one number is applied, or none any more.
+                Some(replicas) => {
+                    let mut part = json!({ "apiVersion": old["apiVersion"], "kind": old["kind"] });
+                    if !replicas.is_null() {
+                        put_at(&mut part, path, replicas.clone());
+                    }
+                    new = call.merged(Some(old), &part)?;
+                    if at(&new, path).is_null() {
+                        put_at(&mut new, path, 0.into());
+                    }
+                }
+                None => {
+                    put_at(&mut new, path, replicas.into());
+                    call.track(&mut new, Some(old));
+                }
+            }
             Ok(new)
         };
         let object = match self.modify(&name, &mut edit).await? {
-            Outcome::Stored(stored) => serde_json::from_slice(&stored.json).map_err(ApiError::internal)?,
-            Outcome::Dry(object) => object,
+            Outcome::Stored(stored) => self.read_stored(&stored).await?,
+            Outcome::Unwritten(object) => object,
         };
         Ok(self.answer(200, scale_of(&self.row.resource, &object)?.to_string()))
     }
@@ -164,7 +199,7 @@ impl Call {
         };
         self.admit_subresource(&eviction).await?;
         let entry = self.current(&name).await?.ok_or_else(|| self.not_found())?;
-        let pod = self.row.parse(&entry);
+        let pod = self.read(&entry).await?;
         if counts_for_budgets(&pod) {
             self.spend_budget(&pod).await?;
         }

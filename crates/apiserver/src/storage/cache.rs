@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,8 +35,11 @@ pub struct Entry {
     pub revision: Revision,
     /// The JSON, with `resourceVersion`.
     pub json: Bytes,
-    /// Whether the store holds it in another form: a custom resource that an older definition let in.
+    /// Whether the store holds it in another form than it would be written in now: a custom resource that an older
+    /// definition let in.
     pub stale: bool,
+    /// The same object in other versions, as a webhook converted it.
+    views: Mutex<Vec<Arc<Entry>>>,
     /// What selectors look at; read from the JSON when a selector first asks.
     selectable: OnceLock<Selectable>,
 }
@@ -58,8 +61,29 @@ impl Entry {
             revision,
             json: codec::stamp(stored, revision),
             stale: false,
+            views: Mutex::default(),
             selectable: OnceLock::new(),
         }
+    }
+
+    /// Its `apiVersion`.
+    pub fn api_version(&self) -> &str {
+        codec::api_version(&self.json).unwrap_or_default()
+    }
+
+    /// The same object in another version, if it is known.
+    pub(crate) fn view(&self, api_version: &str) -> Option<Arc<Entry>> {
+        let views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        views.iter().find(|view| view.api_version() == api_version).cloned()
+    }
+
+    /// The same object in another version; `keep`: to be known from now on.
+    pub(crate) fn seen_as(&self, object: &Value, keep: bool) -> Arc<Entry> {
+        let view = Arc::new(Entry::new(self.key.clone(), &codec::encode(object), self.revision));
+        if keep {
+            self.views.lock().unwrap_or_else(PoisonError::into_inner).push(view.clone());
+        }
+        view
     }
 
     /// The object, parsed. Null if somebody stored what is no JSON.
@@ -107,6 +131,13 @@ pub struct Change {
     pub deleted: bool,
 }
 
+impl Change {
+    /// The object before, if it was there, and after.
+    pub fn states(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.before.iter().chain([&self.after])
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     objects: BTreeMap<Arc<str>, Arc<Entry>>,
@@ -120,9 +151,8 @@ struct State {
 #[derive(Debug)]
 pub struct ResourceCache {
     prefix: String,
-    fields: Vec<String>,
-    /// The storage version of a custom resource; objects are in the form it gives them.
-    custom: Option<Arc<Resource>>,
+    /// The versions of a custom resource, that in which objects are stored now first; none of a built-in one.
+    versions: Vec<Arc<Resource>>,
     state: RwLock<State>,
     wake: watch::Sender<()>,
 }
@@ -136,22 +166,14 @@ pub struct Gone {
 
 impl ResourceCache {
     /// An empty cache.
-    pub fn new(resource: &Arc<Resource>) -> Self {
-        ResourceCache {
-            prefix: resource.key_prefix(),
-            fields: resource.selectable_fields.clone(),
-            custom: resource.custom.is_some().then(|| resource.clone()),
-            state: RwLock::default(),
-            wake: watch::Sender::new(()),
-        }
+    pub fn new(resource: &Resource) -> Self {
+        Self::of_versions(resource, Vec::new())
     }
 
-    /// An empty cache of a custom resource's versions, one of which is stored.
-    pub fn of_versions(storage: &Arc<Resource>, versions: &[Arc<Resource>]) -> Self {
-        let mut fields: Vec<String> = versions.iter().flat_map(|version| version.selectable_fields.clone()).collect();
-        fields.sort();
-        fields.dedup();
-        ResourceCache { fields, ..Self::new(storage) }
+    /// An empty cache of a custom resource's versions, the first of which is stored.
+    pub fn of_versions(resource: &Resource, versions: Vec<Arc<Resource>>) -> Self {
+        let (state, wake) = (RwLock::default(), watch::Sender::new(()));
+        ResourceCache { prefix: resource.key_prefix(), versions, state, wake }
     }
 
     /// The prefix of its keys in the store.
@@ -159,17 +181,12 @@ impl ResourceCache {
         &self.prefix
     }
 
-    /// The fields that selectors may ask for, besides name and namespace.
-    pub fn fields(&self) -> &[String] {
-        &self.fields
-    }
-
     /// An object as the store holds it, in the form in which it is kept here.
     pub fn entry(&self, key: impl Into<Arc<str>>, stored: &[u8], revision: Revision) -> Entry {
-        match self.custom.as_ref().and_then(|resource| convert::settled(stored, resource)) {
-            Some(settled) => Entry { stale: true, ..Entry::new(key, &settled, revision) },
-            None => Entry::new(key, stored, revision),
-        }
+        let Some(storage) = self.versions.first() else { return Entry::new(key, stored, revision) };
+        let settled = convert::settled(stored, &self.versions);
+        let entry = Entry::new(key, settled.as_deref().unwrap_or(stored), revision);
+        Entry { stale: settled.is_some() || entry.api_version() != storage.api_version(), ..entry }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {

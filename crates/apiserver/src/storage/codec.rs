@@ -94,6 +94,14 @@ pub fn stamp(stored: &[u8], revision: Revision) -> Bytes {
     out.into()
 }
 
+/// The `apiVersion` of an object in our form.
+pub fn api_version(json: &[u8]) -> Option<&str> {
+    const FIELD: &[u8] = br#""apiVersion":""#;
+    let head = &json[..json.len().min(HEAD_BYTES)];
+    let value = &head[head.windows(FIELD.len()).position(|window| window == FIELD)? + FIELD.len()..];
+    std::str::from_utf8(&value[..value.iter().position(|byte| *byte == b'"')?]).ok()
+}
+
 /// An object with the version it has, in the form of answers.
 pub fn whole(object: &Value) -> Bytes {
     let version = object["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok());

@@ -1,10 +1,13 @@
 //! Resources that are served in two versions and stored in one: Events, HorizontalPodAutoscalers, custom resources.
 //!
 //! Stored objects are in the version of the registry's first row with that storage prefix: core/v1 for
-//! events, autoscaling/v2 for autoscalers. For any other pair only `apiVersion` changes; of custom resources, what
-//! the other version's schema does not know is left out.
+//! events, autoscaling/v2 for autoscalers; of custom resources each is in the version that was stored when it was
+//! written. For any other pair only `apiVersion` changes; of custom resources, what the other version's schema does not
+//! know is left out. All that reads and writes goes through [`Webhooks::convert`](crate::webhook::Webhooks::convert),
+//! which asks the conversion webhook of those custom resources that have one.
 
-use bytes::Bytes;
+use std::sync::Arc;
+
 use coracle_api::{Resource, custom};
 use serde_json::{Value, json};
 
@@ -30,7 +33,7 @@ fn rename(object: &mut Value, pairs: impl Iterator<Item = (&'static str, &'stati
     }
 }
 
-/// Brings an object into the version of `resource`.
+/// Brings an object into the version of `resource`, but for those that only a webhook can convert.
 pub fn to(object: &mut Value, resource: &Resource) {
     let version = resource.api_version();
     if object["apiVersion"] == version.as_str() {
@@ -44,36 +47,26 @@ pub fn to(object: &mut Value, resource: &Resource) {
         _ => {}
     }
     object["apiVersion"] = version.into();
+    prune(object, resource);
+}
+
+/// Leaves out what the schema of a custom resource does not know.
+pub fn prune(object: &mut Value, resource: &Resource) {
     if let Some(kind) = resource.custom.as_ref().filter(|kind| !kind.preserves) {
         custom::value::prune(object, &kind.schema);
     }
 }
 
-/// A stored custom resource in the form that its storage version gives it today; none if it is in that form already.
-pub fn settled(stored: &[u8], storage: &Resource) -> Option<Vec<u8>> {
-    let kind = storage.custom.as_ref()?;
+/// A stored custom resource in the form that its own version gives it today; none if it is in that form already.
+/// `versions` are all that its definition has; an object in none of them becomes one of the first.
+pub fn settled(stored: &[u8], versions: &[Arc<Resource>]) -> Option<Vec<u8>> {
     let was = serde_json::from_slice::<Value>(stored).ok()?;
+    let own =
+        versions.iter().find(|version| was["apiVersion"] == version.api_version()).or_else(|| versions.first())?;
     let mut object = was.clone();
-    to(&mut object, storage);
-    kind.settle(&mut object);
+    to(&mut object, own);
+    own.custom.as_ref()?.settle(&mut object);
     (object != was).then(|| codec::encode(&object))
-}
-
-/// A stored object's JSON in the version of `resource`.
-pub fn bytes(json: &Bytes, resource: &Resource) -> Bytes {
-    let Ok(mut object) = serde_json::from_slice::<Value>(json) else { return json.clone() };
-    to(&mut object, resource);
-    codec::whole(&object)
-}
-
-/// The stored version's name of a selectable field.
-pub fn stored_field(resource: &Resource, field: &str) -> String {
-    if resource.group != "events.k8s.io" {
-        return field.to_owned();
-    }
-    let (head, tail) = field.split_once('.').map_or((field, None), |(head, tail)| (head, Some(tail)));
-    let head = EVENT_FIELDS.iter().find(|(_, new)| *new == head).map_or(head, |(core, _)| core);
-    tail.map_or_else(|| head.to_owned(), |tail| format!("{head}.{tail}"))
 }
 
 /// v1 knows CPU utilisation only; other metrics stay unseen, as they are not v1's.

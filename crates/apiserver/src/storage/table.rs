@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use coracle_api::{Resource, custom};
 use coracle_cel::Validator;
 use coracle_store::KeyValue;
@@ -12,14 +11,14 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::cache::{Entry, ResourceCache};
-use super::convert;
+use super::codec;
 
 /// A served resource and its objects.
 #[derive(Clone, Debug)]
 pub struct Row {
     /// The kind's row of the registry.
     pub resource: Arc<Resource>,
-    /// Its objects. Versions of one resource share one cache.
+    /// Its objects, in whatever version they lie in the store. Versions of one resource share one cache.
     pub cache: Arc<ResourceCache>,
     /// The row whose version is stored, if this is not it.
     pub stored_as: Option<Arc<Resource>>,
@@ -56,24 +55,10 @@ pub fn suffix(namespace: &str, name: &str) -> String {
 }
 
 impl Row {
-    /// An object's JSON in this row's version. Versions of one resource share their stored objects, which
-    /// are in the version of the first row.
-    pub fn json(&self, entry: &Entry) -> Bytes {
-        self.json_of(&entry.json)
-    }
-
-    /// The same of stored JSON.
-    pub fn json_of(&self, json: &Bytes) -> Bytes {
-        if self.stored_as.is_some() { convert::bytes(json, &self.resource) } else { json.clone() }
-    }
-
-    /// An object, parsed, in this row's version.
-    pub fn parse(&self, entry: &Entry) -> Value {
-        let mut object = entry.parse();
-        if self.stored_as.is_some() {
-            convert::to(&mut object, &self.resource);
-        }
-        object
+    /// Whether an object is in this row's version, so that it can be shown as it is.
+    pub fn shows(&self, json: &[u8]) -> bool {
+        self.resource.builtin() && self.stored_as.is_none()
+            || codec::api_version(json).is_some_and(|version| version == self.resource.api_version())
     }
 
     /// The key in the store of an object.
@@ -136,7 +121,9 @@ impl ResourceTable {
             let (cache, ended) = match known {
                 Some(known) => (known.cache.clone(), known.ended.clone()),
                 None => {
-                    let cache = Arc::new(ResourceCache::of_versions(&served.storage, &served.rows));
+                    let mut versions = served.versions.clone();
+                    versions.sort_by_key(|version| !Arc::ptr_eq(version, &served.storage));
+                    let cache = Arc::new(ResourceCache::of_versions(&served.storage, versions));
                     fresh.push(cache.clone());
                     (cache, CancellationToken::new())
                 }

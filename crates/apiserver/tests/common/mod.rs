@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+pub mod custom;
 pub mod https;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use tower::{Service, ServiceExt};
 
 pub const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+pub const APPLY: &str = "application/apply-patch+yaml";
 pub const MERGE: &str = "application/merge-patch+json";
 pub const STRATEGIC: &str = "application/strategic-merge-patch+json";
 pub const JSON_PATCH: &str = "application/json-patch+json";
@@ -63,8 +65,14 @@ impl Server {
     }
 
     pub async fn over(store: SharedStore) -> Self {
+        Self::with(store, |_| ()).await
+    }
+
+    /// A server whose parts are not all the usual ones.
+    pub async fn with(store: SharedStore, change: impl FnOnce(&mut Config)) -> Self {
         let storage = Storage::start(store.clone(), coracle_api::registry::builtin()).await.unwrap();
-        let config = Config { authorizers: vec![Box::new(AlwaysAllow)], ..Config::new(storage) };
+        let mut config = Config { authorizers: vec![Box::new(AlwaysAllow)], ..Config::new(storage) };
+        change(&mut config);
         Server { api: ApiServer::new(config), store }
     }
 

@@ -153,15 +153,15 @@ async fn params(
         (true, namespace) => namespace,
     };
     context.storage.fresh().await?;
-    let found: Vec<Value> = match text(wanted, "/name") {
+    let (entries, selector) = match text(wanted, "/name") {
         "" => {
             let selector = Selector::from_json(&wanted["selector"]).unwrap_or_else(|_| Selector::nothing());
-            let entries = row.cache.list(namespace, context.storage.applied()).0;
-            let objects = entries.iter().map(|entry| row.parse(entry));
-            objects.filter(|object| selector.matches(&object["metadata"]["labels"])).collect()
+            (row.cache.list(namespace, context.storage.applied()).0, selector)
         }
-        name => row.get(namespace, name).map(|entry| row.parse(&entry)).into_iter().collect(),
+        name => (row.get(namespace, name).into_iter().collect(), Selector::everything()),
     };
+    let objects = context.webhooks.present(row, entries).await?.into_iter().map(|entry| entry.parse());
+    let found: Vec<Value> = objects.filter(|object| selector.matches(&object["metadata"]["labels"])).collect();
     if found.is_empty() && wanted["parameterNotFoundAction"] == "Deny" {
         return Ok(Err("no params found for policy binding with `Deny` parameterNotFoundAction".into()));
     }
@@ -169,15 +169,18 @@ async fn params(
 }
 
 /// The variables of expressions about a request that matched as one of `resource`.
-async fn variables(request: &AdmissionRequest, resource: &Resource, context: &AdmissionContext) -> ApiResult<Request> {
+async fn variables(
+    request: &AdmissionRequest,
+    resource: &Arc<Resource>,
+    context: &AdmissionContext,
+) -> ApiResult<Request> {
     let is_namespace = request.resource.qualified() == "namespaces";
     let namespace = match request.namespace.as_str() {
         "" => Value::Null,
         _ if is_namespace => Value::Null,
         name => context.storage.get("", "namespaces", "", name).await?.unwrap_or_default(),
     };
-    let objects = [&request.object, &request.old_object].map(|object| super::webhook::in_version(object, resource));
-    let [object, old] = &objects;
+    let [object, old] = &super::webhook::in_version(request, resource, context).await?;
     let review = review::Review::new(request, resource, [Value::Null, Value::Null]).body("v1");
     let operation = match request.operation {
         Operation::Create => "create",

@@ -1,8 +1,7 @@
 //! MutatingAdmissionPolicy: changes objects by apply configurations and JSON patches that expressions make.
 
 use async_trait::async_trait;
-use coracle_api::managed_fields::{self, Typing};
-use coracle_api::schema::type_of;
+use coracle_api::managed_fields;
 use coracle_api::{ApiError, ApiResult, Resource, patch};
 use coracle_cel::admission::{Budget, Match, Request};
 use coracle_cel::{MATCH_CONDITIONS_BUDGET, RUNTIME_COST_BUDGET};
@@ -11,6 +10,7 @@ use serde_json::{Value, json};
 use super::compiled::{Cache, Policy};
 use super::{Invocation, select, text, variables};
 use crate::admission::{refuse, webhook};
+use crate::handler::typing;
 use crate::hooks::{AdmissionContext, AdmissionPlugin, AdmissionRequest, Operation};
 
 /// Evaluates MutatingAdmissionPolicies.
@@ -74,7 +74,7 @@ impl AdmissionPlugin for MutatingAdmissionPolicy {
             let before = request.object.clone();
             for (json_patch, program) in &invocation.policy.mutations {
                 let outcome = match program {
-                    Ok(program) => mutate(&invocation, &mut values, *json_patch, program, request),
+                    Ok(program) => mutate(&invocation, &mut values, *json_patch, program, request, context).await,
                     Err(why) => Err(why.clone()),
                 };
                 match outcome {
@@ -113,26 +113,30 @@ fn denied(request: &AdmissionRequest, failures: &[String]) -> ApiError {
 }
 
 /// The object after one mutation, in the request's own version.
-fn mutate(
+async fn mutate(
     invocation: &Invocation,
     values: &mut Request,
     json_patch: bool,
     program: &coracle_cel::Program,
     request: &AdmissionRequest,
+    context: &AdmissionContext,
 ) -> Result<Value, String> {
-    let object = webhook::in_version(&request.object, &invocation.resource);
+    let resource = &invocation.resource;
+    let [object, _] = webhook::in_version(request, resource, context).await.map_err(|error| error.message)?;
     values.set_object(&object);
-    let scope = invocation.policy.variables.on(values);
-    let made = Budget(RUNTIME_COST_BUDGET).evaluate(program, &scope)?;
+    let made = {
+        let scope = invocation.policy.variables.on(values);
+        Budget(RUNTIME_COST_BUDGET).evaluate(program, &scope)?
+    };
     let made = made.to_json().ok_or("the expression's value cannot be written as JSON")?;
     let new = if json_patch {
         let operations = serde_json::to_vec(&made).map_err(|error| error.to_string())?;
         let patched = patch::apply(patch::PatchType::Json, &object, &operations, None);
         patched.map_err(|error| format!("JSON Patch: {}", error.message))?
     } else {
-        configured(&object, &made, &invocation.resource)?
+        configured(&object, &made, resource)?
     };
-    webhook::read_back(request, new).map_err(|error| error.message)
+    webhook::read_back(request, new, resource, context).await.map_err(|error| error.message)
 }
 
 /// The object with an apply configuration merged in, as server-side apply merges.
@@ -151,7 +155,5 @@ fn configured(object: &Value, made: &Value, resource: &Resource) -> Result<Value
             return Err(format!("invalid ApplyConfiguration: may not set metadata.{field}"));
         }
     }
-    let custom = resource.custom.as_ref().map_or(&Value::Null, |custom| &custom.document);
-    let typing = type_of(&resource.definition).map_or(Typing::Custom(custom), Typing::Known);
-    Ok(managed_fields::merge(object, made, typing))
+    Ok(managed_fields::merge(object, made, typing(resource)))
 }

@@ -18,14 +18,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use coracle_api::custom::put_at;
 use coracle_api::{ApiError, ApiResult, Resource, decode, patch};
 use futures::future::join_all;
 use serde_json::{Value, json};
 
 use self::review::{Rejection, Review};
 use super::{items, refuse, text};
+use crate::handler::replicas_path;
 use crate::hooks::{AdmissionContext, AdmissionPlugin, AdmissionRequest, Operation};
-use crate::storage::convert;
 use crate::webhook::CallError;
 
 const GROUP: &str = "admissionregistration.k8s.io";
@@ -117,19 +118,23 @@ async fn wanted(hook: &Hook, request: &AdmissionRequest, context: &AdmissionCont
     {
         return Ok(None);
     }
-    let objects = [&request.object, &request.old_object]
-        .map(|object| review::presented(&resource, &in_version(object, &resource), &request.subresource));
+    let objects = in_version(request, &resource, context).await?;
+    let objects = objects.map(|object| review::presented(&resource, &object, &request.subresource));
     let review = Review::new(request, &resource, objects);
     Ok(conditions::met(hook, request, &review)?.then_some(review))
 }
 
-/// An object in the version a webhook asked for.
-pub(super) fn in_version(object: &Value, resource: &Resource) -> Value {
-    let mut object = object.clone();
-    if !object.is_null() && object["kind"] == resource.kind.as_str() {
-        convert::to(&mut object, resource);
+/// A request's new and old object in the version a webhook or policy asked for.
+pub(super) async fn in_version(
+    request: &AdmissionRequest,
+    resource: &Resource,
+    context: &AdmissionContext,
+) -> ApiResult<[Value; 2]> {
+    let mut objects = [request.object.clone(), request.old_object.clone()];
+    for object in objects.iter_mut().filter(|object| object["kind"] == resource.kind.as_str()) {
+        *object = context.webhooks.convert_one(object.take(), resource).await?;
     }
-    object
+    Ok(objects)
 }
 
 /// Asks one webhook. What it says about the object comes back; warnings and annotations are noted.
@@ -187,7 +192,13 @@ fn judge(hook: &Hook, failure: Failure, sort: &str, round: usize, request: &Admi
 }
 
 /// The object with a webhook's patch, in the request's own version again.
-fn patched(request: &AdmissionRequest, review: &Review, patch: &[u8], hook: &Hook) -> Result<Option<Value>, ApiError> {
+async fn patched(
+    request: &AdmissionRequest,
+    review: &Review,
+    patch: &[u8],
+    hook: &Hook,
+    context: &AdmissionContext,
+) -> ApiResult<Option<Value>> {
     let operations: Value = serde_json::from_slice(patch).map_err(ApiError::internal)?;
     if operations.as_array().is_some_and(Vec::is_empty) {
         return Ok(None);
@@ -202,23 +213,28 @@ fn patched(request: &AdmissionRequest, review: &Review, patch: &[u8], hook: &Hoo
     if new == *review.object() {
         return Ok(None);
     }
-    read_back(request, new).map(Some)
+    read_back(request, new, &review.resource, context).await.map(Some)
 }
 
-/// What admission made of the object (a Scale, if that is asked about) as one of the request's own version:
-/// read as what a client wrote, so unknown fields go and defaults come.
-pub(super) fn read_back(request: &AdmissionRequest, mut new: Value) -> ApiResult<Value> {
+/// What admission made of the object (a Scale, if that is asked about), seen as one of `resource`, as one of the
+/// request's own version: read as what a client wrote, so unknown fields go and defaults come.
+pub(super) async fn read_back(
+    request: &AdmissionRequest,
+    mut new: Value,
+    resource: &Resource,
+    context: &AdmissionContext,
+) -> ApiResult<Value> {
     if request.subresource == "scale" {
         let mut object = request.object.clone();
-        object["spec"]["replicas"] = new["spec"]["replicas"].clone();
+        put_at(&mut object, replicas_path(&request.resource), new["spec"]["replicas"].take());
         return Ok(object);
     }
-    if request.operation != Operation::Connect {
-        convert::to(&mut new, &request.resource);
-        decode::decode(&request.resource, &mut new, &mut Vec::new()).map_err(ApiError::internal)?;
-        request.resource.strategy.default(&mut new);
+    if request.operation == Operation::Connect {
+        return Ok(new);
     }
-    Ok(new)
+    decode::decode(resource, &mut new, &mut Vec::new()).map_err(ApiError::internal)?;
+    resource.strategy.default(&mut new);
+    context.webhooks.convert_one(new, &request.resource).await
 }
 
 #[async_trait]
@@ -251,7 +267,7 @@ impl AdmissionPlugin for MutatingAdmissionWebhook {
             let round = usize::from(again);
             let outcome = match ask(&hook, &review, true, request, context).await {
                 Ok(None) => Ok(None),
-                Ok(Some(patch)) => patched(request, &review, &patch, &hook).map_err(Failure::from),
+                Ok(Some(patch)) => patched(request, &review, &patch, &hook, context).await.map_err(Failure::from),
                 Err(failure) => Err(failure),
             };
             let changed = matches!(outcome, Ok(Some(_)));

@@ -1,6 +1,7 @@
 //! `AdmissionReview`: the question to a webhook, and its answer.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -14,6 +15,8 @@ use crate::hooks::{AdmissionRequest, Operation};
 /// The question, without its version.
 #[derive(Debug)]
 pub(in crate::admission) struct Review {
+    /// As one of which the object is asked about.
+    pub(super) resource: Arc<Resource>,
     request: Value,
 }
 
@@ -82,7 +85,7 @@ impl Review {
     /// About `request` as one of `resource`; `objects` are the new and the old one in that version.
     pub(in crate::admission) fn new(
         request: &AdmissionRequest,
-        resource: &Resource,
+        resource: &Arc<Resource>,
         [object, old]: [Value; 2],
     ) -> Self {
         let name = match request.name.as_str() {
@@ -119,7 +122,7 @@ impl Review {
                 body[field] = value.into();
             }
         }
-        Review { request: body }
+        Review { resource: resource.clone(), request: body }
     }
 
     /// Names the question; the answer must repeat it.
