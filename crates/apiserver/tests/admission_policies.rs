@@ -5,28 +5,11 @@
 mod common;
 
 use common::{Answer, MERGE, Server, config_map, deployment, simulate};
-use coracle_apiserver::admission::plugins;
-use coracle_apiserver::rbac::AlwaysAllow;
-use coracle_apiserver::{ApiServer, Config, Storage};
-use coracle_store::MemoryStore;
 use serde_json::{Value, json};
 
 const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
-
-/// A cluster with the default plugins but those that ask for other objects.
-async fn world() -> Server {
-    let store = MemoryStore::new();
-    let storage = Storage::start(store.clone(), coracle_api::registry::builtin()).await.unwrap();
-    let off = ["ServiceAccount", "NamespaceLifecycle"].map(str::to_owned);
-    let admission = plugins(&[], &off).unwrap();
-    let config = Config { authorizers: vec![Box::new(AlwaysAllow)], admission, ..Config::new(storage) };
-    let server = Server { api: ApiServer::new(config), store };
-    let namespace = json!({ "metadata": { "name": "default", "labels": { "team": "a" } } });
-    server.post("/api/v1/namespaces", namespace).await.expect(201);
-    server
-}
 
 fn object(kind: &str, name: &str, spec: Value) -> Value {
     let api_version = "admissionregistration.k8s.io/v1";
@@ -78,7 +61,7 @@ fn with_replicas(name: &str, replicas: i64) -> Value {
 #[test]
 fn validating_admission_policy_should_validate_against_a_deployment() {
     simulate(async || {
-        let server = world().await;
+        let server = Server::admitting(|_| ()).await;
         let message = "'wants more than 1, has ' + string(object.spec.replicas)";
         let validations = json!([
             { "expression": "object.spec.replicas > 1", "messageExpression": message },
@@ -109,7 +92,7 @@ fn validating_admission_policy_should_validate_against_a_deployment() {
 #[test]
 fn validating_admission_policy_should_allow_expressions_to_refer_variables() {
     simulate(async || {
-        let server = world().await;
+        let server = Server::admitting(|_| ()).await;
         let variables = json!([
             { "name": "replicas", "expression": "object.spec.replicas" },
             { "name": "oddReplicas", "expression": "variables.replicas % 2 == 1" },
@@ -129,7 +112,7 @@ fn validating_admission_policy_should_allow_expressions_to_refer_variables() {
 
 /// Every verb on one of the kinds.
 async fn operations(kind: &str, spec: Value) {
-    let server = world().await;
+    let server = Server::admitting(|_| ()).await;
     let path = plural(kind);
     let group = server.get(GROUP).await.expect(200);
     let name = path.rsplit('/').next().unwrap();
@@ -189,7 +172,7 @@ fn mutating_admission_policy_should_support_mutating_admission_policy_binding_ap
 #[test]
 fn mutating_admission_policy_should_mutate_a_deployment() {
     simulate(async || {
-        let server = world().await;
+        let server = Server::admitting(|_| ()).await;
         let expression = "Object{spec: Object.spec{replicas: object.spec.replicas + 100, \
             template: Object.spec.template{spec: Object.spec.template.spec{containers: \
             [Object.spec.template.spec.containers{name: 'c', image: 'changed'}]}}}}";
@@ -206,7 +189,7 @@ fn mutating_admission_policy_should_mutate_a_deployment() {
 #[test]
 fn mutating_admission_policy_should_mutate_a_deployment_with_annotations() {
     simulate(async || {
-        let server = world().await;
+        let server = Server::admitting(|_| ()).await;
         let patch = "[JSONPatch{op: 'add', path: '/metadata/annotations', value: {'team.io/a': 'b'}}, \
             JSONPatch{op: 'add', path: '/metadata/annotations/' + jsonpatch.escapeKey('x/y'), value: variables.z}]";
         let more = json!({ "variables": [{ "name": "z", "expression": "'z' + request.operation" }],
@@ -220,7 +203,7 @@ fn mutating_admission_policy_should_mutate_a_deployment_with_annotations() {
 #[test]
 fn a_mutation_that_cannot_be_applied_refuses_unless_it_may_fail() {
     simulate(async || {
-        let server = world().await;
+        let server = Server::admitting(|_| ()).await;
         let patch = "[JSONPatch{op: 'remove', path: '/data/none'}]";
         let mutations = json!([{ "patchType": "JSONPatch", "jsonPatch": { "expression": patch } }]);
         mutating(&server, "", "configmaps", json!({ "mutations": mutations })).await;
@@ -236,7 +219,7 @@ fn a_mutation_that_cannot_be_applied_refuses_unless_it_may_fail() {
 #[test]
 fn parameters_come_by_name_or_selector_and_their_absence_is_decided_by_the_binding() {
     simulate(async || {
-        let server = world().await;
+        let server = Server::admitting(|_| ()).await;
         let more = json!({ "paramKind": { "apiVersion": "v1", "kind": "ConfigMap" },
             "validations": [{ "expression": "object.spec.replicas <= int(params.data.max)" }] });
         let binding = json!({ "paramRef": { "name": "limits", "parameterNotFoundAction": "Deny" } });
@@ -265,7 +248,7 @@ fn parameters_come_by_name_or_selector_and_their_absence_is_decided_by_the_bindi
 #[test]
 fn match_conditions_failure_policy_and_actions_decide_what_follows() {
     simulate(async || {
-        let server = world().await;
+        let server = Server::admitting(|_| ()).await;
         let more = json!({
             "matchConditions": [{ "name": "not-exempt", "expression": "!(request.userInfo.username == 'tester' && \
                 has(object.metadata.labels) && 'exempt' in object.metadata.labels)" }],
@@ -299,7 +282,7 @@ fn match_conditions_failure_policy_and_actions_decide_what_follows() {
 #[test]
 fn a_policy_can_judge_deletions_and_leave_names_out() {
     simulate(async || {
-        let server = world().await;
+        let server = Server::admitting(|_| ()).await;
         let rule = |more: Value| {
             let mut rule = json!({ "apiGroups": [""], "apiVersions": ["v1"], "operations": ["DELETE"], "resources": ["configmaps"] });
             rule.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -322,7 +305,7 @@ fn a_policy_can_judge_deletions_and_leave_names_out() {
 #[test]
 fn policies_that_make_no_sense_are_refused() {
     simulate(async || {
-        let server = world().await;
+        let server = Server::admitting(|_| ()).await;
         let policy = |more: Value| {
             let mut spec = json!({ "matchConstraints": constraints("apps", "deployments"), "validations": [{ "expression": "true" }] });
             spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

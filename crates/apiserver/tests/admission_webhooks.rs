@@ -11,12 +11,7 @@ use base64::prelude::BASE64_STANDARD;
 use common::https::{HttpsServer, service_objects};
 use common::{Answer, Server, config_map, pod};
 use coracle_api::ApiResult;
-use coracle_apiserver::admission::plugins;
-use coracle_apiserver::rbac::AlwaysAllow;
-use coracle_apiserver::{
-    ApiServer, AuditAnnotations, Body, Config, Connector, RequestBody, RequestInfo, Storage, UserInfo,
-};
-use coracle_store::MemoryStore;
+use coracle_apiserver::{AuditAnnotations, Body, Config, Connector, RequestBody, RequestInfo, UserInfo};
 use http::{Request, Response};
 use serde_json::{Value, json};
 
@@ -78,13 +73,8 @@ struct World {
 
 impl World {
     async fn new() -> World {
-        let store = MemoryStore::new();
-        let storage = Storage::start(store.clone(), coracle_api::registry::builtin()).await.unwrap();
-        let off = ["ServiceAccount", "NamespaceLifecycle"].map(str::to_owned);
-        let admission = plugins(&[], &off).unwrap();
-        let mut config = Config { authorizers: vec![Box::new(AlwaysAllow)], admission, ..Config::new(storage) };
-        config.connectors.insert("pods/attach".into(), Arc::new(Connected));
-        let api = Server { api: ApiServer::new(config), store };
+        let attach = |config: &mut Config| drop(config.connectors.insert("pods/attach".into(), Arc::new(Connected)));
+        let api = Server::admitting(attach).await;
         let hook = HttpsServer::start("hook.default.svc", |path, body| {
             let path = path.split('?').next().unwrap();
             let mut response = verdict(path, &body["request"]);
@@ -93,9 +83,6 @@ impl World {
         })
         .await;
         let (service, slice) = service_objects("default", "hook", hook.port);
-        api.post("/api/v1/namespaces", json!({ "metadata": { "name": "default", "labels": { "team": "a" } } }))
-            .await
-            .expect(201);
         api.post("/api/v1/namespaces/default/services", service).await.expect(201);
         api.post("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice).await.expect(201);
         World { api, hook }

@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use common::https::{HttpsServer, service_objects};
 use common::{Answer, Server};
+use coracle_apiserver::Config;
 use coracle_apiserver::aggregator::{self, Aggregator};
 use coracle_apiserver::pki::{FRONT_PROXY, Pki};
-use coracle_apiserver::rbac::AlwaysAllow;
-use coracle_apiserver::{ApiServer, Config, Storage};
 use coracle_store::MemoryStore;
 use serde_json::{Value, json};
 
@@ -46,15 +45,9 @@ impl World {
     async fn new() -> World {
         let dir = tempfile::tempdir().unwrap();
         let pki = Pki::ensure(dir.path(), &[], &[]).unwrap();
-        let store = MemoryStore::new();
-        let storage = Storage::start(store.clone(), coracle_api::registry::builtin()).await.unwrap();
         let identity = Some(pki.front_proxy_client().clone());
-        let config = Config {
-            authorizers: vec![Box::new(AlwaysAllow)],
-            aggregator: Aggregator::new(storage.clone(), identity),
-            ..Config::new(storage)
-        };
-        let api = Server { api: ApiServer::new(config), store };
+        let aggregate = |config: &mut Config| config.aggregator = Aggregator::new(config.storage.clone(), identity);
+        let api = Server::with(MemoryStore::new(), aggregate).await;
         tokio::spawn(aggregator::run(Arc::downgrade(&api.api)));
         let sample = HttpsServer::start_for("sample.default.svc", pki.front_proxy_ca_pem(), sample).await;
         World { api, sample, _dir: dir }

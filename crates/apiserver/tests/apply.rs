@@ -5,6 +5,8 @@
 mod common;
 
 use common::*;
+use coracle_apiserver::{Attributes, Authorizer, Config, Decision, UserInfo};
+use coracle_store::MemoryStore;
 use serde_json::{Value, json};
 
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
@@ -83,14 +85,9 @@ fn every_write_says_who_owns_what() {
 #[test]
 fn an_apply_that_creates_needs_the_right_to_create() {
     simulate(async || {
-        let storage =
-            coracle_apiserver::Storage::start(coracle_store::MemoryStore::new(), coracle_api::registry::builtin());
-        let config = coracle_apiserver::Config {
-            authorizers: vec![Box::new(PatchOnly)],
-            ..coracle_apiserver::Config::new(storage.await.unwrap())
-        };
-        let client =
-            coracle_apiserver::ApiServer::new(config).client_as(coracle_apiserver::UserInfo::new("patcher", &[]));
+        let patch_only = |config: &mut Config| config.authorizers = vec![Box::new(PatchOnly)];
+        let server = Server::with(MemoryStore::new(), patch_only).await;
+        let client = server.api.client_as(UserInfo::new("patcher", &[]));
         let maps = kube::Api::<k8s_openapi::api::core::v1::ConfigMap>::namespaced(client, "default");
         let apply = kube::api::Patch::Apply(config_map("m"));
         let refused = maps.patch("m", &kube::api::PatchParams::apply("m"), &apply).await.unwrap_err();
@@ -105,16 +102,9 @@ fn an_apply_that_creates_needs_the_right_to_create() {
 struct PatchOnly;
 
 #[async_trait::async_trait]
-impl coracle_apiserver::Authorizer for PatchOnly {
-    async fn authorize(
-        &self,
-        _: &coracle_apiserver::UserInfo,
-        wanted: &coracle_apiserver::Attributes,
-    ) -> coracle_apiserver::Decision {
-        match wanted.verb.as_str() {
-            "patch" => coracle_apiserver::Decision::Allow,
-            _ => coracle_apiserver::Decision::NoOpinion,
-        }
+impl Authorizer for PatchOnly {
+    async fn authorize(&self, _: &UserInfo, wanted: &Attributes) -> Decision {
+        if wanted.verb == "patch" { Decision::Allow } else { Decision::NoOpinion }
     }
 }
 

@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use common::custom::*;
+use common::https::{HttpsServer, service_objects};
 use common::*;
-use coracle_apiserver::admission::plugins;
 use coracle_apiserver::webhook::{CallError, Webhooks};
-use coracle_store::{KeyRange, MemoryStore, RangeRequest};
+use coracle_store::{KeyRange, RangeRequest};
 use serde_json::{Value, json};
 
 const ENDPOINTS: &str = "/apis/stable.example.com/v1/namespaces/default/points";
@@ -142,14 +142,9 @@ fn point(name: &str, host_port: &str) -> Value {
 
 /// A server whose webhooks are answered by `programs`, with the plugins that call them.
 async fn server(programs: &Arc<Programs>) -> Server {
-    let (asked, off) = (programs.clone(), ["ServiceAccount", "NamespaceLifecycle"].map(str::to_owned));
-    let server = Server::with(MemoryStore::new(), |config| {
-        config.webhooks = Webhooks::answered_by(move |url, review| asked.answer(url, review));
-        config.admission = plugins(&[], &off).unwrap();
-    });
-    let server = server.await;
-    server.post("/api/v1/namespaces", json!({ "metadata": { "name": "default" } })).await.expect(201);
-    server
+    let programs = programs.clone();
+    Server::admitting(|config| config.webhooks = Webhooks::answered_by(move |url, review| programs.answer(url, review)))
+        .await
 }
 
 /// The same, with the definition of points.
@@ -197,6 +192,27 @@ fn should_be_able_to_convert_from_cr_v1_to_cr_v2() {
             assert_eq!(programs.conversions(), [], "what was converted once is known");
         });
     }
+}
+
+#[tokio::test]
+async fn a_webhook_behind_a_service_is_found_and_trusted() {
+    let hook = HttpsServer::start("converter.default.svc", |path, review| {
+        assert_eq!(path, "/convert?timeout=30s");
+        let object = converted(&review["request"]["objects"][0], "stable.example.com/v2");
+        let uid = &review["request"]["uid"];
+        let response = json!({ "uid": uid, "result": { "status": "Success" }, "convertedObjects": [object] });
+        (200, json!({ "apiVersion": review["apiVersion"], "kind": "ConversionReview", "response": response }))
+    });
+    let (hook, server) = (hook.await, Server::start().await);
+    let (service, slice) = service_objects("default", "converter", hook.port);
+    server.post("/api/v1/namespaces/default/services", service).await.expect(201);
+    server.post("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice).await.expect(201);
+    let mut definition = points("v1");
+    definition["spec"]["conversion"]["webhook"]["clientConfig"] =
+        hook.client_config("default", "converter", "/convert");
+    define(&server, definition).await;
+    server.post(ENDPOINTS, point("a", "localhost:8080")).await.expect(201);
+    assert_v2(&server.get(&format!("{ENDPOINTS_V2}/a")).await.expect(200), "localhost", "8080");
 }
 
 #[test]

@@ -6,25 +6,16 @@ mod common;
 
 use std::time::Duration;
 
+use common::custom::{CRDS, define};
 use common::*;
 use serde_json::{Value, json};
 
-const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-
 fn definition(group: &str, kind: &str, versions: &[&str], schema: &Value) -> Value {
-    let singular = kind.to_lowercase();
     let version = |name: &&str| {
         let schema = json!({ "openAPIV3Schema": schema });
         json!({ "name": name, "served": true, "storage": *name == versions[0], "schema": schema })
     };
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": { "name": format!("{singular}s.{group}") },
-        "spec": {
-            "group": group, "scope": "Namespaced", "versions": versions.iter().map(version).collect::<Vec<_>>(),
-            "names": { "plural": format!("{singular}s"), "singular": singular, "kind": kind },
-        },
-    })
+    custom::definition(group, kind, versions.iter().map(version).collect())
 }
 
 /// What upstream's test defines: a `spec` with lists of objects and required fields.
@@ -63,10 +54,6 @@ async fn wait(server: &Server, group: &str, version: &str, name: &str, there: bo
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("{name} of {group}/{version}: is it there? should be {there}");
-}
-
-async fn define(server: &Server, definition: Value) {
-    server.post(CRDS, definition).await.expect(201);
 }
 
 #[test]

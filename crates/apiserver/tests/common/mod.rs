@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use coracle_apiserver::admission::plugins;
 use coracle_apiserver::rbac::AlwaysAllow;
 use coracle_apiserver::{ApiServer, Body, Config, Storage, UserInfo};
 use coracle_store::{MemoryStore, SharedStore};
@@ -74,6 +75,19 @@ impl Server {
         let mut config = Config { authorizers: vec![Box::new(AlwaysAllow)], ..Config::new(storage) };
         change(&mut config);
         Server { api: ApiServer::new(config), store }
+    }
+
+    /// A server with the default plugins but those that ask for other objects, and the namespace `default` of team `a`.
+    pub async fn admitting(change: impl FnOnce(&mut Config)) -> Self {
+        let off = ["ServiceAccount", "NamespaceLifecycle"].map(str::to_owned);
+        let server = Self::with(MemoryStore::new(), |config| {
+            config.admission = plugins(&[], &off).unwrap();
+            change(config);
+        });
+        let server = server.await;
+        let namespace = json!({ "metadata": { "name": "default", "labels": { "team": "a" } } });
+        server.post("/api/v1/namespaces", namespace).await.expect(201);
+        server
     }
 
     pub fn client(&self) -> kube::Client {
