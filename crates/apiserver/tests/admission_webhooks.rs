@@ -441,16 +441,15 @@ async fn a_condition_that_fails_refuses_or_skips_as_the_failure_policy_says() {
 #[tokio::test]
 async fn should_reject_webhook_configurations_with_invalid_match_conditions() {
     let world = World::new().await;
-    for (kind, expression, why) in [
-        ("MutatingWebhookConfiguration", "... [] bad expression", "compilation failed"),
-        ("ValidatingWebhookConfiguration", "1", "must evaluate to bool"),
-    ] {
-        let mut hook = world.webhook("deny", "", &["configmaps"]);
-        hook["matchConditions"] = json!([{ "name": "c", "expression": expression }]);
-        let object = json!({ "metadata": { "name": "x" }, "webhooks": [hook] });
-        let refused = message(&world.api.post(&format!("{HOOKS}/{}s", kind.to_lowercase()), object).await, 422);
-        assert!(refused.contains("webhooks[0].matchConditions[0].expression: Invalid value: "), "{refused}");
-        assert!(refused.contains(why), "{refused}");
+    for (sort, hook, _) in SORTS {
+        for (expression, why) in [("... [] bad expression", "compilation failed"), ("1", "must evaluate to bool")] {
+            let mut hook = world.webhook(hook, "", &["configmaps"]);
+            hook["matchConditions"] = json!([{ "name": "c", "expression": expression }]);
+            let object = json!({ "metadata": { "name": "x" }, "webhooks": [hook] });
+            let refused = message(&world.api.post(&format!("{HOOKS}/{sort}webhookconfigurations"), object).await, 422);
+            assert!(refused.contains("webhooks[0].matchConditions[0].expression: Invalid value: "), "{refused}");
+            assert!(refused.contains(why), "{refused}");
+        }
     }
 }
 
@@ -472,36 +471,66 @@ async fn warnings_reach_the_client_even_with_a_refusal() {
     assert_eq!(noted["warn.example.com/seen"], "yes");
 }
 
-#[tokio::test]
-async fn patching_and_updating_a_mutating_webhook_should_work() {
-    let world = World::new().await;
-    world.mutating(vec![world.webhook("stage1", "", &["configmaps"])]).await;
-    let path = format!("{HOOKS}/mutatingwebhookconfigurations/m");
-    let mut object = world.api.get(&path).await.expect(200);
-    object["webhooks"][0]["rules"][0]["operations"] = json!(["UPDATE"]);
-    world.api.put(&path, object).await.expect(200);
-    let untouched = world.create_map("a", "mutation-start").await.expect(201);
-    assert_eq!(untouched["data"], json!({ "mutation-start": "x" }));
-    let operations = json!([{ "op": "replace", "path": "/webhooks/0/rules/0/operations", "value": ["CREATE"] }]);
-    world.api.patch(&path, common::JSON_PATCH, operations).await.expect(200);
-    let touched = world.create_map("b", "mutation-start").await.expect(201);
-    assert_eq!(touched["data"]["mutation-stage-1"], "yes");
+/// A webhook of each sort, and the key of a ConfigMap that shows whether it works.
+const SORTS: [(&str, &str, &str); 2] = [("mutating", "stage1", "mutation-start"), ("validating", "deny-bad", "bad")];
+
+/// Whether a ConfigMap with `key` is changed or refused.
+async fn works(world: &World, name: &str, key: &str) -> bool {
+    let answer = world.create_map(name, key).await;
+    answer.code == 400 || answer.expect(201)["data"]["mutation-stage-1"] == "yes"
 }
 
 #[tokio::test]
-async fn listing_validating_webhooks_should_work() {
-    let world = World::new().await;
-    for n in 0..3 {
-        let webhook = world.webhook("deny-bad", "", &["configmaps"]);
-        let object =
-            json!({ "metadata": { "name": format!("v{n}"), "labels": { "set": "x" } }, "webhooks": [webhook] });
-        world.api.post(&format!("{HOOKS}/validatingwebhookconfigurations"), object).await.expect(201);
+async fn patching_and_updating_a_webhook_should_work() {
+    for (sort, hook, key) in SORTS {
+        let world = World::new().await;
+        let path = format!("{HOOKS}/{sort}webhookconfigurations");
+        let object = json!({ "metadata": { "name": "w" }, "webhooks": [world.webhook(hook, "", &["configmaps"])] });
+        let mut object = world.api.post(&path, object).await.expect(201);
+        object["webhooks"][0]["rules"][0]["operations"] = json!(["UPDATE"]);
+        world.api.put(&format!("{path}/w"), object).await.expect(200);
+        assert!(!works(&world, "a", key).await);
+        let operations = json!([{ "op": "replace", "path": "/webhooks/0/rules/0/operations", "value": ["CREATE"] }]);
+        world.api.patch(&format!("{path}/w"), common::JSON_PATCH, operations).await.expect(200);
+        assert!(works(&world, "b", key).await);
     }
-    let selected = format!("{HOOKS}/validatingwebhookconfigurations?labelSelector=set%3Dx");
-    assert_eq!(world.api.get(&selected).await.expect(200)["items"].as_array().unwrap().len(), 3);
-    assert_eq!(world.create_map("a", "bad").await.code, 400);
-    world.api.delete(&selected, json!({})).await.expect(200);
-    world.create_map("a", "bad").await.expect(201);
+}
+
+#[tokio::test]
+async fn listing_webhooks_should_work() {
+    for (sort, hook, key) in SORTS {
+        let world = World::new().await;
+        let path = format!("{HOOKS}/{sort}webhookconfigurations");
+        for n in 0..3 {
+            let meta = json!({ "name": format!("w{n}"), "labels": { "set": "x" } });
+            let object = json!({ "metadata": meta, "webhooks": [world.webhook(hook, "", &["configmaps"])] });
+            world.api.post(&path, object).await.expect(201);
+        }
+        let selected = format!("{path}?labelSelector=set%3Dx");
+        assert_eq!(world.api.get(&selected).await.expect(200)["items"].as_array().unwrap().len(), 3);
+        assert!(works(&world, "a", key).await);
+        world.api.delete(&selected, json!({})).await.expect(200);
+        assert!(!works(&world, "b", key).await);
+    }
+}
+
+#[tokio::test]
+async fn should_be_able_to_create_and_update_webhook_configurations_with_match_conditions() {
+    for (sort, hook, _) in SORTS {
+        let world = World::new().await;
+        let path = format!("{HOOKS}/{sort}webhookconfigurations");
+        let condition =
+            |name: &str| json!([{ "name": "skip", "expression": format!("object.metadata.name != '{name}'") }]);
+        let mut webhook = world.webhook(hook, "", &["configmaps"]);
+        webhook["matchConditions"] = condition("a");
+        let object = json!({ "metadata": { "name": "w" }, "webhooks": [webhook] });
+        let mut object = world.api.post(&path, object).await.expect(201);
+        assert_eq!(object["webhooks"][0]["matchConditions"], condition("a"));
+        object["webhooks"][0]["matchConditions"] = condition("b");
+        world.api.put(&format!("{path}/w"), object).await.expect(200);
+        let stored = world.api.get(&format!("{path}/w")).await.expect(200);
+        assert_eq!(stored["webhooks"][0]["matchConditions"], condition("b"));
+    }
 }
 
 #[tokio::test]
