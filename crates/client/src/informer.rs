@@ -6,11 +6,13 @@
 //!
 //! The watch itself is kube's [`watcher`]: it lists, watches from there, and lists again when told
 //! that its version is too old. Here its events become changes of an ordered cache. A re-list is
-//! turned into the difference, so handlers never miss a deletion.
+//! turned into the difference, so handlers never miss a deletion. All of it works on objects of no
+//! particular kind ([`Raw`]); a kind adds only the function that decodes its objects.
 
 use std::any::{Any, TypeId};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::marker::PhantomData;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
@@ -23,6 +25,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::ObjectKey;
+use crate::raw::{Object, Raw};
 
 /// The kinds an informer can hold: what kube can watch, without per-object type data.
 pub trait Informable: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static {}
@@ -49,31 +52,40 @@ impl<K: Informable> Change<'_, K> {
     }
 }
 
-type Handler<K> = Box<dyn FnMut(Change<'_, K>) + Send>;
-type IndexFn<K> = Box<dyn Fn(&K) -> Vec<String> + Send + Sync>;
+/// Told of a change: what the cache held before, and what it holds now.
+type Handler = Box<dyn FnMut(Option<&Object>, Option<&Object>) + Send>;
+type IndexFn = Box<dyn Fn(&Object) -> Vec<String> + Send + Sync>;
 
-struct Index<K> {
-    function: IndexFn<K>,
+struct Index {
+    function: IndexFn,
     /// Index value and object key, ordered, so that one value's objects are one range.
-    entries: BTreeMap<(String, ObjectKey), Arc<K>>,
+    entries: BTreeMap<(String, ObjectKey), Object>,
 }
 
-struct Cache<K> {
-    objects: BTreeMap<ObjectKey, Arc<K>>,
-    indices: BTreeMap<&'static str, Index<K>>,
+/// An object and its resource version.
+#[derive(Clone)]
+struct Cached {
+    version: Option<String>,
+    object: Object,
 }
 
-impl<K> Cache<K> {
-    fn replace(&mut self, key: &ObjectKey, new: Option<Arc<K>>) -> Option<Arc<K>> {
+#[derive(Default)]
+struct Cache {
+    objects: BTreeMap<ObjectKey, Cached>,
+    indices: BTreeMap<&'static str, Index>,
+}
+
+impl Cache {
+    fn replace(&mut self, key: &ObjectKey, new: Option<Cached>) -> Option<Cached> {
         let old = match &new {
-            Some(object) => self.objects.insert(key.clone(), object.clone()),
+            Some(cached) => self.objects.insert(key.clone(), cached.clone()),
             None => self.objects.remove(key),
         };
         for index in self.indices.values_mut() {
-            for value in old.iter().flat_map(|object| (index.function)(object)) {
+            for value in old.iter().flat_map(|cached| (index.function)(&cached.object)) {
                 index.entries.remove(&(value, key.clone()));
             }
-            if let Some(object) = &new {
+            if let Some(Cached { object, .. }) = &new {
                 for value in (index.function)(object) {
                     index.entries.insert((value, key.clone()), object.clone());
                 }
@@ -83,97 +95,87 @@ impl<K> Cache<K> {
     }
 }
 
-struct Shared<K> {
-    api: Api<K>,
+/// All of an informer but its type.
+struct Shared {
+    api: Api<Raw>,
+    kind: String,
     config: watcher::Config,
-    cache: RwLock<Cache<K>>,
-    handlers: Mutex<Vec<Handler<K>>>,
+    decode: fn(&Raw) -> serde_json::Result<Object>,
+    cache: RwLock<Cache>,
+    handlers: Mutex<Vec<Handler>>,
     synced: watch::Sender<bool>,
 }
 
 /// A shared, indexed, ordered cache of one kind, kept current by a watch. Cloning shares it.
-pub struct Informer<K>(Arc<Shared<K>>);
+pub struct Informer<K>(Arc<Shared>, PhantomData<fn() -> K>);
 
 impl<K> Clone for Informer<K> {
     fn clone(&self) -> Self {
-        Informer(self.0.clone())
+        Informer(self.0.clone(), PhantomData)
     }
 }
 
 impl<K> Debug for Informer<K> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Informer<{}>", std::any::type_name::<K>())
+        write!(f, "Informer<{}>", self.0.kind)
     }
 }
 
 const LOCK: &str = "no code panics while it holds an informer's lock";
 
+/// The object as what its informer decodes.
+fn typed<K: Informable>(object: &Object) -> Arc<K> {
+    object.clone().downcast().expect("an informer decodes all its objects as its kind")
+}
+
 impl<K: Informable> Informer<K> {
     /// An informer of what `api` and `config` select. It does nothing until [`Informer::run`].
     pub fn new(api: Api<K>, config: watcher::Config) -> Self {
-        Informer(Arc::new(Shared {
-            api,
+        let shared = Shared {
+            api: Raw::api(api),
+            kind: K::kind(&()).into_owned(),
             config,
-            cache: RwLock::new(Cache { objects: BTreeMap::new(), indices: BTreeMap::new() }),
-            handlers: Mutex::new(Vec::new()),
+            decode: Raw::decode::<K>,
+            cache: RwLock::default(),
+            handlers: Mutex::default(),
             synced: watch::Sender::new(false),
-        }))
+        };
+        Informer(Arc::new(shared), PhantomData)
     }
 
     /// Calls `handler` for every change from now on, in order, after telling it of all objects already cached.
     /// Handlers run on the informer's task: they look, add a key to a queue, and return.
     pub fn on_change(&self, mut handler: impl FnMut(Change<'_, K>) + Send + 'static) {
-        let mut handlers = self.0.handlers.lock().expect(LOCK);
-        for object in self.list() {
-            handler(Change { old: None, new: Some(&object) });
-        }
-        handlers.push(Box::new(handler));
+        self.0.on_change(Box::new(move |old, new| {
+            let (old, new) = (old.map(typed), new.map(typed));
+            handler(Change { old: old.as_ref(), new: new.as_ref() });
+        }));
     }
 
     /// Adds an index: `function` gives the values under which an object is found by [`Informer::by_index`].
     /// Adding an index of the same name again changes nothing.
     pub fn add_index(&self, name: &'static str, function: impl Fn(&K) -> Vec<String> + Send + Sync + 'static) {
-        let mut cache = self.0.cache.write().expect(LOCK);
-        if cache.indices.contains_key(name) {
-            return;
-        }
-        let mut entries = BTreeMap::new();
-        for (key, object) in &cache.objects {
-            for value in function(object) {
-                entries.insert((value, key.clone()), object.clone());
-            }
-        }
-        cache.indices.insert(name, Index { function: Box::new(function), entries });
+        self.0.add_index(name, Box::new(move |object| function(&typed::<K>(object))));
     }
 
     /// The objects that an index holds under `value`, in key order; none if there is no such index.
     pub fn by_index(&self, index: &'static str, value: &str) -> Vec<Arc<K>> {
-        let cache = self.0.cache.read().expect(LOCK);
-        let Some(index) = cache.indices.get(index) else { return Vec::new() };
-        let first = (value.to_owned(), ObjectKey::default());
-        index.entries.range(first..).take_while(|((v, _), _)| v == value).map(|(_, object)| object.clone()).collect()
+        self.0.by_index(index, value).iter().map(typed).collect()
     }
 
     /// The object, as last seen.
     pub fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
-        self.0.cache.read().expect(LOCK).objects.get(key).cloned()
+        self.0.cache.read().expect(LOCK).objects.get(key).map(|cached| typed(&cached.object))
     }
 
     /// All objects, in key order.
     pub fn list(&self) -> Vec<Arc<K>> {
-        self.0.cache.read().expect(LOCK).objects.values().cloned().collect()
+        self.0.cache.read().expect(LOCK).objects.values().map(|cached| typed(&cached.object)).collect()
     }
 
     /// A namespace's objects, in name order.
     pub fn list_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
-        let cache = self.0.cache.read().expect(LOCK);
-        let first = Bound::Included(ObjectKey::new(namespace, ""));
-        cache
-            .objects
-            .range((first, Bound::Unbounded))
-            .take_while(|(key, _)| key.namespace == namespace)
-            .map(|(_, object)| object.clone())
-            .collect()
+        self.0.list_namespace(namespace).iter().map(typed).collect()
     }
 
     /// Whether the first list is in the cache.
@@ -189,7 +191,54 @@ impl<K: Informable> Informer<K> {
 
     /// Keeps the cache current until `shutdown`.
     pub async fn run(&self, shutdown: CancellationToken) {
-        let stream = watcher(self.0.api.clone(), self.0.config.clone());
+        self.0.run(shutdown).await;
+    }
+}
+
+impl Shared {
+    fn on_change(&self, mut handler: Handler) {
+        let mut handlers = self.handlers.lock().expect(LOCK);
+        let cached: Vec<_> = self.cache.read().expect(LOCK).objects.values().cloned().collect();
+        for Cached { object, .. } in cached {
+            handler(None, Some(&object));
+        }
+        handlers.push(handler);
+    }
+
+    fn add_index(&self, name: &'static str, function: IndexFn) {
+        let mut cache = self.cache.write().expect(LOCK);
+        if cache.indices.contains_key(name) {
+            return;
+        }
+        let mut entries = BTreeMap::new();
+        for (key, Cached { object, .. }) in &cache.objects {
+            for value in function(object) {
+                entries.insert((value, key.clone()), object.clone());
+            }
+        }
+        cache.indices.insert(name, Index { function, entries });
+    }
+
+    fn by_index(&self, index: &'static str, value: &str) -> Vec<Object> {
+        let cache = self.cache.read().expect(LOCK);
+        let Some(index) = cache.indices.get(index) else { return Vec::new() };
+        let first = (value.to_owned(), ObjectKey::default());
+        index.entries.range(first..).take_while(|((v, _), _)| v == value).map(|(_, object)| object.clone()).collect()
+    }
+
+    fn list_namespace(&self, namespace: &str) -> Vec<Object> {
+        let cache = self.cache.read().expect(LOCK);
+        let first = Bound::Included(ObjectKey::new(namespace, ""));
+        cache
+            .objects
+            .range((first, Bound::Unbounded))
+            .take_while(|(key, _)| key.namespace == namespace)
+            .map(|(_, cached)| cached.object.clone())
+            .collect()
+    }
+
+    async fn run(&self, shutdown: CancellationToken) {
+        let stream = watcher(self.api.clone(), self.config.clone());
         let mut stream = std::pin::pin!(stream);
         let mut listed = BTreeMap::new();
         let mut failures = 0;
@@ -208,7 +257,7 @@ impl<K: Informable> Informer<K> {
                     // client-go's reflector: from 0.8 s, doubled, to 30 s.
                     let delay = Duration::from_millis(800) * 2u32.pow(failures);
                     failures = (failures + 1).min(6);
-                    tracing::debug!(kind = %K::kind(&()), %error, "watch failed; trying again");
+                    tracing::debug!(kind = self.kind, %error, "watch failed; trying again");
                     tokio::select! {
                         biased;
                         () = shutdown.cancelled() => return,
@@ -220,42 +269,61 @@ impl<K: Informable> Informer<K> {
         }
     }
 
-    fn handle(&self, event: watcher::Event<K>, listed: &mut BTreeMap<ObjectKey, K>) {
+    /// Decodes an object. One that cannot be decoded is passed over: it must not hide the others.
+    fn decode(&self, key: &ObjectKey, raw: &Raw) -> Option<Cached> {
+        match (self.decode)(raw) {
+            Ok(object) => Some(Cached { version: raw.meta().resource_version.clone(), object }),
+            Err(error) => {
+                tracing::warn!(kind = self.kind, %key, %error, "cannot decode an object; passing it over");
+                None
+            }
+        }
+    }
+
+    fn handle(&self, event: watcher::Event<Raw>, listed: &mut BTreeMap<ObjectKey, Cached>) {
         match event {
             watcher::Event::Init => listed.clear(),
-            watcher::Event::InitApply(object) => {
-                listed.insert(ObjectKey::of(&object), object);
+            watcher::Event::InitApply(raw) => {
+                let key = ObjectKey::of(&raw);
+                if let Some(cached) = self.decode(&key, &raw) {
+                    listed.insert(key, cached);
+                }
             }
             watcher::Event::InitDone => {
                 let gone: Vec<_> = {
-                    let cache = self.0.cache.read().expect(LOCK);
+                    let cache = self.cache.read().expect(LOCK);
                     cache.objects.keys().filter(|key| !listed.contains_key(key)).cloned().collect()
                 };
                 for key in gone {
-                    self.change(key, None);
+                    self.change(&key, None);
                 }
-                for (key, object) in std::mem::take(listed) {
-                    self.change(key, Some(object));
+                for (key, cached) in std::mem::take(listed) {
+                    self.change(&key, Some(cached));
                 }
-                self.0.synced.send_replace(true);
+                self.synced.send_replace(true);
             }
-            watcher::Event::Apply(object) => self.change(ObjectKey::of(&object), Some(object)),
-            watcher::Event::Delete(object) => self.change(ObjectKey::of(&object), None),
+            watcher::Event::Apply(raw) => {
+                let key = ObjectKey::of(&raw);
+                if let Some(cached) = self.decode(&key, &raw) {
+                    self.change(&key, Some(cached));
+                }
+            }
+            watcher::Event::Delete(raw) => self.change(&ObjectKey::of(&raw), None),
         }
     }
 
     /// Changes the cache, then tells the handlers. The handlers' lock is held over both, so that one who
     /// registers meanwhile sees each object once.
-    fn change(&self, key: ObjectKey, new: Option<K>) {
-        let mut handlers = self.0.handlers.lock().expect(LOCK);
-        let new = new.map(Arc::new);
-        let old = self.0.cache.write().expect(LOCK).replace(&key, new.clone());
-        let same = |a: &Arc<K>, b: &Arc<K>| a.meta().resource_version == b.meta().resource_version;
-        if old.is_none() && new.is_none() || old.as_ref().zip(new.as_ref()).is_some_and(|(a, b)| same(a, b)) {
+    fn change(&self, key: &ObjectKey, new: Option<Cached>) {
+        let mut handlers = self.handlers.lock().expect(LOCK);
+        let old = self.cache.write().expect(LOCK).replace(key, new.clone());
+        if old.is_none() && new.is_none() || old.as_ref().zip(new.as_ref()).is_some_and(|(a, b)| a.version == b.version)
+        {
             return;
         }
+        let (old, new) = (old.map(|cached| cached.object), new.map(|cached| cached.object));
         for handler in handlers.iter_mut() {
-            handler(Change { old: old.as_ref(), new: new.as_ref() });
+            handler(old.as_ref(), new.as_ref());
         }
     }
 }

@@ -19,6 +19,7 @@ mod informer;
 mod leader;
 mod object;
 mod queue;
+mod raw;
 pub mod transport;
 
 pub use events::{EventRecorder, EventType};

@@ -225,10 +225,12 @@ pub async fn run_workers<K, F, Fut, E>(
                 () = shutdown.cancelled() => return,
                 key = queue.next() => key,
             };
+            // Boxed, so that a hand takes up room only while it works.
+            let work = Box::pin(reconcile(key.clone()));
             let outcome = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                outcome = reconcile(key.clone()) => outcome,
+                outcome = work => outcome,
             };
             match outcome {
                 Ok(requeue) => {
