@@ -201,7 +201,7 @@ impl Watcher {
             more = !changes.is_empty();
             changes.retain(|change| filter.in_namespace(&change.after.key));
         }
-        if !changes.iter().flat_map(Change::states).all(|entry| row.shows(&entry.json)) {
+        if !changes.iter().flat_map(Change::states).all(|entry| row.shows(&entry.stored)) {
             let entries = changes.iter().flat_map(Change::states).cloned().collect();
             let mut entries = webhooks.present(row, entries).await.map_err(ApiError::internal)?.into_iter();
             for change in &mut changes {
@@ -232,7 +232,7 @@ impl Watcher {
 
     fn line(&mut self, out: &mut Vec<u8>, kind: &str, entry: &Entry) {
         let WatchRequest { row, view, include, .. } = &self.request;
-        let json = render::view(entry.json.clone(), &row.resource, *view, *include, self.columns);
+        let json = render::view(entry.json(), &row.resource, *view, *include, self.columns);
         self.columns = false;
         self.event(out, kind, &json);
     }

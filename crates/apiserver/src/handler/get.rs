@@ -17,6 +17,6 @@ impl Call {
         }
         let entry = self.row.get(&self.info.namespace, &self.info.name).ok_or_else(|| self.not_found())?;
         let shown = self.present_one(entry).await?;
-        Ok(render::object(200, shown.json.clone(), &self.row.resource, self.accept, self.options.include_object))
+        Ok(render::object(200, shown.json(), &self.row.resource, self.accept, self.options.include_object))
     }
 }

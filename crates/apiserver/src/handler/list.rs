@@ -82,7 +82,7 @@ impl Call {
             }
             selected => selected?,
         };
-        let items = entries.into_iter().map(|entry| entry.json.clone());
+        let items = entries.into_iter().map(|entry| entry.json());
         Ok(render::list(&self.row.resource, meta, items, self.accept, self.options.include_object))
     }
 

@@ -274,7 +274,7 @@ impl Call {
     }
 
     async fn present_one(&self, entry: Arc<Entry>) -> ApiResult<Arc<Entry>> {
-        match self.row.shows(&entry.json) {
+        match self.row.shows(&entry.stored) {
             true => Ok(entry),
             false => Ok(self.present(vec![entry.clone()]).await?.pop().unwrap_or(entry)),
         }

@@ -33,8 +33,8 @@ pub struct Entry {
     pub key: Arc<str>,
     /// The revision that made it so: its `resourceVersion`.
     pub revision: Revision,
-    /// The JSON, with `resourceVersion`.
-    pub json: Bytes,
+    /// The JSON as the store has it, and shared with it: without `resourceVersion`.
+    pub stored: Bytes,
     /// Whether the store holds it in another form than it would be written in now: a custom resource that an older
     /// definition let in.
     pub stale: bool,
@@ -55,20 +55,25 @@ pub struct Selectable {
 
 impl Entry {
     /// An object of the store: `stored` are the bytes without `resourceVersion`.
-    pub fn new(key: impl Into<Arc<str>>, stored: &[u8], revision: Revision) -> Self {
+    pub fn new(key: impl Into<Arc<str>>, stored: impl Into<Bytes>, revision: Revision) -> Self {
         Entry {
             key: key.into(),
             revision,
-            json: codec::stamp(stored, revision),
+            stored: stored.into(),
             stale: false,
             views: Mutex::default(),
             selectable: OnceLock::new(),
         }
     }
 
+    /// The JSON, with `resourceVersion`.
+    pub fn json(&self) -> Bytes {
+        codec::stamp(&self.stored, self.revision)
+    }
+
     /// Its `apiVersion`.
     pub fn api_version(&self) -> &str {
-        codec::api_version(&self.json).unwrap_or_default()
+        codec::api_version(&self.stored).unwrap_or_default()
     }
 
     /// The same object in another version, if it is known.
@@ -79,7 +84,7 @@ impl Entry {
 
     /// The same object in another version; `keep`: to be known from now on.
     pub(crate) fn seen_as(&self, object: &Value, keep: bool) -> Arc<Entry> {
-        let view = Arc::new(Entry::new(self.key.clone(), &codec::encode(object), self.revision));
+        let view = Arc::new(Entry::new(self.key.clone(), codec::encode(object), self.revision));
         if keep {
             self.views.lock().unwrap_or_else(PoisonError::into_inner).push(view.clone());
         }
@@ -88,12 +93,12 @@ impl Entry {
 
     /// The object, parsed. Null if somebody stored what is no JSON.
     pub fn parse(&self) -> Value {
-        serde_json::from_slice(&self.json).unwrap_or_default()
+        serde_json::from_slice(&self.json()).unwrap_or_default()
     }
 
     /// The same object with another version, as the event of its deletion shows it.
     pub(crate) fn restamped(&self, revision: Revision) -> Self {
-        Entry::new(self.key.clone(), &self.json, revision)
+        Entry::new(self.key.clone(), self.stored.clone(), revision)
     }
 
     /// Labels and selectable fields.
@@ -182,11 +187,12 @@ impl ResourceCache {
     }
 
     /// An object as the store holds it, in the form in which it is kept here.
-    pub fn entry(&self, key: impl Into<Arc<str>>, stored: &[u8], revision: Revision) -> Entry {
-        let Some(storage) = self.versions.first() else { return Entry::new(key, stored, revision) };
+    pub fn entry(&self, key: impl Into<Arc<str>>, stored: &Bytes, revision: Revision) -> Entry {
+        let Some(storage) = self.versions.first() else { return Entry::new(key, stored.clone(), revision) };
         let settled = convert::settled(stored, &self.versions);
-        let entry = Entry::new(key, settled.as_deref().unwrap_or(stored), revision);
-        Entry { stale: settled.is_some() || entry.api_version() != storage.api_version(), ..entry }
+        let stale = settled.is_some();
+        let entry = Entry::new(key, settled.map_or_else(|| stored.clone(), Bytes::from), revision);
+        Entry { stale: stale || entry.api_version() != storage.api_version(), ..entry }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -268,7 +274,7 @@ impl ResourceCache {
     }
 
     /// Applies changes in order: key below the prefix, revision, stored bytes (`None`: deleted).
-    pub(super) fn apply<'a>(&self, changes: impl IntoIterator<Item = (&'a str, Revision, Option<&'a [u8]>)>) {
+    pub(super) fn apply<'a>(&self, changes: impl IntoIterator<Item = (&'a str, Revision, Option<&'a Bytes>)>) {
         let mut state = self.write();
         let now = coracle_clock::instant();
         for (key, revision, value) in changes {

@@ -144,7 +144,7 @@ async fn apply(storage: &Storage, events: &[Event], revision: Revision) -> Resul
         }
         cache.apply(rest[..run].iter().filter_map(|event| {
             let suffix = std::str::from_utf8(&event.kv.key[prefix.len()..]).ok()?;
-            Some((suffix, event.kv.mod_revision, (!event.deleted).then_some(&event.kv.value[..])))
+            Some((suffix, event.kv.mod_revision, (!event.deleted).then_some(&event.kv.value)))
         }));
         rest = &rest[run..];
     }

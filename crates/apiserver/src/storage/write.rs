@@ -63,7 +63,8 @@ impl Storage {
         object: &Value,
         lease: LeaseId,
     ) -> ApiResult<Result<Stored, WriteError>> {
-        let bytes = Bytes::from(codec::encode(object));
+        // Without the room that encoding left at the end: it would be kept as long as the object.
+        let bytes = Bytes::from(codec::encode(object).into_boxed_slice());
         let txn = Txn::put_if(key.to_owned(), expected, bytes.clone(), lease);
         let since = coracle_clock::instant();
         let response = self.store().txn(txn).await.map_err(refusal)?;

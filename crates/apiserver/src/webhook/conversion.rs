@@ -64,7 +64,7 @@ impl Webhooks {
     pub async fn present(&self, row: &Row, mut entries: Vec<Arc<Entry>>) -> ApiResult<Vec<Arc<Entry>>> {
         let version = row.resource.api_version();
         let mut strange = Vec::new();
-        for (at, entry) in entries.iter_mut().enumerate().filter(|(_, entry)| !row.shows(&entry.json)) {
+        for (at, entry) in entries.iter_mut().enumerate().filter(|(_, entry)| !row.shows(&entry.stored)) {
             match entry.view(&version) {
                 Some(view) => *entry = view,
                 None => strange.push(at),
