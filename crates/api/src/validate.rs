@@ -44,11 +44,13 @@ pub use core::{
 pub use flowcontrol::{flow_schema, priority_level};
 pub use pod::pod_create;
 pub use pod_update::pod_update;
-pub use policy::{hpa, ingress, pod_disruption_budget, priority_class};
+pub use policy::{hpa, ingress, pod_disruption_budget, priority_class, service_cidr_update};
 pub use quota::{limit_range, resource_quota, resource_quota_update};
 pub use rbac::{cluster_role, cluster_role_binding, role, role_binding, role_binding_update};
 pub use service::{service, service_update};
-pub use storage::{persistent_volume, persistent_volume_claim_update, persistent_volume_update, volume_attachment};
+pub use storage::{
+    csi_node_update, persistent_volume, persistent_volume_claim_update, persistent_volume_update, volume_attachment,
+};
 pub use webhooks::{mutating_webhooks, validating_webhooks};
 
 /// The code that judges a value of a type, wherever it stands.
@@ -166,23 +168,39 @@ pub(crate) fn quantity(value: &Value) -> Quantity {
 pub(crate) fn label_selector(selector: &Value, path: &str, errors: &mut FieldErrors) {
     crate::meta::validate_labels(&selector["matchLabels"], &join(path, "matchLabels"), errors);
     for (path, expression) in each(selector, path, "matchExpressions") {
-        let values = list(expression, "values");
-        match text(expression, "operator") {
-            "In" | "NotIn" if values.is_empty() => {
-                errors.required(&join(&path, "values"), "must be specified when `operator` is 'In' or 'NotIn'");
-            }
-            "Exists" | "DoesNotExist" if !values.is_empty() => {
-                let why = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
-                errors.forbidden(&join(&path, "values"), why);
-            }
-            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            other => errors.invalid(&join(&path, "operator"), other, "not a valid selector operator"),
+        requirement(expression, &path, &["In", "NotIn", "Exists", "DoesNotExist"], errors);
+        label_values(expression, &path, errors);
+    }
+}
+
+/// One requirement of a selector by labels: whether its values suit its operator, and its key.
+pub(crate) fn requirement(expression: &Value, path: &str, operators: &[&str], errors: &mut FieldErrors) {
+    let values = list(expression, "values");
+    match text(expression, "operator") {
+        other if !operators.contains(&other) => {
+            errors.invalid(&join(path, "operator"), other, "not a valid selector operator");
         }
-        for (i, value) in list(expression, "values").iter().filter_map(Value::as_str).enumerate() {
-            report(crate::names::check_label_value(value), &format!("{path}.values[{i}]"), value, errors);
+        "In" | "NotIn" if values.is_empty() => {
+            errors.required(&join(path, "values"), "must be specified when `operator` is 'In' or 'NotIn'");
         }
-        let key = text(expression, "key");
-        report(crate::names::check_qualified_name(key), &join(&path, "key"), key, errors);
+        "Exists" | "DoesNotExist" if !values.is_empty() => {
+            let why = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
+            errors.forbidden(&join(path, "values"), why);
+        }
+        "Gt" | "Lt" if values.len() != 1 => {
+            let why = "must be specified single value when `operator` is 'Lt' or 'Gt'";
+            errors.required(&join(path, "values"), why);
+        }
+        _ => {}
+    }
+    let key = text(expression, "key");
+    report(crate::names::check_qualified_name(key), &join(path, "key"), key, errors);
+}
+
+/// Values of a requirement, which must be such as labels can have.
+pub(crate) fn label_values(expression: &Value, path: &str, errors: &mut FieldErrors) {
+    for (i, value) in list(expression, "values").iter().filter_map(Value::as_str).enumerate() {
+        report(crate::names::check_label_value(value), &format!("{path}.values[{i}]"), value, errors);
     }
 }
 
@@ -209,6 +227,26 @@ pub(crate) fn count_or_percent(object: &Value, path: &str, key: &str, errors: &m
 pub(crate) fn errors_of(validate: fn(&Value, &mut FieldErrors), object: &Value) -> Vec<String> {
     let mut errors = FieldErrors::default();
     validate(object, &mut errors);
+    errors.0.iter().map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+pub(crate) fn updated(update: fn(&Value, &Value, &str, &mut FieldErrors), new: &Value, old: &Value) -> Vec<String> {
+    let mut errors = FieldErrors::default();
+    update(new, old, "", &mut errors);
+    errors.0.iter().map(ToString::to_string).collect()
+}
+
+/// What a change of an object is told.
+#[cfg(test)]
+pub(crate) fn told_of_change(definition: &str, new: &Value, old: &Value) -> Vec<String> {
+    use crate::resource::Strategy;
+    let mut errors = FieldErrors::default();
+    let strategy = crate::kinds::KindStrategy::of(definition);
+    let (mut new, mut old) = (new.clone(), old.clone());
+    strategy.default(&mut new);
+    strategy.default(&mut old);
+    strategy.validate_update(&new, &old, "", &mut errors);
     errors.0.iter().map(ToString::to_string).collect()
 }
 

@@ -252,13 +252,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::validate::told;
-
-    fn updated(update: fn(&Value, &Value, &str, &mut FieldErrors), new: &Value, old: &Value) -> Vec<String> {
-        let mut errors = FieldErrors::default();
-        update(new, old, "", &mut errors);
-        errors.0.iter().map(ToString::to_string).collect()
-    }
+    use crate::validate::{told, updated};
 
     #[test]
     fn keys_and_sizes_of_data_are_checked() {

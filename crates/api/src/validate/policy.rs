@@ -233,6 +233,18 @@ pub(super) fn policy_port(port: &Value, path: &str, errors: &mut FieldErrors) {
     }
 }
 
+/// A ServiceCIDR stays as it is; one of one family may get a second.
+pub fn service_cidr_update(new: &Value, old: &Value, _: &str, errors: &mut FieldErrors) {
+    let (now, then) = (list(&new["spec"], "cidrs"), list(&old["spec"], "cidrs"));
+    let grown = then.len() == 1 && now.len() == 2;
+    if now.len() != then.len() && !grown {
+        return errors.invalid("spec.cidrs", new["spec"]["cidrs"].clone(), super::IMMUTABLE);
+    }
+    for (i, (now, _)) in now.iter().zip(then).enumerate().filter(|(_, (now, then))| now != then) {
+        errors.invalid(&format!("spec.cidrs[{i}]"), now.clone(), super::IMMUTABLE);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

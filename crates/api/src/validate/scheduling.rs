@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{each, join, list, report, text};
+use super::{each, join, label_values, list, report, requirement, text};
 use crate::field::FieldErrors;
 use crate::names::{check_dns_subdomain, check_label_value, check_qualified_name};
 
@@ -54,26 +54,9 @@ pub(super) fn device_toleration(toleration: &Value, path: &str, errors: &mut Fie
 pub(super) fn node_term(term: &Value, path: &str, errors: &mut FieldErrors) {
     let preferred = path.ends_with(".preference");
     for (path, expression) in each(term, path, "matchExpressions") {
-        let values = list(expression, "values");
-        match text(expression, "operator") {
-            "In" | "NotIn" if values.is_empty() => {
-                errors.required(&join(&path, "values"), "must be specified when `operator` is 'In' or 'NotIn'");
-            }
-            "Exists" | "DoesNotExist" if !values.is_empty() => {
-                let why = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
-                errors.forbidden(&join(&path, "values"), why);
-            }
-            "Gt" | "Lt" if values.len() != 1 => {
-                let why = "must be specified single value when `operator` is 'Lt' or 'Gt'";
-                errors.required(&join(&path, "values"), why);
-            }
-            "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
-            other => errors.invalid(&join(&path, "operator"), other, "not a valid selector operator"),
-        }
-        let key = text(expression, "key");
-        report(check_qualified_name(key), &join(&path, "key"), key, errors);
-        for (i, value) in values.iter().filter_map(Value::as_str).enumerate().filter(|_| !preferred) {
-            report(check_label_value(value), &format!("{path}.values[{i}]"), value, errors);
+        requirement(expression, &path, &["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"], errors);
+        if !preferred {
+            label_values(expression, &path, errors);
         }
     }
     for (path, expression) in each(term, path, "matchFields") {

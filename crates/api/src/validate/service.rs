@@ -115,6 +115,13 @@ fn ports(spec: &Value, kind: &str, errors: &mut FieldErrors) {
 /// A Service keeps its cluster IP unless its type goes to or comes from ExternalName.
 pub fn service_update(new: &Value, old: &Value, subresource: &str, errors: &mut FieldErrors) {
     let (spec, was) = (&new["spec"], &old["spec"]);
+    if subresource.is_empty()
+        && text(spec, "type") == "LoadBalancer"
+        && text(was, "type") == "LoadBalancer"
+        && spec["loadBalancerClass"] != was["loadBalancerClass"]
+    {
+        errors.invalid("spec.loadBalancerClass", spec["loadBalancerClass"].clone(), "may not change once set");
+    }
     let external = text(spec, "type") == "ExternalName" || text(was, "type") == "ExternalName";
     if !subresource.is_empty() || external || text(was, "clusterIP").is_empty() {
         return;

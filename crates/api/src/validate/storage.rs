@@ -162,6 +162,21 @@ pub fn persistent_volume_update(new: &Value, old: &Value, subresource: &str, err
     }
 }
 
+/// What is known of a driver on a node stays, but for how many volumes it can take.
+pub fn csi_node_update(new: &Value, old: &Value, _: &str, errors: &mut FieldErrors) {
+    let fixed = |driver: &Value| {
+        let mut driver = driver.clone();
+        driver["allocatable"] = Value::Null;
+        driver
+    };
+    for driver in list(&new["spec"], "drivers") {
+        let mut before = list(&old["spec"], "drivers").iter().filter(|before| before["name"] == driver["name"]);
+        if before.any(|before| fixed(before) != fixed(driver)) {
+            errors.invalid("CSINodeDriver", driver.clone(), super::IMMUTABLE);
+        }
+    }
+}
+
 /// What is attached is a volume or, for a migrated one, its spec.
 pub(super) fn attachment_source(source: &Value, path: &str, errors: &mut FieldErrors) {
     match (source["persistentVolumeName"].is_string(), source["inlineVolumeSpec"].is_object()) {
@@ -188,13 +203,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::validate::told;
-
-    fn updated(update: fn(&Value, &Value, &str, &mut FieldErrors), new: &Value, old: &Value) -> Vec<String> {
-        let mut errors = FieldErrors::default();
-        update(new, old, "", &mut errors);
-        errors.0.iter().map(ToString::to_string).collect()
-    }
+    use crate::validate::{told, updated};
 
     #[test]
     fn claims_need_a_mode_and_a_size_and_only_grow() {

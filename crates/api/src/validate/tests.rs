@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::told;
+use super::{told, told_of_change};
 
 const CASES: &str = include_str!("cases.tsv");
 
@@ -93,9 +93,14 @@ fn every_case_is_told_what_upstream_tells() {
             continue;
         }
         let (changes, expected) = line.split_once('\t').unwrap();
+        let (changes, update) = changes.strip_prefix('~').map_or((changes, false), |changes| (changes, true));
         let mut object = good(definition);
         changes.split(" ; ").for_each(|change| set(&mut object, change));
-        let errors = told(definition, &object).join(" | ");
+        let errors = match update {
+            true => told_of_change(definition, &object, &good(definition)),
+            false => told(definition, &object),
+        };
+        let errors = errors.join(" | ");
         if errors != expected {
             wrong.push(format!("{definition} {changes}\n  is told    {errors}\n  instead of {expected}"));
         }
