@@ -424,6 +424,17 @@ async fn should_mutate_everything_except_skip_me_configmaps() {
 }
 
 #[tokio::test]
+async fn a_condition_may_ask_what_the_user_may() {
+    let world = World::new().await;
+    let mut hook = world.webhook("deny", "", &["configmaps"]);
+    let everything = "authorizer.group('').resource('configmaps').namespace('default').check('create').allowed()";
+    hook["matchConditions"] = json!([{ "name": "not-trusted", "expression": format!("!({everything} && authorizer.requestResource.check('create').allowed())") }]);
+    world.validating(vec![hook]).await;
+    world.create_map("a", "k").await.expect(201);
+    assert!(world.asked().is_empty());
+}
+
+#[tokio::test]
 async fn a_condition_that_fails_refuses_or_skips_as_the_failure_policy_says() {
     let world = World::new().await;
     let mut hook = world.webhook("deny", "", &["configmaps"]);

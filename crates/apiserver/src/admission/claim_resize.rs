@@ -5,6 +5,7 @@ use coracle_api::ApiResult;
 use coracle_api::quantity::Quantity;
 use serde_json::Value;
 
+use super::default_storage_class::CLASS;
 use super::{is, refuse, text};
 use crate::hooks::{AdmissionContext, AdmissionPlugin, AdmissionRequest, Operation};
 
@@ -14,6 +15,11 @@ pub(super) struct PersistentVolumeClaimResize;
 fn size(claim: &Value) -> Option<Quantity> {
     let size = &claim["spec"]["resources"]["requests"]["storage"];
     if size.is_null() { None } else { Quantity::from_json(size).ok() }
+}
+
+fn class_of(claim: &Value) -> &str {
+    let annotation = &claim["metadata"]["annotations"][CLASS];
+    annotation.as_str().unwrap_or_else(|| text(claim, "/spec/storageClassName"))
 }
 
 #[async_trait]
@@ -34,8 +40,11 @@ impl AdmissionPlugin for PersistentVolumeClaimResize {
         if request.old_object["status"]["phase"] != "Bound" {
             return Err(refuse(request, "Only bound persistent volume claims can be expanded"));
         }
-        let name = text(&request.object, "/spec/storageClassName");
-        let class = context.storage.get("storage.k8s.io", "storageclasses", "", name).await?;
+        let name = class_of(&request.object);
+        let class = match name == class_of(&request.old_object) && !name.is_empty() {
+            true => context.storage.get("storage.k8s.io", "storageclasses", "", name).await?,
+            false => None,
+        };
         if class.is_some_and(|class| class["allowVolumeExpansion"] == true) {
             return Ok(());
         }

@@ -31,7 +31,7 @@ impl AdmissionPlugin for DefaultIngressClass {
             return Ok(());
         }
         let classes = context.storage.list("networking.k8s.io", "ingressclasses", "").await?;
-        if let Some(class) = default_of(&classes, DEFAULT) {
+        if let Some(class) = default_of(&classes, &[DEFAULT]) {
             request.object["spec"]["ingressClassName"] = class.into();
         }
         Ok(())

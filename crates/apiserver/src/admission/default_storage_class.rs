@@ -7,18 +7,21 @@ use serde_json::Value;
 use super::{is, text};
 use crate::hooks::{AdmissionContext, AdmissionPlugin, AdmissionRequest, Operation};
 
-/// Marks a default class, of storage or of ingresses.
-const DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
-const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+/// What marks a default class.
+const DEFAULT: [&str; 2] =
+    ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+/// Where claims named their class before there was a field for it.
+pub(super) const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 
 #[derive(Debug)]
 pub(super) struct DefaultStorageClass;
 
-/// The newest of those that `annotation` marks; of two as new, the first by name.
-pub(super) fn default_of(classes: &[Value], annotation: &str) -> Option<String> {
+/// The newest of those that an annotation marks; of two as new, the first by name.
+pub(super) fn default_of(classes: &[Value], annotations: &[&str]) -> Option<String> {
     let created = |class: &Value| text(class, "/metadata/creationTimestamp").to_owned();
     let name = |class: &Value| text(class, "/metadata/name").to_owned();
-    let marked = classes.iter().filter(|class| class["metadata"]["annotations"][annotation] == "true");
+    let is_marked = |class: &&Value| annotations.iter().any(|key| class["metadata"]["annotations"][key] == "true");
+    let marked = classes.iter().filter(is_marked);
     marked.min_by_key(|class| (std::cmp::Reverse(created(class)), name(class))).map(name)
 }
 
@@ -39,7 +42,7 @@ impl AdmissionPlugin for DefaultStorageClass {
             return Ok(());
         }
         let classes = context.storage.list("storage.k8s.io", "storageclasses", "").await?;
-        if let Some(class) = default_of(&classes, DEFAULT) {
+        if let Some(class) = default_of(&classes, &DEFAULT) {
             request.object["spec"]["storageClassName"] = class.into();
         }
         Ok(())

@@ -6,17 +6,34 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use coracle_api::ApiResult;
 use coracle_api::quantity::Quantity;
+use coracle_api::quota::pod_total;
 use serde_json::{Value, json};
 
-use super::{is, items, refuse, text};
+use super::{items, refuse, text};
 use crate::hooks::{AdmissionContext, AdmissionPlugin, AdmissionRequest, Operation};
 
 #[derive(Debug)]
 pub(super) struct LimitRanger;
 
-async fn limits(request: &AdmissionRequest, context: &AdmissionContext) -> ApiResult<Vec<Value>> {
-    let ranges = context.storage.list("", "limitranges", &request.namespace).await?;
-    Ok(ranges.iter().flat_map(|range| items(&range["spec"]["limits"]).cloned()).collect())
+/// What the plugin has to do with a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    Pod,
+    Claim,
+}
+
+/// Pods when they are made or resized, claims always; nothing that is on its way out.
+fn subject(request: &AdmissionRequest) -> Option<Subject> {
+    if !text(&request.old_object, "/metadata/deletionTimestamp").is_empty() {
+        return None;
+    }
+    let created = request.operation == Operation::Create;
+    match (request.resource.qualified().as_str(), request.subresource.as_str()) {
+        ("pods", "") if created => Some(Subject::Pod),
+        ("pods", "resize") if !created => Some(Subject::Pod),
+        ("persistentvolumeclaims", "") => Some(Subject::Claim),
+        _ => None,
+    }
 }
 
 #[async_trait]
@@ -30,41 +47,46 @@ impl AdmissionPlugin for LimitRanger {
     }
 
     async fn admit(&self, request: &mut AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {
-        if is(request, "pods") && request.operation == Operation::Create {
-            let limits = limits(request, context).await?;
-            give_defaults(&mut request.object, &limits);
+        if subject(request) == Some(Subject::Pod) {
+            for range in context.storage.list("", "limitranges", &request.namespace).await? {
+                give_defaults(&mut request.object, &range);
+            }
         }
         Ok(())
     }
 
     async fn validate(&self, request: &AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {
-        let pod = is(request, "pods") && request.operation == Operation::Create;
-        let claim = is(request, "persistentvolumeclaims");
-        if !pod && !claim {
-            return Ok(());
-        }
-        let mut complaints = Vec::new();
-        for limit in limits(request, context).await? {
-            match text(&limit, "/type") {
-                "Container" if pod => {
-                    for field in ["initContainers", "containers"] {
-                        for container in items(&request.object["spec"][field]) {
-                            check(&limit, "Container", &container["resources"], &mut complaints);
+        let Some(subject) = subject(request) else { return Ok(()) };
+        for range in context.storage.list("", "limitranges", &request.namespace).await? {
+            let mut complaints = Vec::new();
+            for limit in items(&range["spec"]["limits"]) {
+                match (text(limit, "/type"), subject) {
+                    ("Container", Subject::Pod) => {
+                        for field in ["containers", "initContainers"] {
+                            for container in items(&request.object["spec"][field]) {
+                                check(limit, "Container", &container["resources"], &mut complaints);
+                            }
                         }
                     }
+                    ("Pod", Subject::Pod) => {
+                        check(limit, "Pod", &pod_resources(&request.object["spec"]), &mut complaints);
+                    }
+                    ("PersistentVolumeClaim", Subject::Claim) => {
+                        check(limit, "PersistentVolumeClaim", &request.object["spec"]["resources"], &mut complaints);
+                    }
+                    _ => {}
                 }
-                "Pod" if pod => check(&limit, "Pod", &pod_resources(&request.object["spec"]), &mut complaints),
-                "PersistentVolumeClaim" if claim => {
-                    check(&limit, "PersistentVolumeClaim", &request.object["spec"]["resources"], &mut complaints);
-                }
-                _ => {}
+            }
+            // As Go prints several errors: each once.
+            let mut seen = BTreeSet::new();
+            complaints.retain(|complaint| seen.insert(complaint.clone()));
+            match complaints.as_slice() {
+                [] => {}
+                [one] => return Err(refuse(request, one)),
+                several => return Err(refuse(request, format!("[{}]", several.join(", ")))),
             }
         }
-        match complaints.as_slice() {
-            [] => Ok(()),
-            [one] => Err(refuse(request, one)),
-            several => Err(refuse(request, format!("[{}]", several.join(", ")))),
-        }
+        Ok(())
     }
 }
 
@@ -76,30 +98,34 @@ fn keys(value: &Value) -> impl Iterator<Item = &String> {
     value.as_object().into_iter().flatten().map(|(key, _)| key)
 }
 
-/// Gives containers the defaults of the ranges, and notes in an annotation which.
-fn give_defaults(pod: &mut Value, limits: &[Value]) {
+/// Gives containers the defaults of a range, and notes in an annotation which.
+fn give_defaults(pod: &mut Value, range: &Value) {
     let mut notes = Vec::new();
-    for limit in limits.iter().filter(|limit| limit["type"] == "Container") {
-        for (field, noun) in [("containers", "container"), ("initContainers", "init container")] {
-            for container in pod["spec"].get_mut(field).and_then(Value::as_array_mut).into_iter().flatten() {
-                let mut given = |kind: &str, defaults: &Value| {
-                    let mut set = Vec::new();
-                    for (key, value) in defaults.as_object().into_iter().flatten() {
-                        if container["resources"][kind][key].is_null() {
-                            if !container["resources"].is_object() {
-                                container["resources"] = json!({});
-                            }
-                            container["resources"][kind][key] = value.clone();
-                            set.push(key.clone());
+    let mut defaults = [("requests", json!({})), ("limits", json!({}))];
+    for limit in items(&range["spec"]["limits"]).filter(|limit| limit["type"] == "Container") {
+        for ((_, amounts), field) in defaults.iter_mut().zip(["defaultRequest", "default"]) {
+            let given = limit[field].as_object().into_iter().flatten();
+            given.for_each(|(key, value)| amounts[key] = value.clone());
+        }
+    }
+    for (field, noun) in [("containers", "container"), ("initContainers", "init container")] {
+        for container in pod["spec"].get_mut(field).and_then(Value::as_array_mut).into_iter().flatten() {
+            for (kind, amounts) in &defaults {
+                let mut set = Vec::new();
+                for (key, value) in amounts.as_object().into_iter().flatten() {
+                    if container["resources"][kind][key].is_null() {
+                        if !container["resources"].is_object() {
+                            container["resources"] = json!({});
                         }
+                        container["resources"][kind][key] = value.clone();
+                        set.push(key.as_str());
                     }
-                    if !set.is_empty() {
-                        let (word, name) = (kind.trim_end_matches('s'), text(container, "/name"));
-                        notes.push(format!("{} {word} for {noun} {name}", set.join(", ")));
-                    }
-                };
-                given("requests", &limit["defaultRequest"]);
-                given("limits", &limit["default"]);
+                }
+                if !set.is_empty() {
+                    set.sort_unstable();
+                    let (word, name) = (kind.trim_end_matches('s'), text(container, "/name"));
+                    notes.push(format!("{} {word} for {noun} {name}", set.join(", ")));
+                }
             }
         }
     }
@@ -109,22 +135,16 @@ fn give_defaults(pod: &mut Value, limits: &[Value]) {
     }
 }
 
-/// What a pod asks for as a whole: the sum of its containers, or more if an init container needs more.
+/// What a pod asks for as a whole.
 fn pod_resources(spec: &Value) -> Value {
-    let mut total = json!({});
-    for kind in ["requests", "limits"] {
-        let all = items(&spec["containers"]).chain(items(&spec["initContainers"]));
-        let names: BTreeSet<String> = all.flat_map(|c| keys(&c["resources"][kind]).cloned()).collect();
-        for name in names {
-            let of = |container: &Value| amount(&container["resources"][kind][&name]).unwrap_or(Quantity::ZERO);
-            let restartable = |c: &&Value| c["restartPolicy"] == "Always";
-            let sum: Quantity =
-                items(&spec["containers"]).chain(items(&spec["initContainers"]).filter(restartable)).map(of).sum();
-            let largest = items(&spec["initContainers"]).map(of).max().unwrap_or(Quantity::ZERO);
-            total[kind][&name] = sum.max(largest).to_string().into();
-        }
+    let mut plain = spec.clone();
+    if let Some(spec) = plain.as_object_mut() {
+        spec.remove("overhead");
     }
-    total
+    let of =
+        |kind| pod_total(&plain, kind).iter().map(|(name, amount)| (name.clone(), json!(amount.to_string()))).collect();
+    let (requests, limits): (Value, Value) = (of("requests"), of("limits"));
+    json!({ "requests": requests, "limits": limits })
 }
 
 /// Holds requests and limits against one limit of a range.
@@ -147,34 +167,30 @@ fn check(limit: &Value, kind: &str, resources: &Value, complaints: &mut Vec<Stri
     for name in keys(&limit["max"]) {
         let Some(max) = amount(&limit["max"][name]) else { continue };
         let (request, upper) = (amount(&resources["requests"][name]), amount(&resources["limits"][name]));
+        let usage = format!("maximum {name} usage per {kind} is {max}");
         match (request, upper) {
-            (Some(r), _) if r > max => {
-                complaints.push(format!("maximum {name} usage per {kind} is {max}, but request is {r}"))
-            }
             // A claim has no limits: its request is all there is.
-            _ if claim => {}
-            (_, None) => complaints.push(format!("maximum {name} usage per {kind} is {max}.  No limit is specified")),
-            (_, Some(l)) if l > max => {
-                complaints.push(format!("maximum {name} usage per {kind} is {max}, but limit is {l}"))
-            }
+            (None, _) if claim => complaints.push(format!("{usage}.  No request is specified")),
+            (_, None) if !claim => complaints.push(format!("{usage}.  No limit is specified")),
+            (_, Some(l)) if !claim && l > max => complaints.push(format!("{usage}, but limit is {l}")),
+            (Some(r), _) if r > max => complaints.push(format!("{usage}, but request is {r}")),
             _ => {}
         }
     }
     for name in keys(&limit["maxLimitRequestRatio"]) {
         let Some(ratio) = amount(&limit["maxLimitRequestRatio"][name]) else { continue };
         let (request, upper) = (amount(&resources["requests"][name]), amount(&resources["limits"][name]));
-        match (request, upper) {
-            (Some(r), Some(l)) if !r.is_zero() => {
+        let most = format!("{name} max limit to request ratio per {kind} is {ratio}");
+        let given = |amount: &Quantity| !amount.is_zero();
+        match (request.filter(given), upper.filter(given)) {
+            (None, _) => complaints.push(format!("{most}, but no request is specified or request is 0")),
+            (_, None) => complaints.push(format!("{most}, but no limit is specified or limit is 0")),
+            (Some(r), Some(l)) => {
                 let actual = l.to_f64() / r.to_f64();
                 if actual > ratio.to_f64() {
-                    complaints.push(format!(
-                        "{name} max limit to request ratio per {kind} is {ratio}, but provided ratio is {actual:.6}"
-                    ));
+                    complaints.push(format!("{most}, but provided ratio is {actual:.6}"));
                 }
             }
-            _ => complaints.push(format!(
-                "{name} max limit to request ratio per {kind} is {ratio}, but no request is specified or request is 0"
-            )),
         }
     }
 }

@@ -13,6 +13,7 @@ mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pod_security;
+mod pod_topology_labels;
 mod policy;
 mod priority;
 mod resource_quota;
@@ -34,7 +35,7 @@ pub use service_account::ServiceAccount;
 type Row = (&'static str, bool, fn() -> Box<dyn AdmissionPlugin>);
 
 /// All plugins, in the order they run.
-pub const PLUGINS: [Row; 22] = [
+pub const PLUGINS: [Row; 23] = [
     ("NamespaceLifecycle", true, || Box::new(namespace_lifecycle::NamespaceLifecycle)),
     ("LimitRanger", true, || Box::new(limit_ranger::LimitRanger)),
     ("ServiceAccount", true, || Box::new(service_account::ServiceAccount)),
@@ -52,6 +53,7 @@ pub const PLUGINS: [Row; 22] = [
     ("CertificateSigning", true, || Box::new(certificates::CertificateSigning)),
     ("CertificateSubjectRestriction", true, || Box::new(certificates::CertificateSubjectRestriction)),
     ("DefaultIngressClass", true, || Box::new(default_ingress_class::DefaultIngressClass)),
+    ("PodTopologyLabels", true, || Box::new(pod_topology_labels::PodTopologyLabels)),
     ("MutatingAdmissionPolicy", true, || Box::<policy::MutatingAdmissionPolicy>::default()),
     ("MutatingAdmissionWebhook", true, || Box::new(webhook::MutatingAdmissionWebhook)),
     ("ValidatingAdmissionPolicy", true, || Box::<policy::ValidatingAdmissionPolicy>::default()),
@@ -61,7 +63,7 @@ pub const PLUGINS: [Row; 22] = [
 ];
 
 /// Upstream's plugins that are not here: they may be disabled, since they are, but not enabled.
-const ELSEWHERE: [&str; 15] = [
+const ELSEWHERE: [&str; 14] = [
     "AlwaysAdmit",
     "AlwaysDeny",
     "ClusterTrustBundleAttest",
@@ -75,7 +77,6 @@ const ELSEWHERE: [&str; 15] = [
     "OwnerReferencesPermissionEnforcement",
     "PodNodeSelector",
     "PodTolerationRestriction",
-    "PodTopologyLabels",
     "SecurityContextDeny",
 ];
 

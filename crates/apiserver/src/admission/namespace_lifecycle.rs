@@ -31,7 +31,7 @@ impl AdmissionPlugin for NamespaceLifecycle {
         }
         // Whatever is there may be changed and deleted, or a namespace could never be emptied. Reviews ask only.
         let making = request.operation == Operation::Create && request.resource.stored;
-        if !request.resource.namespaced() || !making || !request.subresource.is_empty() {
+        if !request.resource.namespaced() || !making {
             return Ok(());
         }
         let name = request.namespace.as_str();

@@ -1,16 +1,24 @@
 //! PodSecurity: a namespace's labels say how much a pod may dare (Pod Security Standards).
 //!
 //! `pod-security.kubernetes.io/enforce: baseline` refuses pods that reach for the node; `restricted` asks
-//! them besides to give up what they do not need. `warn` says the same as a warning, for pod templates too.
+//! them besides to give up what they do not need. `warn` says the same as a warning, for pod templates too, and
+//! `audit` in the audit log. What the standards say is in [`standards`].
 
-use std::collections::BTreeSet;
+mod standards;
+
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use coracle_api::ApiResult;
+use coracle_api::{ApiError, ApiResult, FieldErrors};
 use serde_json::Value;
 
-use super::{containers, items, refuse, text};
+use self::standards::{Violation, violations};
+use super::{items, refuse, text};
 use crate::hooks::{AdmissionContext, AdmissionPlugin, AdmissionRequest, Operation};
+
+const PREFIX: &str = "pod-security.kubernetes.io/";
+/// When a namespace becomes stricter, so many of its pods are looked at.
+const MAX_PODS: usize = 3000;
 
 #[derive(Debug)]
 pub(super) struct PodSecurity;
@@ -22,54 +30,68 @@ enum Level {
     Restricted,
 }
 
-impl Level {
-    /// The level a label asks for; upstream takes what it does not know for the strictest.
-    fn of(label: Option<&str>) -> Level {
-        match label {
-            None | Some("privileged") => Level::Privileged,
-            Some("baseline") => Level::Baseline,
-            Some(_) => Level::Restricted,
-        }
-    }
+/// A level and the version of the standards, as `baseline:latest`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Policy {
+    level: Level,
+    version: String,
+}
 
-    fn name(self) -> &'static str {
-        match self {
+impl std::fmt::Display for Policy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let level = match self.level {
             Level::Privileged => "privileged",
             Level::Baseline => "baseline",
             Level::Restricted => "restricted",
-        }
+        };
+        write!(f, "{level}:{}", self.version)
     }
 }
 
-/// What finds something to object to in a pod, in words, or nothing.
-type Check = fn(&Value) -> Option<String>;
+/// What a namespace's labels ask for.
+struct Policies {
+    enforce: Policy,
+    audit: Policy,
+    warn: Policy,
+    /// Labels that make no sense: `enforce` is then restricted, the others privileged.
+    errors: FieldErrors,
+}
 
-const BASELINE: [Check; 7] =
-    [host_namespaces, privileged, baseline_capabilities, host_path_volumes, host_ports, proc_mount, sysctls];
-/// `restricted` has stricter forms of these.
-const BASELINE_ONLY: [Check; 1] = [baseline_seccomp];
-const RESTRICTED: [Check; 6] = [
-    privilege_escalation,
-    restricted_capabilities,
-    restricted_volumes,
-    run_as_non_root,
-    run_as_user,
-    restricted_seccomp,
-];
-
-/// Everything a level objects to in a pod.
-fn violations(level: Level, spec: &Value) -> Vec<String> {
-    let checks: Vec<Check> = match level {
-        Level::Privileged => Vec::new(),
-        Level::Baseline => [&BASELINE[..], &BASELINE_ONLY].concat(),
-        Level::Restricted => BASELINE
-            .iter()
-            .filter(|check| !std::ptr::fn_addr_eq(**check, baseline_capabilities as Check))
-            .chain(&RESTRICTED)
-            .copied()
-            .collect(),
-    };
-    checks.iter().filter_map(|check| check(spec)).collect()
+impl Policies {
+    fn of(namespace: &Value) -> Policies {
+        let labels = &namespace["metadata"]["labels"];
+        let mut errors = FieldErrors::default();
+        let mut policy = |mode: &str, otherwise: Level| {
+            let mut wrong = |key: &str, value: &str, why: &str| {
+                errors.invalid(&format!("metadata.labels[{key}]"), value, why);
+            };
+            let key = format!("{PREFIX}{mode}");
+            let level = match labels[&key].as_str() {
+                None | Some("privileged") => Level::Privileged,
+                Some("baseline") => Level::Baseline,
+                Some("restricted") => Level::Restricted,
+                Some(other) => {
+                    wrong(&key, other, "must be one of privileged, baseline, restricted");
+                    otherwise
+                }
+            };
+            let key = format!("{PREFIX}{mode}-version");
+            let version = labels[&key].as_str().unwrap_or("latest");
+            let minor = version.strip_prefix("v1.").filter(|minor| *minor == "0" || !minor.starts_with('0'));
+            let known = version == "latest" || minor.is_some_and(|minor| minor.parse::<u32>().is_ok());
+            if !known {
+                wrong(&key, version, "must be \"latest\" or \"v1.x\"");
+            }
+            Policy { level, version: if known { version } else { "latest" }.to_owned() }
+        };
+        let enforce = policy("enforce", Level::Restricted);
+        let (audit, mut warn) = (policy("audit", Level::Privileged), policy("warn", Level::Privileged));
+        let silent = labels[format!("{PREFIX}warn")].is_null() && labels[format!("{PREFIX}warn-version")].is_null();
+        if silent && enforce.level > warn.level {
+            warn = enforce.clone();
+        }
+        Policies { enforce, audit, warn, errors }
+    }
 }
 
 #[async_trait]
@@ -82,276 +104,114 @@ impl AdmissionPlugin for PodSecurity {
         matches!(operation, Operation::Create | Operation::Update)
     }
 
-    async fn admit(&self, request: &mut AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {
+    async fn validate(&self, request: &AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {
+        if request.resource.qualified() == "namespaces" {
+            return if request.subresource.is_empty() { namespace(request, context).await } else { Ok(()) };
+        }
         let Some(spec) = pod_spec(request) else { return Ok(()) };
-        let Some(namespace) = context.storage.get("", "namespaces", "", &request.namespace).await? else {
-            return Ok(());
+        let namespace = context.storage.get("", "namespaces", "", &request.namespace).await?.unwrap_or_default();
+        let policies = Policies::of(&namespace);
+        let judge = |policy: &Policy| {
+            let found = violations(policy.level, spec);
+            (!found.is_empty()).then(|| format!("violate PodSecurity {:?}: {}", policy.to_string(), details(&found)))
         };
-        let label = |mode: &str| namespace["metadata"]["labels"][format!("pod-security.kubernetes.io/{mode}")].as_str();
-        let version = |mode: &str| label(&format!("{mode}-version")).unwrap_or("latest");
+        let note = |key: &str, value: String| request.notes.annotate(format!("{PREFIX}{key}"), value);
+        if !policies.errors.0.is_empty() {
+            let all: Vec<String> = policies.errors.0.iter().map(ToString::to_string).collect();
+            note("error", format!("Failed to parse policy: {}", all.join(", ")));
+        }
+        if let Some(why) = judge(&policies.audit) {
+            note("audit-violations", format!("would {why}"));
+        }
         if request.resource.qualified() == "pods" {
-            let level = Level::of(label("enforce"));
-            let found = violations(level, spec);
-            if !found.is_empty() {
-                let policy = format!("{}:{}", level.name(), version("enforce"));
-                return Err(refuse(request, format!("violates PodSecurity {policy:?}: {}", found.join(", "))));
+            note("enforce-policy", policies.enforce.to_string());
+            if let Some(why) = judge(&policies.enforce) {
+                return Err(refuse(request, why.replacen("violate", "violates", 1)));
             }
         }
-        let level = Level::of(label("warn"));
-        let found = violations(level, spec);
-        if !found.is_empty() {
-            let policy = format!("{}:{}", level.name(), version("warn"));
-            request.notes.warn(format!("would violate PodSecurity {policy:?}: {}", found.join(", ")));
+        if let Some(why) = judge(&policies.warn) {
+            request.notes.warn(format!("would {why}"));
         }
         Ok(())
     }
 }
 
-/// The pod in a request, or the one that a request's object is a template for; `None` if that has not changed.
-fn pod_spec(request: &AdmissionRequest) -> Option<&Value> {
-    let path = match request.resource.plural.as_str() {
-        "pods" => "/spec",
-        "cronjobs" => "/spec/jobTemplate/spec/template/spec",
-        "podtemplates" => "/template/spec",
-        "deployments" | "replicasets" | "statefulsets" | "daemonsets" | "jobs" | "replicationcontrollers" => {
-            "/spec/template/spec"
+/// Refuses labels that make no sense, and warns of the pods that a stricter level would not let in.
+async fn namespace(request: &AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {
+    let (new, old) = (Policies::of(&request.object), Policies::of(&request.old_object));
+    if !new.errors.0.is_empty() && new.errors.0 != old.errors.0 {
+        return Err(ApiError::invalid("", "Namespace", &request.name, &new.errors.0));
+    }
+    let (new, old) = (new.enforce, old.enforce);
+    let relaxed = new.version == old.version && new.level <= old.level;
+    if request.operation == Operation::Create || new == old || new.level == Level::Privileged || relaxed {
+        return Ok(());
+    }
+    let pods = context.storage.list("", "pods", &request.name).await?;
+    if pods.len() > MAX_PODS {
+        let (some, all) = (MAX_PODS, pods.len());
+        request.notes.warn(format!(
+            "new PodSecurity enforce level only checked against the first {some} of {all} existing pods"
+        ));
+    }
+    // By what is wrong: the first pod's name, and how many there are.
+    let mut found: BTreeMap<String, (&str, usize)> = BTreeMap::new();
+    for pod in pods.iter().take(MAX_PODS) {
+        let why: Vec<&str> = violations(new.level, &pod["spec"]).iter().map(|violation| violation.reason).collect();
+        if !why.is_empty() {
+            let name = text(pod, "/metadata/name");
+            let (first, count) = found.entry(why.join(", ")).or_insert((name, 0));
+            (*first, *count) = (name.min(*first), *count + 1);
         }
+    }
+    if !found.is_empty() {
+        let (name, policy) = (&request.name, new.to_string());
+        request
+            .notes
+            .warn(format!("existing pods in namespace {name:?} violate the new PodSecurity enforce level {policy:?}"));
+    }
+    let mut warnings: Vec<String> = found
+        .iter()
+        .map(|(why, (pod, count))| match count {
+            1 => format!("{pod}: {why}"),
+            2 => format!("{pod} (and 1 other pod): {why}"),
+            more => format!("{pod} (and {} other pods): {why}", more - 1),
+        })
+        .collect();
+    warnings.sort_unstable();
+    warnings.into_iter().for_each(|warning| request.notes.warn(warning));
+    Ok(())
+}
+
+/// `hostPort (container "c" uses hostPort 80), privileged (…)`.
+fn details(found: &[Violation]) -> String {
+    let shown = |violation: &Violation| format!("{} ({})", violation.reason, violation.detail);
+    found.iter().map(shown).collect::<Vec<_>>().join(", ")
+}
+
+/// The pod in a request, or the one that a request's object is a template for; `None` if there is nothing to judge.
+fn pod_spec(request: &AdmissionRequest) -> Option<&Value> {
+    let path = match (request.resource.qualified().as_str(), request.subresource.as_str()) {
+        ("pods", "" | "ephemeralcontainers" | "resize") => {
+            let made = request.operation == Operation::Create;
+            return (made || significant(&request.object, &request.old_object)).then_some(&request.object["spec"]);
+        }
+        ("cronjobs.batch", "") => "/spec/jobTemplate/spec/template/spec",
+        ("podtemplates", "") => "/template/spec",
+        ("deployments.apps" | "replicasets.apps" | "statefulsets.apps" | "daemonsets.apps", "")
+        | ("jobs.batch" | "replicationcontrollers", "") => "/spec/template/spec",
         _ => return None,
     };
-    if !matches!(request.subresource.as_str(), "" | "ephemeralcontainers") {
-        return None;
-    }
-    let spec = request.object.pointer(path)?;
-    let changed = request.operation == Operation::Create || request.old_object.pointer(path) != Some(spec);
-    changed.then_some(spec)
+    request.object.pointer(path)
 }
 
-/// `container "a"` or `containers "a", "b"`.
-fn plural(noun: &str, names: &[&str]) -> String {
-    let list: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
-    format!("{noun}{} {}", if names.len() == 1 { "" } else { "s" }, list.join(", "))
-}
-
-/// The names of the containers for which `bad` holds.
-fn bad_containers(spec: &Value, bad: impl Fn(&Value) -> bool) -> Vec<&str> {
-    containers(spec).filter(|(_, container)| bad(container)).map(|(_, container)| text(container, "/name")).collect()
-}
-
-/// One complaint about the containers for which `bad` holds: `label (containers "a", "b" rule)`.
-fn complain(spec: &Value, label: &str, rule: &str, bad: impl Fn(&Value) -> bool) -> Option<String> {
-    let names = bad_containers(spec, bad);
-    (!names.is_empty()).then(|| format!("{label} ({} {rule})", plural("container", &names)))
-}
-
-fn host_namespaces(spec: &Value) -> Option<String> {
-    let used: Vec<String> = ["hostNetwork", "hostPID", "hostIPC"]
-        .iter()
-        .filter(|field| spec[**field] == true)
-        .map(|field| format!("{field}=true"))
-        .collect();
-    (!used.is_empty()).then(|| format!("host namespaces ({})", used.join(", ")))
-}
-
-fn privileged(spec: &Value) -> Option<String> {
-    let rule = "must not set securityContext.privileged=true";
-    complain(spec, "privileged", rule, |c| c["securityContext"]["privileged"] == true)
-}
-
-const DEFAULT_CAPABILITIES: [&str; 13] = [
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "MKNOD",
-    "NET_BIND_SERVICE",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
-];
-
-fn added<'a>(container: &'a Value, allowed: &'a [&str]) -> impl Iterator<Item = &'a str> {
-    items(&container["securityContext"]["capabilities"]["add"])
-        .filter_map(Value::as_str)
-        .filter(|capability| !allowed.contains(capability))
-}
-
-/// `containers "a" must not include "X" in securityContext.capabilities.add`, if one does.
-fn forbidden_capabilities(spec: &Value, allowed: &[&str]) -> Option<String> {
-    let names = bad_containers(spec, |c| added(c, allowed).next().is_some());
-    let all: BTreeSet<String> =
-        containers(spec).flat_map(|(_, c)| added(c, allowed)).map(|capability| format!("{capability:?}")).collect();
-    let list: Vec<String> = all.into_iter().collect();
-    (!names.is_empty()).then(|| {
-        let who = plural("container", &names);
-        format!("{who} must not include {} in securityContext.capabilities.add", list.join(", "))
+/// Whether a pod's update changes an image or adds a container; nothing else that matters can change.
+fn significant(new: &Value, old: &Value) -> bool {
+    ["initContainers", "containers", "ephemeralContainers"].iter().any(|field| {
+        let (new, old) = (&new["spec"][field], &old["spec"][field]);
+        let same = |container: &Value| {
+            items(old).any(|was| was["name"] == container["name"] && was["image"] == container["image"])
+        };
+        items(new).count() != items(old).count() || !items(new).all(same)
     })
-}
-
-fn baseline_capabilities(spec: &Value) -> Option<String> {
-    forbidden_capabilities(spec, &DEFAULT_CAPABILITIES).map(|why| format!("non-default capabilities ({why})"))
-}
-
-fn restricted_capabilities(spec: &Value) -> Option<String> {
-    let keeps = |container: &Value| {
-        !items(&container["securityContext"]["capabilities"]["drop"]).any(|capability| capability == "ALL")
-    };
-    let names = bad_containers(spec, keeps);
-    let mut complaints = Vec::new();
-    if !names.is_empty() {
-        let who = plural("container", &names);
-        complaints.push(format!("{who} must set securityContext.capabilities.drop=[\"ALL\"]"));
-    }
-    complaints.extend(forbidden_capabilities(spec, &["NET_BIND_SERVICE"]));
-    (!complaints.is_empty()).then(|| format!("unrestricted capabilities ({})", complaints.join("; ")))
-}
-
-fn host_path_volumes(spec: &Value) -> Option<String> {
-    let names: Vec<&str> =
-        items(&spec["volumes"]).filter(|v| v["hostPath"].is_object()).map(|v| text(v, "/name")).collect();
-    (!names.is_empty()).then(|| format!("hostPath volumes ({})", plural("volume", &names)))
-}
-
-fn host_ports(spec: &Value) -> Option<String> {
-    let used = |container: &Value| -> Vec<String> {
-        items(&container["ports"])
-            .filter_map(|port| port["hostPort"].as_u64())
-            .filter(|port| *port != 0)
-            .map(|port| port.to_string())
-            .collect()
-    };
-    let names = bad_containers(spec, |container| !used(container).is_empty());
-    let ports: BTreeSet<String> = containers(spec).flat_map(|(_, container)| used(container)).collect();
-    let ports: Vec<String> = ports.into_iter().collect();
-    (!names.is_empty()).then(|| {
-        let (verb, noun) = (if names.len() == 1 { "uses" } else { "use" }, if ports.len() == 1 { "" } else { "s" });
-        format!("hostPort ({} {verb} hostPort{noun} {})", plural("container", &names), ports.join(", "))
-    })
-}
-
-fn proc_mount(spec: &Value) -> Option<String> {
-    let rule = "must not set securityContext.procMount to \"Unmasked\"";
-    complain(spec, "procMount", rule, |c| c["securityContext"]["procMount"] == "Unmasked")
-}
-
-const SAFE_SYSCTLS: [&str; 11] = [
-    "kernel.shm_rmid_forced",
-    "net.ipv4.ip_local_port_range",
-    "net.ipv4.ip_local_reserved_ports",
-    "net.ipv4.ip_unprivileged_port_start",
-    "net.ipv4.ping_group_range",
-    "net.ipv4.tcp_fin_timeout",
-    "net.ipv4.tcp_keepalive_intvl",
-    "net.ipv4.tcp_keepalive_probes",
-    "net.ipv4.tcp_keepalive_time",
-    "net.ipv4.tcp_rmem",
-    "net.ipv4.tcp_syncookies",
-];
-
-fn sysctls(spec: &Value) -> Option<String> {
-    let bad: Vec<&str> = items(&spec["securityContext"]["sysctls"])
-        .map(|sysctl| text(sysctl, "/name"))
-        .filter(|name| !SAFE_SYSCTLS.contains(name))
-        .collect();
-    (!bad.is_empty()).then(|| format!("forbidden sysctls ({})", bad.join(", ")))
-}
-
-fn seccomp(context: &Value) -> &str {
-    text(context, "/seccompProfile/type")
-}
-
-fn baseline_seccomp(spec: &Value) -> Option<String> {
-    let mut who: Vec<String> = Vec::new();
-    if seccomp(&spec["securityContext"]) == "Unconfined" {
-        who.push("pod".into());
-    }
-    let names = bad_containers(spec, |container| seccomp(&container["securityContext"]) == "Unconfined");
-    if !names.is_empty() {
-        who.push(plural("container", &names));
-    }
-    (!who.is_empty()).then(|| {
-        format!(
-            "seccompProfile ({} must not set securityContext.seccompProfile.type to \"Unconfined\")",
-            who.join(" and ")
-        )
-    })
-}
-
-fn restricted_seccomp(spec: &Value) -> Option<String> {
-    let good = |kind: &str| matches!(kind, "RuntimeDefault" | "Localhost");
-    let pod = seccomp(&spec["securityContext"]);
-    if !pod.is_empty() && !good(pod) {
-        return Some(format!("seccompProfile (pod must not set securityContext.seccompProfile.type to {pod:?})"));
-    }
-    let names = bad_containers(spec, |container| {
-        let own = seccomp(&container["securityContext"]);
-        if own.is_empty() { !good(pod) } else { !good(own) }
-    });
-    (!names.is_empty()).then(|| {
-        let who = plural("container", &names);
-        format!(
-            "seccompProfile (pod or {who} must set securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\")"
-        )
-    })
-}
-
-fn privilege_escalation(spec: &Value) -> Option<String> {
-    let rule = "must set securityContext.allowPrivilegeEscalation=false";
-    complain(spec, "allowPrivilegeEscalation != false", rule, |container| {
-        container["securityContext"]["allowPrivilegeEscalation"] != false
-    })
-}
-
-const PLAIN_VOLUMES: [&str; 8] =
-    ["configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"];
-
-fn restricted_volumes(spec: &Value) -> Option<String> {
-    let kind = |volume: &Value| -> Option<String> {
-        volume.as_object()?.keys().find(|key| *key != "name" && !PLAIN_VOLUMES.contains(&key.as_str())).cloned()
-    };
-    let bad: Vec<(&str, String)> =
-        items(&spec["volumes"]).filter_map(|volume| Some((text(volume, "/name"), kind(volume)?))).collect();
-    if bad.is_empty() {
-        return None;
-    }
-    let names: Vec<&str> = bad.iter().map(|(name, _)| *name).collect();
-    let kinds: BTreeSet<String> = bad.iter().map(|(_, kind)| format!("{kind:?}")).collect();
-    let kinds: Vec<String> = kinds.into_iter().collect();
-    let verb = if names.len() == 1 { "uses" } else { "use" };
-    let noun = if kinds.len() == 1 { "type" } else { "types" };
-    let who = plural("volume", &names);
-    Some(format!("restricted volume types ({who} {verb} restricted volume {noun} {})", kinds.join(", ")))
-}
-
-fn run_as_non_root(spec: &Value) -> Option<String> {
-    let flag = |context: &Value| context["runAsNonRoot"].as_bool();
-    let pod = flag(&spec["securityContext"]);
-    let explicit = bad_containers(spec, |container| flag(&container["securityContext"]) == Some(false));
-    let implicit = bad_containers(spec, |c| flag(&c["securityContext"]).is_none() && pod != Some(true));
-    let label = "runAsNonRoot != true";
-    if pod == Some(false) && !implicit.is_empty() {
-        return Some(format!("{label} (pod must not set securityContext.runAsNonRoot=false)"));
-    }
-    if !explicit.is_empty() {
-        let who = plural("container", &explicit);
-        return Some(format!("{label} ({who} must not set securityContext.runAsNonRoot=false)"));
-    }
-    (!implicit.is_empty()).then(|| {
-        format!("{label} (pod or {} must set securityContext.runAsNonRoot=true)", plural("container", &implicit))
-    })
-}
-
-fn run_as_user(spec: &Value) -> Option<String> {
-    let mut who: Vec<String> = Vec::new();
-    if spec["securityContext"]["runAsUser"] == 0 {
-        who.push("pod".into());
-    }
-    let names = bad_containers(spec, |container| container["securityContext"]["runAsUser"] == 0);
-    if !names.is_empty() {
-        who.push(plural("container", &names));
-    }
-    (!who.is_empty()).then(|| format!("runAsUser=0 ({} must not set runAsUser=0)", who.join(" and ")))
 }

@@ -4,6 +4,8 @@
 //! based on an old count. Two creations at the same moment may both pass: the count is taken before either
 //! is stored.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use coracle_api::ApiResult;
 use coracle_api::quantity::Quantity;
@@ -27,7 +29,7 @@ impl AdmissionPlugin for ResourceQuota {
     }
 
     async fn validate(&self, request: &AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {
-        if !request.resource.namespaced() || !request.subresource.is_empty() || !request.resource.stored {
+        if !counts(request) {
             return Ok(());
         }
         let quotas = context.storage.list("", "resourcequotas", &request.namespace).await?;
@@ -51,6 +53,18 @@ impl AdmissionPlugin for ResourceQuota {
     }
 }
 
+/// Whether the request may take more of a quota: what is made, what of it may grow, and pods' resizes.
+fn counts(request: &AdmissionRequest) -> bool {
+    let (resource, created) = (&request.resource, request.operation == Operation::Create);
+    let grows = ["persistentvolumeclaims", "resourceclaims.resource.k8s.io", "services"];
+    match (resource.qualified().as_str(), request.subresource.as_str()) {
+        _ if !resource.namespaced() || !resource.stored => false,
+        ("pods", "resize") => !created,
+        (name, "") => created || grows.contains(&name),
+        _ => false,
+    }
+}
+
 /// Why a quota does not let the object in, or nothing.
 fn objection(
     quota: &Value,
@@ -62,7 +76,9 @@ fn objection(
 ) -> Option<String> {
     let name = text(quota, "/metadata/name");
     let hard = amounts(&quota["spec"]["hard"]);
-    if plural == "pods" {
+    // What is said for the pod as a whole goes for its containers.
+    let requested = &object["spec"]["resources"]["requests"];
+    if plural == "pods" && requested.as_object().is_none_or(serde_json::Map::is_empty) {
         let missing: Vec<String> = hard.keys().filter_map(|name| unspecified(name, object)).collect();
         if !missing.is_empty() {
             return Some(format!("failed quota: {name}: must specify {}", missing.join("; ")));
@@ -100,10 +116,11 @@ fn unspecified(name: &str, pod: &Value) -> Option<String> {
             matches!(*kind, "requests" | "limits") && matches!(*resource, "cpu" | "memory")
         })?,
     };
-    let silent: Vec<&str> = items(&pod["spec"]["containers"])
+    let silent: BTreeSet<&str> = items(&pod["spec"]["containers"])
         .chain(items(&pod["spec"]["initContainers"]))
         .filter(|container| container["resources"][kind][resource].is_null())
         .map(|container| text(container, "/name"))
         .collect();
+    let silent: Vec<&str> = silent.into_iter().collect();
     (!silent.is_empty()).then(|| format!("{name} for: {}", silent.join(",")))
 }

@@ -2,10 +2,13 @@
 
 use async_trait::async_trait;
 use coracle_api::ApiResult;
-use serde_json::json;
+use coracle_api::quota::amounts;
+use serde_json::{Value, json};
 
 use super::{is, items, list_mut, refuse, text};
 use crate::hooks::{AdmissionContext, AdmissionPlugin, AdmissionRequest, Operation};
+
+const MISMATCH: &str = "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead";
 
 #[derive(Debug)]
 pub(super) struct RuntimeClass;
@@ -34,11 +37,8 @@ impl AdmissionPlugin for RuntimeClass {
         let overhead = &class["overhead"]["podFixed"];
         let given = &request.object["spec"]["overhead"];
         if !overhead.is_null() {
-            if !given.is_null() && given != overhead {
-                return Err(refuse(
-                    request,
-                    "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead",
-                ));
+            if !given.is_null() && amounts(given) != amounts(overhead) {
+                return Err(refuse(request, MISMATCH));
             }
             request.object["spec"]["overhead"] = overhead.clone();
         }
@@ -46,7 +46,7 @@ impl AdmissionPlugin for RuntimeClass {
             let there = &request.object["spec"]["nodeSelector"][key];
             if !there.is_null() && there != value {
                 let why = format!(
-                    "pod rejected: conflict: runtimeClass.scheduling.nodeSelector[{key}] = {}; pod.spec.nodeSelector[{key}] = {}",
+                    "conflict: runtimeClass.scheduling.nodeSelector[{key}] = {}; pod.spec.nodeSelector[{key}] = {}",
                     value.as_str().unwrap_or_default(),
                     there.as_str().unwrap_or_default()
                 );
@@ -66,5 +66,27 @@ impl AdmissionPlugin for RuntimeClass {
             }
         }
         Ok(())
+    }
+
+    async fn validate(&self, request: &AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {
+        if !is(request, "pods") {
+            return Ok(());
+        }
+        let name = text(&request.object, "/spec/runtimeClassName");
+        let class = match name {
+            "" => None,
+            name => context.storage.get("node.k8s.io", "runtimeclasses", "", name).await?,
+        };
+        let defined = class.as_ref().map_or(&Value::Null, |class| &class["overhead"]["podFixed"]);
+        let given = &request.object["spec"]["overhead"];
+        match defined.is_null() {
+            true if given.is_null() => Ok(()),
+            true => Err(refuse(
+                request,
+                "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead",
+            )),
+            false if amounts(given) == amounts(defined) => Ok(()),
+            false => Err(refuse(request, MISMATCH)),
+        }
     }
 }

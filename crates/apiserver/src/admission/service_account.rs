@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use coracle_api::ApiResult;
 use serde_json::{Value, json};
 
-use super::{is, items, list_mut, refuse, text};
+use super::{containers, is, items, list_mut, refuse, text};
 use crate::hooks::{AdmissionContext, AdmissionPlugin, AdmissionRequest, Operation};
+use crate::rbac::node::{Kind, names};
 
 /// Where pods find their token.
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -31,12 +32,12 @@ impl AdmissionPlugin for ServiceAccount {
     }
 
     fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Create
+        matches!(operation, Operation::Create | Operation::Update)
     }
 
     async fn admit(&self, request: &mut AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {
-        let mirror = !request.object["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_null();
-        if !is(request, "pods") || mirror || !request.object["spec"].is_object() {
+        let made = request.operation == Operation::Create && is(request, "pods");
+        if !made || is_mirror(request) || !request.object["spec"].is_object() {
             return Ok(());
         }
         if text(&request.object, "/spec/serviceAccountName").is_empty() {
@@ -44,11 +45,7 @@ impl AdmissionPlugin for ServiceAccount {
         }
         let name = text(&request.object, "/spec/serviceAccountName").to_owned();
         request.object["spec"]["serviceAccount"] = name.as_str().into();
-        let Some(account) = find(context, &request.namespace, &name).await? else {
-            let namespace = &request.namespace;
-            let why = format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
-            return Err(refuse(request, why));
-        };
+        let account = account(request, context, &name).await?;
         let spec = &mut request.object["spec"];
         let secrets = &account["imagePullSecrets"];
         if items(&spec["imagePullSecrets"]).next().is_none() && items(secrets).next().is_some() {
@@ -63,6 +60,97 @@ impl AdmissionPlugin for ServiceAccount {
         }
         Ok(())
     }
+
+    async fn validate(&self, request: &AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {
+        let added = request.operation == Operation::Update && request.subresource == "ephemeralcontainers";
+        let made = request.operation == Operation::Create && request.subresource.is_empty();
+        if request.resource.qualified() != "pods" || !added && !made {
+            return Ok(());
+        }
+        let pod = &request.object;
+        if is_mirror(request) {
+            return mirror_objection(pod).map_or(Ok(()), |why| Err(refuse(request, why)));
+        }
+        let name = text(pod, "/spec/serviceAccountName");
+        if name.is_empty() {
+            let why = format!("no service account specified for pod {}/{}", request.namespace, request.name);
+            return Err(refuse(request, why));
+        }
+        let account = account(request, context, name).await?;
+        if account["metadata"]["annotations"]["kubernetes.io/enforce-mountable-secrets"] != "true" {
+            return Ok(());
+        }
+        secrets_objection(pod, &account).map_or(Ok(()), |why| Err(refuse(request, why)))
+    }
+}
+
+fn is_mirror(request: &AdmissionRequest) -> bool {
+    !request.object["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_null()
+}
+
+/// A mirror pod runs without the API: it can have nothing of it.
+fn mirror_objection(pod: &Value) -> Option<&'static str> {
+    let token = |volume: &Value| items(&volume["projected"]["sources"]).any(|s| !s["serviceAccountToken"].is_null());
+    match () {
+        () if !text(pod, "/spec/serviceAccountName").is_empty() => {
+            Some("a mirror pod may not reference service accounts")
+        }
+        () if !names(pod, Kind::Secret).is_empty() => Some("a mirror pod may not reference secrets"),
+        () if items(&pod["spec"]["volumes"]).any(token) => {
+            Some("a mirror pod may not use ServiceAccountToken volume projections")
+        }
+        () => None,
+    }
+}
+
+/// What of a pod's Secrets an account that lists all it may use does not list.
+fn secrets_objection(pod: &Value, account: &Value) -> Option<String> {
+    let (spec, owner) = (&pod["spec"], text(account, "/metadata/name"));
+    let listed = |field: &str, name: &str| items(&account[field]).any(|secret| secret["name"] == name);
+    let foreign = |secret: &Value| secret.as_str().filter(|name| !listed("secrets", name)).map(str::to_owned);
+    let unlisted = |what: String, kind: &str| {
+        Some(format!("{what} is not allowed because service account {owner} does not reference that {kind}"))
+    };
+    for volume in items(&spec["volumes"]) {
+        if let Some(name) = foreign(&volume["secret"]["secretName"]) {
+            return unlisted(format!("volume with secret.secretName={name:?}"), "secret");
+        }
+    }
+    for (field, container) in containers(spec) {
+        let noun = match field {
+            "initContainers" => "init container",
+            "ephemeralContainers" => "ephemeral container",
+            _ => "container",
+        };
+        let noun = format!("{noun} {}", text(container, "/name"));
+        for variable in items(&container["env"]) {
+            if let Some(name) = foreign(&variable["valueFrom"]["secretKeyRef"]["name"]) {
+                let variable = text(variable, "/name");
+                let what = format!("{noun} with envVar {variable} referencing secret.secretName={name:?}");
+                return unlisted(what, "secret");
+            }
+        }
+        for source in items(&container["envFrom"]) {
+            if let Some(name) = foreign(&source["secretRef"]["name"]) {
+                return unlisted(format!("{noun} with envFrom referencing secret.secretName={name:?}"), "secret");
+            }
+        }
+    }
+    for (position, secret) in items(&spec["imagePullSecrets"]).enumerate() {
+        let name = text(secret, "/name");
+        if !listed("imagePullSecrets", name) {
+            return unlisted(format!("imagePullSecrets[{position}].name={name:?}"), "imagePullSecret");
+        }
+    }
+    None
+}
+
+async fn account(request: &AdmissionRequest, context: &AdmissionContext, name: &str) -> ApiResult<Value> {
+    let namespace = &request.namespace;
+    find(context, namespace, name).await?.ok_or_else(|| {
+        let why = format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
+        refuse(request, why)
+    })
 }
 
 async fn find(context: &AdmissionContext, namespace: &str, name: &str) -> ApiResult<Option<Value>> {

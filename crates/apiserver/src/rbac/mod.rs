@@ -9,7 +9,7 @@
 
 mod escalation;
 mod index;
-mod node;
+pub(crate) mod node;
 mod rule;
 
 use std::sync::{Arc, PoisonError, RwLock};

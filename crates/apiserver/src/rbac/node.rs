@@ -55,7 +55,7 @@ impl NodeAuthorizer {
 
 /// What a pod may refer to by name in its namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Secret,
     ConfigMap,
     Claim,
@@ -63,7 +63,7 @@ enum Kind {
 }
 
 /// The names of one kind that a pod refers to.
-fn names(pod: &Value, kind: Kind) -> Vec<String> {
+pub(crate) fn names(pod: &Value, kind: Kind) -> Vec<String> {
     let spec = &pod["spec"];
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let mut found: Vec<Value> = Vec::new();
@@ -74,7 +74,10 @@ fn names(pod: &Value, kind: Kind) -> Vec<String> {
     match kind {
         Kind::Secret => {
             found.extend(list(&spec["imagePullSecrets"]).iter().map(|r| r["name"].clone()));
-            found.extend(volumes.iter().map(|v| v["secret"]["secretName"].clone()));
+            for volume in volumes.iter().filter_map(Value::as_object).flat_map(|volume| volume.values()) {
+                let references = [&volume["secretRef"]["name"], &volume["nodePublishSecretRef"]["name"]];
+                found.extend([&volume["secretName"]].into_iter().chain(references).cloned());
+            }
             found.extend(sources.map(|s| s["secret"]["name"].clone()));
         }
         Kind::ConfigMap => {

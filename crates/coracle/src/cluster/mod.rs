@@ -153,6 +153,9 @@ impl Cluster {
             });
         }
 
+        let (marked, stop) = (node::mark_control_plane(self.admin(), config.node_name(0)), self.shutdown.clone());
+        components.spawn(async move { stop.run_until_cancelled(marked).await.unwrap_or_default() });
+
         let proxy = coracle_proxy::Config {
             mode: if rights.host_network { coracle_proxy::Mode::Auto } else { coracle_proxy::Mode::Userspace },
             nodes: Vec::new(),

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use coracle_apiserver::pki::Pki;
@@ -9,12 +10,18 @@ use coracle_kubelet::runtime::Runtime;
 use coracle_kubelet::runtime::docker::{DockerConfig, DockerRuntime};
 use coracle_kubelet::server::ServerCertificate;
 use coracle_kubelet::{Config, Kubelet};
-use kube::Client;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::network::Rights;
 use crate::data_dir::{ClusterConfig, DataDir};
+
+/// How long to wait for a node to register before looking again.
+const MARK_RETRY: Duration = Duration::from_millis(200);
 
 /// What a node is made with.
 #[derive(Clone)]
@@ -35,10 +42,16 @@ pub fn kubelet_config(config: &ClusterConfig, number: u8, dir: &DataDir, rights:
     let mut kubelet = Config::new(&config.node_name(number), ip, &config.node_cidr(number), dir.path());
     kubelet.cluster_dns = vec![config.dns_ip().to_string()];
     kubelet.port = rights.kubelet_port(number);
-    if number == 0 {
-        kubelet.labels.insert("node-role.kubernetes.io/control-plane".into(), String::new());
-    }
     kubelet
+}
+
+/// Marks the node that the control plane runs on, once it is there: no kubelet may say that of itself.
+pub async fn mark_control_plane(client: Client, name: String) {
+    let nodes: Api<Node> = Api::all(client);
+    let patch = json!({ "metadata": { "labels": { "node-role.kubernetes.io/control-plane": "" } } });
+    while nodes.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch)).await.is_err() {
+        coracle_clock::sleep(MARK_RETRY).await;
+    }
 }
 
 /// The certificate of node number `number`'s server.

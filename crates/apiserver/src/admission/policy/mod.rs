@@ -182,6 +182,12 @@ async fn variables(
     };
     let [object, old] = &super::webhook::in_version(request, resource, context).await?;
     let review = review::Review::new(request, resource, [Value::Null, Value::Null]).body("v1");
+    let (asker, question) = asker(request, context);
+    Ok(Request::new(object, old, &review["request"], &namespace).with_authorizer(asker, question))
+}
+
+/// The authorizer of expressions about a request, and the question whether its user may do just that.
+pub(super) fn asker(request: &AdmissionRequest, context: &AdmissionContext) -> (Arc<dyn Authorizer>, Question) {
     let operation = match request.operation {
         Operation::Create => "create",
         Operation::Update => "update",
@@ -197,8 +203,7 @@ async fn variables(
         name: request.name.clone(),
         ..Question::default()
     };
-    let asker = Asker { authorizer: context.authorizer.clone(), user: request.user.clone() };
-    Ok(Request::new(object, old, &review["request"], &namespace).with_authorizer(Arc::new(asker), question))
+    (Arc::new(Asker { authorizer: context.authorizer.clone(), user: request.user.clone() }), question)
 }
 
 /// Asks the server's authorizers for expressions.

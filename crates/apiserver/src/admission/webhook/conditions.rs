@@ -7,19 +7,27 @@ use serde_json::Value;
 
 use super::review::Review;
 use super::{Hook, items, refuse, text};
-use crate::hooks::{AdmissionRequest, Operation};
+use crate::admission::policy;
+use crate::hooks::{AdmissionContext, AdmissionRequest, Operation};
 
 /// Whether the request meets the conditions of a webhook.
 ///
 /// # Errors
 /// 403 if one cannot be evaluated, none is false, and the webhook's `failurePolicy` is `Fail`.
-pub(super) fn met(hook: &Hook, request: &AdmissionRequest, review: &Review) -> ApiResult<bool> {
+pub(super) fn met(
+    hook: &Hook,
+    request: &AdmissionRequest,
+    review: &Review,
+    context: &AdmissionContext,
+) -> ApiResult<bool> {
     let conditions = &hook.spec["matchConditions"];
     if items(conditions).next().is_none() {
         return Ok(true);
     }
     let compiled = Conditions::compile(conditions, &untyped_env(false, true));
-    let variables = Request::new(review.object(), review.old_object(), &review.without_objects(), &Value::Null);
+    let (asker, question) = policy::asker(request, context);
+    let variables = Request::new(review.object(), review.old_object(), &review.without_objects(), &Value::Null)
+        .with_authorizer(asker, question);
     match compiled.matches(&variables, &mut Budget(MATCH_CONDITIONS_BUDGET)) {
         Match::Yes => Ok(true),
         Match::No(_) => Ok(false),

@@ -121,7 +121,7 @@ async fn wanted(hook: &Hook, request: &AdmissionRequest, context: &AdmissionCont
     let objects = in_version(request, &resource, context).await?;
     let objects = objects.map(|object| review::presented(&resource, &object, &request.subresource));
     let review = Review::new(request, &resource, objects);
-    Ok(conditions::met(hook, request, &review)?.then_some(review))
+    Ok(conditions::met(hook, request, &review, context)?.then_some(review))
 }
 
 /// A request's new and old object in the version a webhook or policy asked for.
@@ -229,7 +229,8 @@ pub(super) async fn read_back(
         put_at(&mut object, replicas_path(&request.resource), new["spec"]["replicas"].take());
         return Ok(object);
     }
-    if request.operation == Operation::Connect {
+    // Connections' options, Evictions, Bindings and the like are not of the resource's own kind.
+    if request.operation == Operation::Connect || request.object["kind"] != request.resource.kind.as_str() {
         return Ok(new);
     }
     decode::decode(resource, &mut new, &mut Vec::new()).map_err(ApiError::internal)?;
