@@ -201,14 +201,17 @@ impl Watcher {
             more = !changes.is_empty();
             changes.retain(|change| filter.in_namespace(&change.after.key));
         }
-        if !changes.iter().flat_map(Change::states).all(|entry| row.shows(&entry.stored)) {
-            let entries = changes.iter().flat_map(Change::states).cloned().collect();
-            let mut entries = webhooks.present(row, entries).await.map_err(ApiError::internal)?.into_iter();
-            for change in &mut changes {
-                for place in change.before.iter_mut().chain([&mut change.after]) {
-                    *place = entries.next().unwrap_or_else(|| place.clone());
-                }
-            }
+        // What an object was matters to selectors alone.
+        let selects = filter.selects();
+        let states = changes.iter_mut().flat_map(|change| {
+            let before = change.before.iter_mut().filter(move |_| selects);
+            before.chain([&mut change.after])
+        });
+        let strange: Vec<&mut Arc<Entry>> = states.filter(|entry| !row.shows(&entry.stored)).collect();
+        if !strange.is_empty() {
+            let entries = strange.iter().map(|entry| Arc::clone(entry)).collect();
+            let entries = webhooks.present(row, entries).await.map_err(ApiError::internal)?;
+            strange.into_iter().zip(entries).for_each(|(place, entry)| *place = entry);
         }
         Ok(changes)
     }

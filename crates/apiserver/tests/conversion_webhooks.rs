@@ -256,6 +256,19 @@ fn should_be_able_to_convert_a_non_homogeneous_list_of_crs() {
 }
 
 #[test]
+fn a_long_list_is_converted_in_parts() {
+    simulate(async || {
+        let (server, programs) = world().await;
+        for name in ["a", "b", "c"] {
+            server.post(ENDPOINTS, point(name, &format!("{}:80", "h".repeat(600_000)))).await.expect(201);
+        }
+        let list = server.get(ENDPOINTS_V2).await.expect(200);
+        assert!(list["items"].as_array().unwrap().iter().all(|item| item["port"] == "80"));
+        assert_eq!(programs.conversions(), [("v2".into(), 2), ("v2".into(), 1)]);
+    });
+}
+
+#[test]
 fn must_list_and_watch_custom_resources_matching_the_field_selector() {
     simulate(async || {
         let (server, programs) = world().await;

@@ -12,7 +12,7 @@ use http::request::Parts;
 use serde_json::{Value, json};
 
 use super::Call;
-use super::modify::{has_generation, may_vanish};
+use super::modify::{Outcome, has_generation, may_vanish};
 use crate::body::{Body, RequestBody};
 use crate::hooks::Operation;
 
@@ -33,9 +33,11 @@ impl Call {
         match self.delete_object(&name, &options).await? {
             Deletion::Pending(object) => {
                 let code = if options["orphanDependents"] == false { 202 } else { 200 };
-                Ok(self.answer_value(code, &object))
+                self.answer_object(code, Outcome::Unwritten(object)).await
             }
-            Deletion::Gone(object) if self.row.resource.delete_returns_object() => Ok(self.answer_value(200, &object)),
+            Deletion::Gone(object) if self.row.resource.delete_returns_object() => {
+                self.answer_object(200, Outcome::Unwritten(object)).await
+            }
             Deletion::Gone(object) => {
                 let resource = &self.row.resource;
                 let mut details = json!({ "name": name, "kind": resource.plural, "uid": object["metadata"]["uid"] });

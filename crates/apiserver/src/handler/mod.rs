@@ -274,10 +274,7 @@ impl Call {
     }
 
     async fn present_one(&self, entry: Arc<Entry>) -> ApiResult<Arc<Entry>> {
-        match self.row.shows(&entry.stored) {
-            true => Ok(entry),
-            false => Ok(self.present(vec![entry.clone()]).await?.pop().unwrap_or(entry)),
-        }
+        Ok(self.present(vec![entry.clone()]).await?.pop().unwrap_or(entry))
     }
 
     /// A stored object, parsed, in this request's version.
@@ -305,11 +302,5 @@ impl Call {
             Outcome::Unwritten(object) => codec::whole(&object),
         };
         Ok(render::object(code, json, &self.row.resource, self.accept, self.options.include_object))
-    }
-
-    /// An object that was not written, such as a dry run's, as the answer.
-    fn answer_value(&self, code: u16, object: &Value) -> Response<Body> {
-        let json = codec::whole(object);
-        render::object(code, json, &self.row.resource, self.accept, self.options.include_object)
     }
 }

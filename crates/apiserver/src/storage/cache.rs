@@ -136,13 +136,6 @@ pub struct Change {
     pub deleted: bool,
 }
 
-impl Change {
-    /// The object before, if it was there, and after.
-    pub fn states(&self) -> impl Iterator<Item = &Arc<Entry>> {
-        self.before.iter().chain([&self.after])
-    }
-}
-
 #[derive(Debug, Default)]
 struct State {
     objects: BTreeMap<Arc<str>, Arc<Entry>>,

@@ -1,7 +1,8 @@
 //! Objects in other versions: the one step between what is stored and what a request speaks.
 //!
 //! Built-in kinds, and custom resources with `strategy: None`, are [converted](convert::to) here and now. All others
-//! are their conversion webhook's: one `ConversionReview` asks for all objects that are not in the wanted version yet.
+//! are their conversion webhook's: one `ConversionReview` asks for all objects that are not in the wanted version
+//! yet, or for as many as make a megabyte.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,8 @@ use crate::storage::{Entry, Row, convert};
 
 /// How long a webhook may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// With so much a question is long enough: an answer may be several times as long, and has its limit, too.
+const BATCH_BYTES: usize = 1024 * 1024;
 
 impl Webhooks {
     /// Objects of one resource in the version of `to`.
@@ -27,14 +30,24 @@ impl Webhooks {
             return Ok(objects);
         };
         let version = to.api_version();
-        let others: Vec<usize> = (0..objects.len()).filter(|at| objects[*at]["apiVersion"] != version).collect();
-        if !others.is_empty() {
-            let asked = others.iter().map(|at| std::mem::take(&mut objects[*at])).collect();
+        let (mut at, mut asked) = (0, Vec::new());
+        while at < objects.len() {
+            let (start, mut bytes) = (at, 0);
+            while at < objects.len() && bytes < BATCH_BYTES {
+                if objects[at]["apiVersion"] != version {
+                    bytes += objects[at].to_string().len();
+                    asked.push(objects[at].take());
+                }
+                at += 1;
+            }
+            if asked.is_empty() {
+                break;
+            }
             let failed = |message| ApiError { code: 500, reason: "", message, details: Value::Null };
-            let converted = self.review(webhook, asked, to).await.map_err(failed)?;
-            for (at, mut object) in others.into_iter().zip(converted) {
-                convert::prune(&mut object, to);
-                objects[at] = object;
+            let mut converted = self.review(webhook, std::mem::take(&mut asked), to).await.map_err(failed)?.into_iter();
+            for object in objects[start..at].iter_mut().filter(|object| object.is_null()) {
+                *object = converted.next().unwrap_or_default();
+                convert::prune(object, to);
             }
         }
         Ok(objects)
@@ -62,6 +75,9 @@ impl Webhooks {
     /// # Errors
     /// As [`Webhooks::convert`].
     pub async fn present(&self, row: &Row, mut entries: Vec<Arc<Entry>>) -> ApiResult<Vec<Arc<Entry>>> {
+        if entries.iter().all(|entry| row.shows(&entry.stored)) {
+            return Ok(entries);
+        }
         let version = row.resource.api_version();
         let mut strange = Vec::new();
         for (at, entry) in entries.iter_mut().enumerate().filter(|(_, entry)| !row.shows(&entry.stored)) {
@@ -69,9 +85,6 @@ impl Webhooks {
                 Some(view) => *entry = view,
                 None => strange.push(at),
             }
-        }
-        if strange.is_empty() {
-            return Ok(entries);
         }
         let objects = strange.iter().map(|at| entries[*at].parse()).collect();
         // What took a call is kept; the rest is made anew faster than memory is found for it.
