@@ -78,15 +78,6 @@ impl Quotas<'_> {
     }
 }
 
-fn pod(name: &str, requests: Value, limits: Value) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name },
-        "spec": { "containers": [{
-            "name": "pause", "image": "pause:1", "resources": { "requests": requests, "limits": limits },
-        }] },
-    })
-}
-
 #[test]
 fn a_quotas_status_is_calculated_promptly() {
     control_plane(async |cluster| {

@@ -26,15 +26,6 @@ fn limit_range(name: &str) -> Value {
     })
 }
 
-fn pod(name: &str, requests: Value, limits: Value) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name },
-        "spec": { "containers": [{
-            "name": "pause", "image": "pause:1", "resources": { "requests": requests, "limits": limits },
-        }] },
-    })
-}
-
 #[test]
 fn a_limit_range_fills_in_defaults_and_refuses_what_is_out_of_range() {
     control_plane(async |cluster| {

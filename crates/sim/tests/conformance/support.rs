@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use coracle_sim::{Builder, Cluster};
 use kube::core::Status;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Plays a scenario against the API server alone: nothing changes but by the test's hand.
 #[track_caller]
@@ -86,4 +86,14 @@ pub fn name(object: &Value) -> &str {
 #[track_caller]
 pub fn version(object: &Value) -> u64 {
     text(object, "/metadata/resourceVersion").parse().expect("a resource version is a number")
+}
+
+/// A pod of one container that asks for these resources.
+pub fn pod(name: &str, requests: Value, limits: Value) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name },
+        "spec": { "containers": [{
+            "name": "pause", "image": "pause:1", "resources": { "requests": requests, "limits": limits },
+        }] },
+    })
 }
