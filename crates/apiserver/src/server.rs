@@ -209,7 +209,9 @@ impl ApiServer {
         let mut record = begin(&user);
         if let Some(record) = &mut record {
             record.write(Stage::RequestReceived);
-            if record.level() >= Level::Request && info.is_resource && parts.method != Method::GET && !lasts(&info) {
+            // The name of what is created stands in the body.
+            let wanted = if info.verb == "create" { Level::Metadata } else { Level::Request };
+            if record.level() >= wanted && info.is_resource && parts.method != Method::GET && !lasts(&info) {
                 let bytes = handler::read_body(body).await?;
                 record.requested(&parts.headers, &bytes);
                 body = Full::new(bytes).map_err(Into::into).boxed_unsync();

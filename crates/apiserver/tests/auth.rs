@@ -433,7 +433,8 @@ fn the_audit_log_tells_who_did_what_when_and_with_what_outcome() {
         let world = world_with(|security| security.audit = Some(audit)).await;
         let object =
             json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a" }, "data": { "k": "v" } });
-        let headers = [("content-type", JSON), ("user-agent", "test/1"), ("audit-id", "my-id")];
+        let protobuf = ("accept", "application/vnd.kubernetes.protobuf");
+        let headers = [("content-type", JSON), ("user-agent", "test/1"), ("audit-id", "my-id"), protobuf];
         let answer = world.send("ada", "POST", "/api/v1/namespaces/default/configmaps", &headers, object).await;
         assert_eq!((answer.code, answer.headers["audit-id"].to_str().unwrap()), (201, "my-id"));
         let events = log.take();
@@ -454,6 +455,12 @@ fn the_audit_log_tells_who_did_what_when_and_with_what_outcome() {
         assert!(event["responseObject"]["metadata"]["managedFields"].is_null());
         assert_eq!(event["annotations"]["authorization.k8s.io/decision"], "allow");
         assert_eq!(event["requestReceivedTimestamp"].as_str().unwrap().len(), "2026-01-01T00:00:00.000000Z".len());
+
+        let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "s" } });
+        world.post("/api/v1/namespaces/default/secrets", secret).await.expect(201);
+        let event = log.take().remove(0);
+        assert_eq!((&event["level"], &event["objectRef"]["name"]), (&json!("Metadata"), &json!("s")));
+        assert!(event["requestObject"].is_null() && event["responseObject"].is_null());
 
         world.get("vera", "/api/v1/namespaces/default/secrets/s").await.expect(403);
         let events = log.take();

@@ -6,11 +6,12 @@
 pub mod file;
 pub mod policy;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use coracle_api::{decode, protobuf};
+use flate2::read::GzDecoder;
 use http::request::Parts;
 use http::{HeaderMap, Response};
 use serde_json::{Value, json};
@@ -185,18 +186,12 @@ impl Record {
         self.event["annotations"]["authorization.k8s.io/reason"] = reason.into();
     }
 
-    /// Its body.
+    /// Its body, in which its object may have a name.
     pub fn requested(&mut self, headers: &HeaderMap, body: &[u8]) {
         if body.is_empty() {
             return;
         }
-        let kind = headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let object = match kind {
-            kind if kind.contains("protobuf") => protobuf::decode(body).ok(),
-            kind if kind.contains("yaml") => decode::parse_yaml(body).ok().map(|(object, _)| object),
-            _ => serde_json::from_slice(body).ok(),
-        };
-        if let Some(object) = object {
+        if let Some(object) = parsed(headers, body) {
             let metadata = &object["metadata"];
             for (field, from) in [("name", "name"), ("uid", "uid"), ("resourceVersion", "resourceVersion")] {
                 let empty = self.event["objectRef"][field].as_str().is_none_or(str::is_empty);
@@ -204,7 +199,9 @@ impl Record {
                     self.event["objectRef"][field] = text.into();
                 }
             }
-            self.event["requestObject"] = self.shown(object);
+            if self.level() >= Level::Request {
+                self.event["requestObject"] = self.shown(object);
+            }
         }
     }
 
@@ -272,11 +269,19 @@ impl Record {
     }
 }
 
-fn parsed(headers: &HeaderMap, bytes: &[u8]) -> Option<Value> {
+/// The object in a body, whatever its encoding and format.
+fn parsed(headers: &HeaderMap, body: &[u8]) -> Option<Value> {
+    let mut unpacked = Vec::new();
+    let mut body = body;
     if headers.contains_key(http::header::CONTENT_ENCODING) {
-        return serde_json::from_reader(flate2::read::GzDecoder::new(bytes)).ok();
+        GzDecoder::new(body).read_to_end(&mut unpacked).ok()?;
+        body = &unpacked;
     }
-    serde_json::from_slice(bytes).ok()
+    match headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default() {
+        kind if kind.contains("protobuf") => protobuf::decode(body).ok(),
+        kind if kind.contains("yaml") => decode::parse_yaml(body).ok().map(|(object, _)| object),
+        _ => serde_json::from_slice(body).ok(),
+    }
 }
 
 /// Writes down that an answer is over, whether the server or the client ended it.
