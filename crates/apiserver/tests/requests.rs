@@ -77,7 +77,12 @@ fn refusals_are_upstreams() {
                 "{path}"
             );
         }
-        assert_eq!(server.post("/api/v1/componentstatuses", json!({})).await.expect(405)["reason"], "MethodNotAllowed");
+        let statuses = "/api/v1/componentstatuses";
+        assert_eq!(server.post(statuses, json!({})).await.expect(405)["reason"], "MethodNotAllowed");
+        assert_eq!(server.get(statuses).await.expect(200)["items"][0]["conditions"][0]["status"], "True");
+        assert_eq!(server.table(statuses).await["rows"][0]["cells"], json!(["etcd-0", "Healthy", "ok", ""]));
+        assert_eq!(server.get(&format!("{statuses}/etcd-0")).await.expect(200)["kind"], "ComponentStatus");
+        server.get(&format!("{statuses}/none")).await.expect(404);
         let text = server.send("POST", MAPS, &[("content-type", "text/csv")], b"a,b").await;
         assert_eq!(text.expect(415)["reason"], "UnsupportedMediaType");
         let large = server.send("POST", MAPS, &[], &vec![b' '; 4 << 20]).await;

@@ -5,6 +5,7 @@
 mod admit;
 mod apply;
 mod body;
+mod component_status;
 mod create;
 mod delete;
 mod delete_collection;
@@ -144,7 +145,8 @@ fn accept(request: &Request<RequestBody>, info: &RequestInfo, resource: &Resourc
         return Ok(Accept::default());
     }
     let stream = info.verb == "watch";
-    let offer = Offer { protobuf: resource.builtin(), transforms: resource.stored, stream };
+    let offer =
+        Offer { protobuf: resource.builtin(), transforms: resource.verbs.iter().any(|verb| verb == "list"), stream };
     let mut accept = negotiate::accept(request.headers(), offer)?;
     accept.pretty = negotiate::pretty(request.uri()).unwrap_or(accept.pretty);
     let package = resource.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
@@ -225,6 +227,9 @@ impl Call {
     }
 
     async fn dispatch(&mut self, parts: &Parts, body: RequestBody) -> ApiResult<Response<Body>> {
+        if self.row.resource.qualified() == "componentstatuses" {
+            return self.component_status().await;
+        }
         if !self.row.resource.stored {
             return Err(ApiError::method_not_allowed());
         }
