@@ -12,6 +12,7 @@ mod holder;
 mod stall;
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +23,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
@@ -48,6 +51,9 @@ const HEADER_BYTES: u32 = 256 * 1024;
 /// HTTP/2 windows: large lists flow without waiting for the reader.
 const WINDOW_BYTES: u32 = 1 << 20;
 
+/// What Go's servers say to plain HTTP.
+const NO_TLS: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+
 /// Why there is no listener.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -65,7 +71,7 @@ pub enum ServeError {
         /// The address.
         address: SocketAddr,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The certificates are no good.
     #[error(transparent)]
@@ -78,7 +84,7 @@ pub enum ServeError {
 /// Listens on an address; port 0 lets the system choose.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address).await.map_err(|source| match source.kind() {
-        std::io::ErrorKind::AddrInUse => ServeError::Taken { address, holder: holder::of_port(address.port()) },
+        io::ErrorKind::AddrInUse => ServeError::Taken { address, holder: holder::of_port(address.port()) },
         _ => ServeError::Bind { address, source },
     })
 }
@@ -134,6 +140,18 @@ where
     connections.wait().await;
 }
 
+async fn handshake(mut stream: TcpStream, acceptor: TlsAcceptor) -> io::Result<TlsStream<TcpStream>> {
+    let mut first = [0];
+    stream.peek(&mut first).await?;
+    if first[0].is_ascii_uppercase() {
+        // What is not read would make the system reset the connection before the answer arrives.
+        let _ = stream.read(&mut [0; 4096]).await?;
+        stream.write_all(NO_TLS).await?;
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    acceptor.accept(stream).await
+}
+
 async fn connection<S>(stream: TcpStream, acceptor: TlsAcceptor, service: S, shutdown: CancellationToken)
 where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
@@ -142,7 +160,7 @@ where
     // Small writes (watch events, terminal keystrokes) must not wait for one another.
     let _ = stream.set_nodelay(true);
     let address = stream.peer_addr().ok().map(|address| PeerAddress(address.ip()));
-    let Ok(Ok(stream)) = coracle_clock::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
+    let Ok(Ok(stream)) = coracle_clock::timeout(HANDSHAKE, handshake(stream, acceptor)).await else { return };
     let peer = stream.get_ref().1.peer_certificates().and_then(PeerCertificate::parse);
     let stream = stall::Impatient::new(stream);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {

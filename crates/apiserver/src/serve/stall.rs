@@ -1,4 +1,5 @@
-//! Drops peers that take nothing: a write that makes no progress for a while is an error, which ends the connection.
+//! Drops peers that say nothing or take nothing: a beginning that does not come and a write that makes no progress are
+//! errors, which end the connection.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
@@ -11,16 +12,24 @@ use tokio::time::Sleep;
 /// For how long a peer's window may stay full.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A stream whose writes do not wait for ever.
+/// How long a peer may take over its first bytes: `ReadHeaderTimeout` upstream.
+pub(super) const OPENING: Duration = Duration::from_secs(32);
+/// With so many bytes HTTP/2 has begun, and HTTP/1.1 counts its own time.
+const OPENING_BYTES: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
+
+/// A stream whose first reads and whose writes do not wait for ever.
 pub(super) struct Impatient<S> {
     inner: S,
+    /// How many of the first bytes have not come, and until when they must.
+    opening: Option<(usize, Pin<Box<Sleep>>)>,
     /// Runs while a write waits.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S: Unpin> Impatient<S> {
     pub(super) fn new(inner: S) -> Self {
-        Impatient { inner, deadline: None }
+        let opening = Some((OPENING_BYTES, Box::pin(tokio::time::sleep(OPENING))));
+        Impatient { inner, opening, deadline: None }
     }
 
     fn watch<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -36,7 +45,19 @@ impl<S: Unpin> Impatient<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if let Some((missing, deadline)) = &mut self.opening {
+            if read.is_pending() {
+                ready!(deadline.as_mut().poll(cx));
+                return Poll::Ready(Err(ErrorKind::TimedOut.into()));
+            }
+            *missing = missing.saturating_sub(buf.filled().len() - before);
+            if *missing == 0 {
+                self.opening = None;
+            }
+        }
+        read
     }
 }
 

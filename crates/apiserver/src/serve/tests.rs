@@ -5,9 +5,12 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use tokio_rustls::client::TlsStream;
 
 use super::*;
 use crate::pki::Pki;
+
+mod hostile;
 
 const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -42,13 +45,16 @@ fn client_config(pki: &Pki, client: Option<&CertKey>, protocol: &str) -> ClientC
     config
 }
 
+async fn connect(address: SocketAddr, config: ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::try_from("localhost").unwrap();
+    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
 /// Asks over TLS who we are.
 async fn ask(address: SocketAddr, config: ClientConfig) -> std::io::Result<String> {
     let http2 = config.alpn_protocols[0] == b"h2";
-    let stream = TcpStream::connect(address).await?;
-    let name = ServerName::try_from("localhost").unwrap();
-    let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-    let io = TokioIo::new(stream);
+    let io = TokioIo::new(connect(address, config).await?);
     let request = Request::get("https://localhost/").body(Empty::<Bytes>::new()).unwrap();
     let response = if http2 {
         let (mut sender, connection) =
