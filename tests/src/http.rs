@@ -19,6 +19,17 @@ pub struct Response {
 }
 
 impl Response {
+    /// Reads an answer whose body ends where the connection does.
+    pub(crate) fn parse(answer: &[u8]) -> std::io::Result<Response> {
+        let answer = String::from_utf8_lossy(answer);
+        let read = || {
+            let (head, body) = answer.split_once("\r\n\r\n")?;
+            let (line, headers) = head_of(head);
+            Some(Response { status: line.split(' ').nth(1)?.parse().ok()?, headers, body: body.to_owned() })
+        };
+        read().ok_or_else(|| std::io::Error::other(format!("no answer: {answer:?}")))
+    }
+
     /// The first header with this (lower-case) name.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
@@ -109,8 +120,7 @@ impl Session {
         stream.write_all(format!("{head}\r\n{body}").as_bytes())?;
         let mut answer = vec![];
         stream.read_to_end(&mut answer)?;
-        let answer = String::from_utf8_lossy(&answer);
-        let response = parse(&answer).ok_or_else(|| std::io::Error::other(format!("no answer: {answer:?}")))?;
+        let response = Response::parse(&answer)?;
         for (_, cookie) in response.headers.iter().filter(|(name, _)| name == "set-cookie") {
             if let Some((name, value)) = cookie.split(';').next().and_then(|pair| pair.split_once('=')) {
                 self.cookies.insert(name.trim().to_owned(), value.to_owned());
@@ -120,13 +130,11 @@ impl Session {
     }
 }
 
-fn parse(answer: &str) -> Option<Response> {
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    let mut lines = head.lines();
-    let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
-    let headers = lines.filter_map(|line| line.split_once(':'));
-    let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned())).collect();
-    Some(Response { status, headers, body: body.to_owned() })
+/// The first line of a request or an answer, and its headers with names in lower case.
+pub(crate) fn head_of(head: &str) -> (&str, Vec<(String, String)>) {
+    let (line, headers) = head.split_once("\r\n").unwrap_or((head, ""));
+    let headers = headers.lines().filter_map(|line| line.split_once(':'));
+    (line, headers.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned())).collect())
 }
 
 fn encode(text: &str) -> String {

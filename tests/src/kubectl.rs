@@ -1,7 +1,7 @@
 //! kubectl, as people use it.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -134,9 +134,15 @@ impl Kubectl {
 
     /// Starts `kubectl <line>` and reads what it prints while it runs.
     pub fn start(&self, line: &str) -> Running {
+        self.start_with(line, "")
+    }
+
+    /// Starts `kubectl <line>`, types `input`, and reads what it prints while it runs.
+    pub fn start_with(&self, line: &str, input: &str) -> Running {
         let mut command = self.command(line);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut child = child.unwrap_or_else(|error| panic!("kubectl {line}: {error}"));
+        child.stdin.as_mut().expect("was piped").write_all(input.as_bytes()).expect("it listens");
         let (sender, lines) = channel();
         let stdout = BufReader::new(child.stdout.take().expect("was piped"));
         std::thread::spawn(move || {

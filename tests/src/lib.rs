@@ -9,8 +9,10 @@
 //! specification for a look.
 
 pub mod binary;
+pub mod certificates;
 pub mod cluster;
 pub mod http;
+pub mod https;
 pub mod kubectl;
 pub mod parts;
 pub mod process;

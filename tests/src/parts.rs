@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::binary::coracle;
 use crate::cluster::free_port;
+use crate::https::{self, Connection};
 use crate::kubectl::{Kubectl, programs};
 use crate::wait::eventually;
 
@@ -30,24 +31,42 @@ node-b,system:node:b,5,"system:nodes"
 visitor,vera,6
 "#;
 
+/// What is written down in `audit.log`: what happens in the namespace `audited`.
+const AUDIT: &str = r#"{apiVersion: audit.k8s.io/v1, kind: Policy, omitStages: [RequestReceived], rules: [
+  {level: RequestResponse, namespaces: [audited], verbs: [create], resources: [{group: "", resources: [configmaps]}]},
+  {level: Metadata, namespaces: [audited]}, {level: None}]}
+"#;
+
 impl Parts {
     /// Starts an API server, and waits until it is ready.
     pub fn api_server() -> Parts {
         let folder = tempfile::Builder::new().prefix("coracle-test-").tempdir().expect("a temporary folder");
         let parts = Parts { folder, port: free_port(), children: Mutex::default() };
         std::fs::write(parts.path("tokens.csv"), TOKENS).expect("a file");
-        let (port, tokens, pki) = (parts.port.to_string(), parts.path("tokens.csv"), parts.path("pki"));
-        let arguments = ["--secure-port", &port, "--store", "memory"];
-        parts.spawn(
-            "apiserver",
-            "apiserver",
-            &[&arguments[..], &["--token-auth-file", text(&tokens), "--cert-dir", text(&pki)]].concat(),
-        );
+        std::fs::write(parts.path("audit.yaml"), AUDIT).expect("a file");
+        let port = parts.port.to_string();
+        let files = ["tokens.csv", "pki", "audit.yaml", "audit.log"].map(|name| parts.path(name));
+        let [tokens, pki, policy, log] = files.each_ref().map(|path| text(path));
+        let arguments = ["--secure-port", &port, "--store", "memory", "--token-auth-file", tokens, "--cert-dir", pki];
+        let audit = ["--audit-policy-file", policy, "--audit-log-path", log];
+        parts.spawn("apiserver", "apiserver", &[&arguments[..], &audit].concat());
         for token in TOKENS.lines().filter_map(|line| line.split(',').next()) {
             parts.kubeconfig(token, "default");
         }
         let kubectl = parts.kubectl("admin");
         eventually("the API server is ready", 20, || kubectl.run("get --raw /readyz").stdout == "ok");
+        parts
+    }
+
+    /// Starts an API server, controllers, a scheduler and the node `a`, and waits until the node is ready.
+    pub fn control_plane() -> Parts {
+        let parts = Parts::api_server();
+        parts.controllers();
+        parts.scheduler("scheduler");
+        parts.kubelet("a");
+        let kubectl = parts.kubectl("admin");
+        eventually("the node is there", 20, || kubectl.names("nodes") == ["a"]);
+        kubectl.ok("wait --for=condition=Ready node a --timeout=30s");
         parts
     }
 
@@ -124,9 +143,21 @@ impl Parts {
         Kubectl { program, kubeconfig: self.path(&format!("{name}.conf")), home: self.folder.path().to_owned() }
     }
 
+    /// The promised kubectls, oldest first, with a kubeconfig that was made.
+    pub fn every_kubectl(&self, name: &str) -> Vec<Kubectl> {
+        programs().into_iter().map(|program| Kubectl { program, ..self.kubectl(name) }).collect()
+    }
+
     /// A certain kubectl as a token's owner, at home in a namespace.
     pub fn kubectl_in(&self, program: &Path, token: &str, namespace: &str) -> Kubectl {
         Kubectl { program: program.to_owned(), kubeconfig: self.kubeconfig(token, namespace), ..self.kubectl(token) }
+    }
+
+    /// A connection to the API server, with a certificate of the folder `pki` or none.
+    pub fn connect(&self, certificate: Option<&str>) -> Connection {
+        let read = |name: &str| std::fs::read_to_string(self.path("pki").join(name)).expect("it was made");
+        let identity = certificate.map(|name| (read(&format!("{name}.crt")), read(&format!("{name}.key"))));
+        https::connect(self.port, &read("ca.crt"), identity)
     }
 
     /// The ends of all logs.

@@ -11,10 +11,17 @@ use std::time::Instant;
 /// A named section.
 pub type Section<T> = (&'static str, fn(&T));
 
-/// Names functions as sections: `sections![a, b]`.
+/// Names functions as sections, by the modules they are in: `sections![a, b]`.
 #[macro_export]
 macro_rules! sections {
-    ($($section:ident),* $(,)?) => { &[$((stringify!($section), $section as fn(&_))),*] };
+    ($($section:ident),* $(,)?) => {
+        &[$((concat!(module_path!(), "::", stringify!($section)), $section as fn(&_))),*]
+    };
+}
+
+/// A section's name as the usual harness says it: without the program's.
+fn short(name: &'static str) -> &'static str {
+    name.split_once("::").map_or(name, |(_, name)| name)
 }
 
 /// Runs the sections on what `start` makes; exits with status 101 if one fails, like a test.
@@ -29,11 +36,11 @@ pub fn specification<T>(
 ) {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.iter().any(|argument| argument == "--list") {
-        sections.iter().for_each(|(name, _)| println!("{name}: test"));
+        sections.iter().for_each(|(name, _)| println!("{}: test", short(name)));
         return;
     }
     let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    let wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(*filter));
+    let wanted = |name| filters.is_empty() || filters.iter().any(|filter| short(name).contains(*filter));
     let chosen: Vec<&Section<T>> = sections.iter().filter(|(name, _)| wanted(name)).collect();
     println!("\nrunning {} sections", chosen.len());
     if chosen.is_empty() {
@@ -49,6 +56,7 @@ pub fn specification<T>(
     println!("started ({:.1} s)", begin.elapsed().as_secs_f64());
     let mut failed = vec![];
     for (name, section) in chosen {
+        let name = short(name);
         let begin = Instant::now();
         let passed = catch_unwind(AssertUnwindSafe(|| section(&subject))).is_ok();
         let outcome = if passed { "ok" } else { "FAILED" };
@@ -57,7 +65,7 @@ pub fn specification<T>(
             if failed.is_empty() {
                 eprintln!("{}", report(&subject));
             }
-            failed.push(*name);
+            failed.push(name);
         }
     }
     let seconds = begin.elapsed().as_secs_f64();

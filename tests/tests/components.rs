@@ -3,10 +3,9 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use coracle_tests::kubectl::programs;
+use coracle_tests::certificates::{certificate_request, request_manifest};
 use coracle_tests::parts::{Parts, missing};
-use coracle_tests::{Kubectl, eventually, sections, specification, wait_until};
-use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+use coracle_tests::{eventually, sections, specification, wait_until};
 
 fn main() {
     let sections = sections![
@@ -41,8 +40,7 @@ fn the_api_server_knows_its_users_by_their_tokens(parts: &Parts) {
 
 /// By OpenAPI v3 and v2; and it says what is wrong with a manifest.
 fn the_api_explains_itself_to_every_kubectl(parts: &Parts) {
-    for program in programs() {
-        let kubectl = Kubectl { program, ..parts.kubectl("admin") };
+    for kubectl in parts.every_kubectl("admin") {
         let probe = kubectl.ok("explain pod.spec.containers.livenessProbe");
         assert!(probe.contains("FIELD: livenessProbe <Probe>") && probe.contains("initialDelaySeconds"), "{probe}");
         let containers = kubectl.ok("explain pod.spec.containers --output=plaintext-openapiv2");
@@ -75,26 +73,6 @@ fn the_components_together_run_pods(parts: &Parts) {
     eventually("the pods are the Service's", 10, || {
         kubectl.field("endpoints web", "{.subsets[*].addresses[*].ip}").split_whitespace().count() == 4
     });
-}
-
-/// A certificate request of a user of a group (PEM), and the key it is made with.
-fn certificate_request(user: &str, group: &str) -> (String, KeyPair) {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::OrganizationName, group);
-    params.distinguished_name.push(DnType::CommonName, user);
-    let key = KeyPair::generate().expect("a key");
-    let request = params.serialize_request(&key).and_then(|request| request.pem()).expect("a request");
-    (request, key)
-}
-
-fn request_manifest(name: &str, request: &str, signer: &str) -> String {
-    format!(
-        "apiVersion: certificates.k8s.io/v1\nkind: CertificateSigningRequest\nmetadata: {{name: {name}}}\n\
-         spec:\n  request: {}\n  signerName: kubernetes.io/{signer}\n  expirationSeconds: 3600\n  \
-         usages: [digital signature, client auth]\n",
-        BASE64_STANDARD.encode(request)
-    )
 }
 
 fn an_approved_certificate_request_becomes_a_users_credentials(parts: &Parts) {

@@ -1,32 +1,20 @@
-//! Custom resources through real kubectl, the newest and the oldest there is, against an API server and controllers
-//! that run alone. No Docker is needed.
+//! Custom resources through real kubectl, the newest and the oldest that is promised.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 
-use coracle_tests::binary::coracle;
-use coracle_tests::cluster::free_port;
-use coracle_tests::kubectl::programs;
-use coracle_tests::{Kubectl, eventually, sections, specification};
-use tempfile::TempDir;
+use coracle_tests::{Parts, Section, eventually, sections};
 
-fn main() {
-    let sections = sections![
-        a_kind_is_there_as_soon_as_it_is_defined,
-        objects_are_created_shown_changed_and_described,
-        what_the_schema_forbids_is_refused,
-        every_way_of_changing_an_object_works,
-        a_watch_shows_columns,
-        a_namespace_takes_its_custom_resources_along,
-        what_nobody_owns_any_more_is_collected,
-        roles_know_custom_resources,
-        a_definition_takes_its_objects_along,
-    ];
-    let missing = || programs().is_empty().then(|| "there is no kubectl".to_owned());
-    specification(sections, missing, Parts::start, Parts::report);
-}
+pub const SECTIONS: &[Section<Parts>] = sections![
+    a_kind_is_there_as_soon_as_it_is_defined,
+    objects_are_created_shown_changed_and_described,
+    what_the_schema_forbids_is_refused,
+    every_way_of_changing_an_object_works,
+    a_watch_shows_columns,
+    a_namespace_takes_its_custom_resources_along,
+    what_nobody_owns_any_more_is_collected,
+    roles_know_custom_resources,
+    a_definition_takes_its_objects_along,
+];
 
 const DEFINITION: &str = r#"
 apiVersion: apiextensions.k8s.io/v1
@@ -75,95 +63,6 @@ kind: Boat
 metadata: {name: argo}
 spec: {crew: 50, sails: [{name: main, area: 40}]}
 ";
-
-/// An API server and controllers.
-struct Parts {
-    folder: TempDir,
-    port: u16,
-    children: Vec<Child>,
-}
-
-impl Parts {
-    fn start() -> Parts {
-        let folder = tempfile::Builder::new().prefix("coracle-test-").tempdir().expect("a temporary folder");
-        let mut parts = Parts { folder, port: free_port(), children: Vec::new() };
-        let tokens = "admin,ada,1,\"system:masters\"\ncontrollers,system:kube-controller-manager,2\nvisitor,vera,3\n";
-        std::fs::write(parts.path("tokens.csv"), tokens).expect("a file");
-        let (port, tokens, pki) = (parts.port.to_string(), parts.path("tokens.csv"), parts.path("pki"));
-        parts.spawn(
-            "apiserver",
-            &[
-                "--secure-port",
-                &port,
-                "--store",
-                "memory",
-                "--token-auth-file",
-                text(&tokens),
-                "--cert-dir",
-                text(&pki),
-            ],
-        );
-        ["admin", "controllers", "visitor"].iter().for_each(|token| parts.kubeconfig(token));
-        let kubectl = parts.kubectl("admin");
-        eventually("the API server is ready", 20, || kubectl.run("get --raw /readyz").stdout == "ok");
-        let (kubeconfig, volumes) = (parts.path("controllers.conf"), parts.path("volumes"));
-        parts.spawn("controller-manager", &["--kubeconfig", text(&kubeconfig), "--volume-dir", text(&volumes)]);
-        parts
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn spawn(&mut self, component: &str, arguments: &[&str]) {
-        let log = File::create(self.path(&format!("{component}.log"))).expect("a log");
-        let mut command = Command::new(coracle());
-        command.arg("--data-dir").arg(self.path("data")).arg(component).args(arguments);
-        self.children.push(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("it runs"));
-    }
-
-    fn kubeconfig(&self, token: &str) {
-        let (ca, port) = (self.path("pki/ca.crt"), self.port);
-        let kubeconfig = format!(
-            "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
-             clusters: [{{name: c, cluster: {{server: 'https://127.0.0.1:{port}', certificate-authority: {}}}}}]\n\
-             users: [{{name: u, user: {{token: {token}}}}}]\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n",
-            ca.display()
-        );
-        std::fs::write(self.path(&format!("{token}.conf")), kubeconfig).expect("a file");
-    }
-
-    /// The newest kubectl.
-    fn kubectl(&self, token: &str) -> Kubectl {
-        self.every_kubectl(token).pop().expect("`missing` looked for it")
-    }
-
-    fn every_kubectl(&self, token: &str) -> Vec<Kubectl> {
-        let kubectl = |program| Kubectl {
-            program,
-            kubeconfig: self.path(&format!("{token}.conf")),
-            home: self.folder.path().to_owned(),
-        };
-        programs().into_iter().map(kubectl).collect()
-    }
-
-    fn report(&self) -> String {
-        std::fs::read_to_string(self.path("apiserver.log")).unwrap_or_default()
-    }
-}
-
-impl Drop for Parts {
-    fn drop(&mut self) {
-        for child in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-fn text(path: &std::path::Path) -> &str {
-    path.to_str().expect("a temporary folder's name is text")
-}
 
 fn a_kind_is_there_as_soon_as_it_is_defined(parts: &Parts) {
     let kubectl = parts.kubectl("admin");

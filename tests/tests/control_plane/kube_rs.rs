@@ -1,41 +1,33 @@
-//! kube-rs over TLS with a kubeconfig, against the real API server, controllers and a simulated node.
+//! kube-rs over TLS with a kubeconfig.
 
 use std::future::Future;
 use std::time::Duration;
 
-use coracle_tests::parts::missing;
-use coracle_tests::{Parts, sections, specification};
+use coracle_tests::{Parts, Section, sections};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::api::{
+    DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, VersionMatch, WatchEvent, WatchParams,
+};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::runtime::watcher;
 use kube::{Api, Client, Config, Discovery, ResourceExt};
 use serde_json::json;
 
-fn main() {
-    let sections = sections![
-        the_kubeconfig_says_who_one_is,
-        discovery_finds_every_group,
-        discovery_finds_a_new_custom_resource,
-        objects_are_created_patched_applied_and_watched,
-        a_deployment_becomes_available_and_its_pods_are_seen,
-        what_is_refused_is_a_status,
-    ];
-    specification(sections, missing, start, Parts::report);
-}
-
-fn start() -> Parts {
-    let parts = Parts::api_server();
-    parts.controllers();
-    parts.scheduler("scheduler");
-    parts.kubelet("a");
-    parts
-}
+pub const SECTIONS: &[Section<Parts>] = sections![
+    the_kubeconfig_says_who_one_is,
+    discovery_finds_every_group,
+    discovery_finds_a_new_custom_resource,
+    objects_are_created_patched_applied_and_watched,
+    lists_are_paged_at_one_version,
+    a_write_that_comes_too_late_is_a_conflict,
+    a_deployment_becomes_available_and_its_pods_are_seen,
+    what_is_refused_is_a_status,
+];
 
 /// Runs a future that has a client by a token's kubeconfig; for a minute at most.
 fn with<F: Future<Output = anyhow::Result<()>>>(parts: &Parts, token: &str, play: impl FnOnce(Client) -> F) {
@@ -146,6 +138,59 @@ fn objects_are_created_patched_applied_and_watched(parts: &Parts) {
             });
         }
         assert_eq!(seen, ["added", "modified", "modified", "deleted"]);
+        Ok(())
+    });
+}
+
+fn lists_are_paged_at_one_version(parts: &Parts) {
+    with(parts, "admin", async |client: Client| {
+        let maps: Api<ConfigMap> = Api::default_namespaced(client);
+        let map =
+            |name: &str| serde_json::from_value(json!({ "metadata": { "name": name, "labels": { "book": "a" } } }));
+        for name in ["page-1", "page-2", "page-3"] {
+            maps.create(&PostParams::default(), &map(name)?).await?;
+        }
+        let params = ListParams::default().labels("book=a").limit(2);
+        let first = maps.list(&params).await?;
+        maps.create(&PostParams::default(), &map("page-4")?).await?;
+        let token = first.metadata.continue_.clone().unwrap_or_default();
+        let rest = maps.list_metadata(&params.clone().continue_token(&token)).await?;
+        assert_eq!(first.metadata.resource_version, rest.metadata.resource_version);
+        let names = |items: Vec<String>| items.join(" ");
+        assert_eq!(names(first.iter().map(ResourceExt::name_any).collect()), "page-1 page-2");
+        assert_eq!(names(rest.iter().map(ResourceExt::name_any).collect()), "page-3", "as it was at the first page");
+        let then = first.metadata.resource_version.unwrap_or_default();
+        let exact = ListParams::default().labels("book=a").at(&then).matching(VersionMatch::Exact);
+        assert_eq!(maps.list(&exact).await?.items.len(), 3);
+        assert_eq!(maps.list(&ListParams::default().labels("book=a")).await?.items.len(), 4);
+        maps.delete_collection(&DeleteParams::default(), &ListParams::default().labels("book=a")).await?;
+        Ok(())
+    });
+}
+
+fn a_write_that_comes_too_late_is_a_conflict(parts: &Parts) {
+    with(parts, "admin", async |client: Client| {
+        let maps: Api<ConfigMap> = Api::default_namespaced(client);
+        let map =
+            serde_json::from_value(json!({ "metadata": { "name": "late", "finalizers": ["example.com/hold"] } }))?;
+        let mut late: ConfigMap = maps.create(&PostParams::default(), &map).await?;
+        let merge = |patch| Patch::Merge(patch);
+        maps.patch("late", &PatchParams::default(), &merge(json!({ "data": { "a": "1" } }))).await?;
+        late.data = Some([("a".to_owned(), "2".to_owned())].into());
+        let Err(kube::Error::Api(status)) = maps.replace("late", &PostParams::default(), &late).await else {
+            panic!("it was changed meanwhile")
+        };
+        assert_eq!((status.code, status.reason.as_str()), (409, "Conflict"));
+        let other = Preconditions { uid: Some("another".into()), resource_version: None };
+        let Err(kube::Error::Api(status)) = maps.delete("late", &DeleteParams::default().preconditions(other)).await
+        else {
+            panic!("it is another")
+        };
+        assert_eq!(status.code, 409);
+        maps.delete("late", &DeleteParams::default()).await?;
+        assert!(maps.get("late").await?.metadata.deletion_timestamp.is_some(), "its finalizer holds it");
+        maps.patch("late", &PatchParams::default(), &merge(json!({ "metadata": { "finalizers": null } }))).await?;
+        assert!(maps.get_opt("late").await?.is_none());
         Ok(())
     });
 }

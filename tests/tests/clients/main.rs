@@ -1,26 +1,29 @@
 //! What kubectl can do beside the main story, with each promised version; and what programs in pods can.
 
 use coracle_tests::kubectl::{self, columns};
-use coracle_tests::{Cluster, Kubectl, Session, eventually, sections, specification};
+use coracle_tests::{Cluster, Kubectl, Section, Session, eventually, sections, specification};
+
+mod streams;
+
+const SECTIONS: &[Section<Cluster>] = sections![
+    objects_are_created_by_command,
+    manifests_are_applied_compared_and_changed,
+    manifests_are_applied_on_the_server,
+    the_api_describes_itself,
+    a_pod_is_run_exposed_and_asked,
+    a_job_completes,
+    a_pod_sees_all_that_it_was_given,
+    names_are_resolved_in_pods,
+    a_program_in_a_pod_uses_the_api_with_its_token,
+    a_running_pod_is_debugged,
+    a_node_is_drained,
+    a_namespace_goes_with_all_that_is_in_it,
+];
 
 fn main() {
-    let sections = sections![
-        objects_are_created_by_command,
-        manifests_are_applied_compared_and_changed,
-        manifests_are_applied_on_the_server,
-        the_api_describes_itself,
-        a_pod_is_run_exposed_and_asked,
-        a_job_completes,
-        a_pod_sees_all_that_it_was_given,
-        names_are_resolved_in_pods,
-        a_program_in_a_pod_uses_the_api_with_its_token,
-        a_running_pod_is_debugged,
-        a_node_is_drained,
-        a_namespace_goes_with_all_that_is_in_it,
-    ];
     let missing = coracle_tests::cluster::missing;
     let start = || Cluster::start(&["busybox:1.37", "coracle/echo:1.0"]);
-    specification(sections, missing, start, Cluster::report);
+    specification(&[streams::SECTIONS, SECTIONS].concat(), missing, start, Cluster::report);
 }
 
 /// Each kubectl with a namespace of its own.
