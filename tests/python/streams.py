@@ -50,7 +50,9 @@ def ports():
 
 
 def logs():
-    assert core.read_namespaced_pod_log(pod, "default", container="cat", tail_lines=1) == "heard python\n"
+    # As it is: the client would make a text of the bytes' notation.
+    log = core.read_namespaced_pod_log(pod, "default", container="cat", tail_lines=1, _preload_content=False)
+    assert log.data == b"heard python\n", log.data
     lines = watch.Watch()
     for line in lines.stream(core.read_namespaced_pod_log, pod, "default", container="cat"):
         if line == "heard python":
