@@ -7,12 +7,13 @@
 mod fake;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use coracle_kubelet::server::spdy::codec::{Codec, Frame};
 use fake::{As, Kubelet};
 use futures::{SinkExt, StreamExt};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_util::codec::Framed;
@@ -107,6 +108,17 @@ async fn exec_over_websocket_takes_input_to_its_end() {
     }
     let heard = channels(&mut socket).await;
     assert_eq!((heard[&1].as_str(), heard[&3].as_str()), (format!("{long}end").as_str(), SUCCESS));
+}
+
+#[tokio::test]
+async fn the_bytes_end_with_the_session_whatever_the_client_says() {
+    let kubelet = Kubelet::start().await;
+    let path = "/exec/default/web/main?command=exit&command=0&stdout=true";
+    let mut socket = websocket(&kubelet, path, "v4.channel.k8s.io").await;
+    channels(&mut socket).await;
+    let mut rest = Vec::new();
+    let end = tokio::time::timeout(Duration::from_secs(5), socket.get_mut().read_to_end(&mut rest)).await;
+    assert_eq!(end.expect("at once").unwrap(), 0);
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -105,33 +106,35 @@ impl Format {
 /// Serves a client until the session has ended or it is gone.
 pub async fn serve(socket: WebSocket, protocol: &str, options: &ExecOptions, (from, to): Protocol) {
     let format = Format::of(protocol);
-    let (sink, stream) = socket.split();
-    let reading = read(stream, format, from);
-    tokio::pin!(reading);
+    let (mut sink, mut stream) = socket.split();
     let result = tokio::select! {
         biased;
-        result = write(sink, format, options, to) => result,
+        result = write(&mut sink, format, options, to) => result,
         // The client is gone; the pump notices as its end of `from` was dropped.
-        _ = &mut reading => return,
+        () = read(&mut stream, format, from) => return,
     };
-    match result {
-        // Wait for the client's close, so that nothing it was sent is lost with the connection.
-        Ok(()) => drop(coracle_clock::timeout(CLOSE_TIMEOUT, reading).await),
-        Err(error) => tracing::debug!(%error, "a client left its session"),
+    if let Err(error) = result {
+        tracing::debug!(%error, "a client left its session");
+    } else if let Ok(mut socket) = sink.reunite(stream) {
+        // A client that waits for bytes, though TLS has read the last ones already, wakes up at their end. Then wait
+        // for the client's close, so that nothing it was sent is lost with the connection.
+        let _ = socket.get_mut().shutdown().await;
+        let closed = async { while let Some(Ok(_)) = socket.next().await {} };
+        let _ = coracle_clock::timeout(CLOSE_TIMEOUT, closed).await;
     }
 }
 
-async fn read(mut stream: SplitStream<WebSocket>, format: Format, from: mpsc::Sender<FromClient>) {
+async fn read(stream: &mut SplitStream<WebSocket>, format: Format, from: mpsc::Sender<FromClient>) {
     while let Some(Ok(message)) = stream.next().await {
         if let Some(message) = format.understand(message) {
-            // Once the session has ended nobody listens; go on until the client has closed.
+            // Once the session has ended nobody listens.
             let _ = from.send(message).await;
         }
     }
 }
 
 async fn write(
-    mut sink: SplitSink<WebSocket, Message>,
+    sink: &mut SplitSink<WebSocket, Message>,
     format: Format,
     options: &ExecOptions,
     mut to: mpsc::Receiver<ToClient>,
