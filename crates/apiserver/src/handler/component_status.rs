@@ -6,6 +6,7 @@ use http::Response;
 use serde_json::json;
 
 use super::Call;
+use super::modify::Outcome;
 use crate::body::Body;
 use crate::render;
 use crate::storage::codec;
@@ -27,7 +28,7 @@ impl Call {
                 let (resource, items) = (&self.row.resource, std::iter::once(codec::whole(&object)));
                 Ok(render::list(resource, json!({}), items, self.accept, self.options.include_object))
             }
-            (_, "etcd-0") => Ok(self.answer_value(200, &object)),
+            (_, "etcd-0") => self.answer_object(200, Outcome::Unwritten(object)).await,
             _ => Err(self.not_found()),
         }
     }
