@@ -67,6 +67,10 @@ fn the_components_together_run_pods(parts: &Parts) {
     });
     kubectl.ok("create deployment web --image=anything:1 --replicas=4");
     kubectl.ok("rollout status deployment/web --timeout=60s");
+    let managers =
+        kubectl.ok("get rs,pods --show-managed-fields -o jsonpath='{.items[*].metadata.managedFields[*].manager}'");
+    assert!(managers.contains("kube-controller-manager") && managers.contains("kubelet"), "{managers}");
+    assert!(!managers.contains("unknown"), "{managers}");
     let nodes = kubectl.ok("get pods -o jsonpath='{.items[*].spec.nodeName}'");
     assert!(nodes.contains('a') && nodes.contains('b'), "{nodes}");
     kubectl.ok("expose deployment web --port=80");

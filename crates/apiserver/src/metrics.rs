@@ -7,11 +7,10 @@
 mod process;
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
+use coracle_client::metrics::{self as client, Histogram, head, line};
 use coracle_clock::Instant;
 use http::Method;
 
@@ -25,50 +24,6 @@ const BOUNDS: [f64; 23] = [
     45.0, 60.0,
 ];
 
-/// How long things took.
-#[derive(Debug, Default)]
-struct Histogram {
-    /// How many took at most as long as the bound, and longer than the one before.
-    buckets: [u64; BOUNDS.len()],
-    count: u64,
-    sum: f64,
-}
-
-impl Histogram {
-    fn observe(&mut self, took: Duration) {
-        let seconds = took.as_secs_f64();
-        let bucket = BOUNDS.iter().position(|bound| seconds <= *bound);
-        bucket.and_then(|bucket| self.buckets.get_mut(bucket)).into_iter().for_each(|count| *count += 1);
-        self.count += 1;
-        self.sum += seconds;
-    }
-
-    /// Writes it; `labels` are without braces and end with no comma.
-    fn render(&self, out: &mut String, name: &str, labels: &str) {
-        let mut total = 0;
-        for (bound, count) in BOUNDS.iter().zip(self.buckets) {
-            total += count;
-            line(out, &format!("{name}_bucket"), &format!("{labels},le=\"{bound}\""), total);
-        }
-        line(out, &format!("{name}_bucket"), &format!("{labels},le=\"+Inf\""), self.count);
-        line(out, &format!("{name}_sum"), labels, self.sum);
-        line(out, &format!("{name}_count"), labels, self.count);
-    }
-}
-
-/// One line of the text.
-fn line(out: &mut String, name: &str, labels: &str, value: impl std::fmt::Display) {
-    // Writing to a string cannot fail.
-    let _ = match labels {
-        "" => writeln!(out, "{name} {value}"),
-        labels => writeln!(out, "{name}{{{labels}}} {value}"),
-    };
-}
-
-fn head(out: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-}
-
 /// Durations of operations on the store, by operation.
 #[derive(Debug, Default)]
 pub struct Operations(Mutex<BTreeMap<&'static str, Histogram>>);
@@ -77,12 +32,17 @@ impl Operations {
     /// Notes that an operation that began at `since` is done.
     pub fn observe(&self, operation: &'static str, since: Instant) {
         let took = coracle_clock::instant().duration_since(since);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(operation).or_default().observe(took);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(operation)
+            .or_insert_with(|| Histogram::new(&BOUNDS))
+            .observe(took);
     }
 }
 
 /// The requests of one kind.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Requests {
     codes: BTreeMap<u16, u64>,
     took: Histogram,
@@ -159,7 +119,9 @@ impl Metrics {
     /// The request was answered with that code. What goes on, if it is a stream, goes on as long as what is returned.
     pub fn end(&self, request: Request, code: u16) -> Option<Ongoing> {
         let mut all = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        let requests = all.entry(request.labels).or_default();
+        let requests = all
+            .entry(request.labels)
+            .or_insert_with(|| Requests { codes: BTreeMap::new(), took: Histogram::new(&BOUNDS) });
         *requests.codes.entry(code).or_default() += 1;
         if request.long_running {
             return Some(request.ongoing);
@@ -193,7 +155,7 @@ impl Metrics {
             "Response latency distribution in seconds for each verb, group, version, resource, subresource, scope and \
              component.",
         );
-        for (labels, requests) in requests.iter().filter(|(_, requests)| requests.took.count > 0) {
+        for (labels, requests) in requests.iter().filter(|(_, requests)| !requests.took.is_empty()) {
             requests.took.render(&mut out, name, labels);
         }
         drop(requests);
@@ -251,6 +213,7 @@ impl Metrics {
             ("platform", "platform"),
         ];
         line(&mut out, name, &labels.map(label).join(","), 1);
+        client::render(&mut out);
         process::render(&mut out);
         out
     }

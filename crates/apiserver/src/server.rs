@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use async_trait::async_trait;
 use bytes::Bytes;
 use coracle_api::{ApiError, ApiResult};
+use coracle_client::metrics::Meter;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, Entry, HeaderValue, USER_AGENT};
 use http::request::Parts;
 use http::{Method, Request, Response};
@@ -154,7 +155,7 @@ impl ApiServer {
 
     /// A client in this process: no socket, no TLS, no second way in. Must be called inside a tokio runtime.
     pub fn client_as(self: &Arc<Self>, user: UserInfo) -> kube::Client {
-        kube::Client::new(self.service_as(user), "default")
+        kube::Client::new(Meter::new(self.service_as(user), "localhost"), "default")
     }
 
     /// Answers one request.

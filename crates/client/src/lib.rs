@@ -9,6 +9,7 @@
 //!   with delays and per-key back-off;
 //! - [`EventRecorder`]: the Events that `kubectl describe` shows;
 //! - [`LeaderElector`]: one active instance among several;
+//! - [`metrics`]: what queues and clients count;
 //! - [`transport`]: whom a TLS connection trusts, and failures worded as Go words them.
 //!
 //! Order is deterministic throughout (ordered maps, first in first out, one task per informer), so
@@ -17,6 +18,7 @@
 mod events;
 mod informer;
 mod leader;
+pub mod metrics;
 mod object;
 mod queue;
 mod raw;

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::{Debug, Display};
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use coracle_clock::Instant;
@@ -15,22 +15,27 @@ use futures::future::join_all;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::{self, Counted, QueueStats};
+
 /// First delay after a failure; each further one doubles it, up to [`MAX_DELAY`].
 const BASE_DELAY: Duration = Duration::from_millis(5);
 /// The longest delay after failures.
 const MAX_DELAY: Duration = Duration::from_secs(1000);
 
 struct State<K> {
-    ready: VecDeque<K>,
+    /// With the time since when.
+    ready: VecDeque<(K, Instant)>,
     /// In `ready`, or added again while at work.
     dirty: BTreeSet<K>,
-    at_work: BTreeSet<K>,
+    /// Since when.
+    at_work: BTreeMap<K, Instant>,
     /// Due time and a counter (first in, first out among equals).
     delayed: BTreeMap<(Instant, u64), K>,
     /// When each delayed key is due; a key waits for its earliest time only.
     due: BTreeMap<K, (Instant, u64)>,
     failures: BTreeMap<K, u32>,
     counter: u64,
+    stats: QueueStats,
 }
 
 /// A queue of keys for one controller. Cloning shares it.
@@ -66,11 +71,12 @@ impl<K: Clone + Ord> WorkQueue<K> {
             state: Arc::new(Mutex::new(State {
                 ready: VecDeque::new(),
                 dirty: BTreeSet::new(),
-                at_work: BTreeSet::new(),
+                at_work: BTreeMap::new(),
                 delayed: BTreeMap::new(),
                 due: BTreeMap::new(),
                 failures: BTreeMap::new(),
                 counter: 0,
+                stats: QueueStats::default(),
             })),
             changed: Arc::new(Notify::new()),
         }
@@ -106,6 +112,7 @@ impl<K: Clone + Ord> WorkQueue<K> {
     pub fn add_rate_limited(&self, key: K) {
         let failures = {
             let mut state = self.state.lock().expect(LOCK);
+            state.stats.retries += 1;
             let count = state.failures.entry(key.clone()).or_default();
             *count += 1;
             *count - 1
@@ -140,10 +147,12 @@ impl<K: Clone + Ord> WorkQueue<K> {
             let changed = self.changed.notified();
             let wait_until = {
                 let mut state = self.state.lock().expect(LOCK);
-                state.promote_due(coracle_clock::instant());
-                if let Some(key) = state.ready.pop_front() {
+                let now = coracle_clock::instant();
+                state.promote_due(now);
+                if let Some((key, since)) = state.ready.pop_front() {
+                    state.stats.waited.observe(now.duration_since(since));
                     state.dirty.remove(&key);
-                    state.at_work.insert(key.clone());
+                    state.at_work.insert(key.clone(), now);
                     if !state.ready.is_empty() {
                         self.changed.notify_one();
                     }
@@ -165,9 +174,12 @@ impl<K: Clone + Ord> WorkQueue<K> {
     /// Gives back a key. If it was added meanwhile, it is ready again.
     pub fn done(&self, key: &K) {
         let mut state = self.state.lock().expect(LOCK);
-        state.at_work.remove(key);
+        let now = coracle_clock::instant();
+        if let Some(since) = state.at_work.remove(key) {
+            state.stats.worked.observe(now.duration_since(since));
+        }
         if state.dirty.contains(key) {
-            state.ready.push_back(key.clone());
+            state.ready.push_back((key.clone(), now));
             drop(state);
             self.changed.notify_one();
         }
@@ -176,8 +188,12 @@ impl<K: Clone + Ord> WorkQueue<K> {
 
 impl<K: Clone + Ord> State<K> {
     fn add(&mut self, key: K) {
-        if self.dirty.insert(key.clone()) && !self.at_work.contains(&key) {
-            self.ready.push_back(key);
+        if !self.dirty.insert(key.clone()) {
+            return;
+        }
+        self.stats.adds += 1;
+        if !self.at_work.contains_key(&key) {
+            self.ready.push_back((key, coracle_clock::instant()));
         }
     }
 
@@ -189,6 +205,20 @@ impl<K: Clone + Ord> State<K> {
             let key = entry.remove();
             self.due.remove(&key);
             self.add(key);
+        }
+    }
+}
+
+impl<K: Send> Counted for Mutex<State<K>> {
+    fn stats(&self) -> QueueStats {
+        let state = self.lock().expect(LOCK);
+        let now = coracle_clock::instant();
+        let working = || state.at_work.values().map(|since| now.duration_since(*since).as_secs_f64());
+        QueueStats {
+            depth: state.ready.len(),
+            unfinished: working().sum(),
+            longest: working().fold(0.0, f64::max),
+            ..state.stats.clone()
         }
     }
 }
@@ -213,11 +243,13 @@ pub async fn run_workers<K, F, Fut, E>(
     shutdown: &CancellationToken,
     reconcile: F,
 ) where
-    K: Clone + Ord + Debug,
+    K: Clone + Ord + Debug + Send + 'static,
     F: Fn(K) -> Fut,
     Fut: Future<Output = Result<Requeue, E>>,
     E: Display,
 {
+    let counted: Weak<Mutex<State<K>>> = Arc::downgrade(&queue.state);
+    metrics::register(name, counted);
     let hand = || async {
         loop {
             let key = tokio::select! {
@@ -306,6 +338,17 @@ mod tests {
             async move { if finished { Ok(Requeue::Never) } else { Err("not yet") } }
         })
         .await;
+        let mut text = String::new();
+        metrics::render(&mut text);
+        for expected in [
+            "workqueue_adds_total{name=\"test\"} 5\n",
+            "workqueue_retries_total{name=\"test\"} 4\n",
+            "workqueue_depth{name=\"test\"} 0\n",
+            "workqueue_queue_duration_seconds_count{name=\"test\"} 5\n",
+            "workqueue_work_duration_seconds_bucket{name=\"test\",le=\"1e-08\"} 4\n",
+        ] {
+            assert!(text.contains(expected), "{text}");
+        }
         let gaps: Vec<_> = times.lock().unwrap().windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert_eq!(gaps, [5, 10, 20, 40]);
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{head, line};
+use coracle_client::metrics::{head, line};
 
 /// Clock ticks a second, as Linux has them in `/proc` on every architecture.
 const TICKS: f64 = 100.0;

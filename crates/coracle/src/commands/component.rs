@@ -37,12 +37,12 @@ use crate::cli::{self, ClientFlags};
 use crate::cluster::{NodeOptions, run_node, run_node_on};
 use crate::data_dir::DataDir;
 
-/// A client by a kubeconfig.
-pub async fn client(path: &Path) -> anyhow::Result<Client> {
+/// A client by a kubeconfig; `agent` is the program it acts for.
+pub async fn client(path: &Path, agent: &'static str) -> anyhow::Result<Client> {
     let context = || format!("kubeconfig {}", path.display());
     let kubeconfig = Kubeconfig::read_from(path).with_context(context)?;
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-    Ok(Client::try_from(config.with_context(context)?)?)
+    Ok(coracle_client::metrics::client(config.with_context(context)?, agent)?)
 }
 
 /// A token that is cancelled by SIGINT or SIGTERM.
@@ -69,12 +69,12 @@ fn hostname() -> String {
 }
 
 /// Runs `work`, as the leader if that was asked for.
-async fn led<F, Fut>(name: &str, flags: &ClientFlags, work: F) -> anyhow::Result<()>
+async fn led<F, Fut>(name: &'static str, flags: &ClientFlags, work: F) -> anyhow::Result<()>
 where
     F: FnOnce(Client, CancellationToken) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
 {
-    let client = client(&flags.kubeconfig).await?;
+    let client = client(&flags.kubeconfig, name).await?;
     let shutdown = shutdown_on_signal()?;
     if !flags.leader_elect {
         return work(client, shutdown).await;
@@ -149,7 +149,7 @@ pub async fn scheduler(options: cli::Scheduler) -> anyhow::Result<()> {
 
 /// `coracle proxy`.
 pub async fn proxy(options: cli::Proxy) -> anyhow::Result<()> {
-    let client = client(&options.kubeconfig).await?;
+    let client = client(&options.kubeconfig, "kube-proxy").await?;
     let config = coracle_proxy::Config {
         mode: match options.proxy_mode {
             cli::ProxyMode::Auto => coracle_proxy::Mode::Auto,
@@ -167,7 +167,7 @@ pub async fn proxy(options: cli::Proxy) -> anyhow::Result<()> {
 
 /// `coracle kubelet`.
 pub async fn kubelet(data_dir: Option<PathBuf>, options: cli::Kubelet) -> anyhow::Result<()> {
-    let client = client(&options.kubeconfig).await?;
+    let client = client(&options.kubeconfig, "kubelet").await?;
     let name = options.hostname_override.unwrap_or_else(hostname);
     let root = match options.root_dir {
         Some(dir) => dir,

@@ -26,7 +26,7 @@ pub fn completions(shell: Shell) {
 
 /// A client for the cluster of a data directory, by its kubeconfig.
 pub async fn client(dir: &DataDir) -> anyhow::Result<Client> {
-    component::client(&dir.kubeconfig()).await
+    component::client(&dir.kubeconfig(), "coracle").await
 }
 
 /// Whether a node is ready.
