@@ -224,6 +224,16 @@ fn a_pod_is_bound_once() {
         assert_eq!(bound["spec"]["nodeName"], "n1");
         let condition = &bound["status"]["conditions"][0];
         assert_eq!((&condition["type"], &condition["status"]), (&json!("PodScheduled"), &json!("True")));
+        assert!(bound["status"].get("nominatedNodeName").is_none());
+        let mut gated = pod("gated");
+        gated["spec"]["schedulingGates"] = json!([{ "name": "wait" }]);
+        server.post(PODS, gated).await.expect(201);
+        let refused =
+            server.post(&format!("{PODS}/gated/binding"), json!({ "target": { "name": "n1" } })).await.expect(409);
+        assert_eq!(
+            refused["message"],
+            "Operation cannot be fulfilled on pods/binding \"gated\": pod gated has non-empty .spec.schedulingGates"
+        );
         let again = server.post(&path, binding).await.expect(409);
         assert!(again["message"].as_str().unwrap().ends_with("pod p is already assigned to node \"n1\""), "{again}");
     });
@@ -322,6 +332,18 @@ fn an_eviction_respects_the_budget() {
             "The disruption budget b needs 1 healthy pods and has 1 currently"
         );
         server.patch(&format!("{budgets}/b/status"), MERGE, status(1)).await.expect(200);
+        for (options, code) in [
+            (json!({ "dryRun": ["All"] }), 201),
+            (json!({ "preconditions": { "uid": "another" } }), 409),
+            (json!({ "preconditions": { "resourceVersion": "1" } }), 409),
+        ] {
+            let mut unspent = eviction.clone();
+            unspent["deleteOptions"] = options;
+            server.post(&path, unspent).await.expect(code);
+            let budget = server.get(&format!("{budgets}/b")).await.expect(200);
+            assert_eq!(budget["status"]["disruptionsAllowed"], 1, "{code}");
+            server.get(&format!("{PODS}/p")).await.expect(200);
+        }
         server.post(&path, eviction).await.expect(201);
         assert_eq!(server.get(&format!("{PODS}/p")).await.code, 404);
         let spent = server.get(&format!("{budgets}/b")).await.expect(200);

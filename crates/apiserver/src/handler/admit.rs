@@ -95,12 +95,13 @@ impl Call {
         self.admit_final(&admission).await
     }
 
-    /// Admission of a subresource that is created with a body of its own, such as an Eviction.
-    pub(super) async fn admit_subresource(&self, object: &Value) -> ApiResult<()> {
+    /// Admission of a subresource that is created with a body of its own, such as an Eviction; gives what became of it.
+    pub(super) async fn admit_subresource(&self, object: Value) -> ApiResult<Value> {
         let mut admission = self.admission(Operation::Create, &self.info.subresource, &self.info.name);
-        admission.object = object.clone();
+        admission.object = object;
         self.admit(&mut admission).await?;
-        self.admit_final(&admission).await
+        self.admit_final(&admission).await?;
+        Ok(admission.object)
     }
 }
 

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::Call;
 use super::modify::{Outcome, has_generation, may_vanish};
+use super::subresource::set_condition;
 use crate::body::{Body, RequestBody};
 use crate::hooks::Operation;
 
@@ -133,6 +134,10 @@ impl Call {
             _ => {}
         }
         if first {
+            if self.info.subresource == "eviction" {
+                let why = json!({ "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting" });
+                set_condition(&mut new, "DisruptionTarget", why);
+            }
             self.row.resource.strategy.prepare_for_delete(&mut new);
         }
         new
@@ -167,7 +172,7 @@ fn finalizers(object: &Value, options: &Value) -> Vec<Value> {
 }
 
 /// `dryRun` of DeleteOptions.
-fn dry_run(options: &Value) -> ApiResult<bool> {
+pub(super) fn dry_run(options: &Value) -> ApiResult<bool> {
     match options["dryRun"].as_array().map(Vec::as_slice) {
         None | Some([]) => Ok(false),
         Some([all]) if all == "All" => Ok(true),

@@ -9,6 +9,7 @@ mod component_status;
 mod create;
 mod delete;
 mod delete_collection;
+mod eviction;
 mod get;
 mod list;
 mod modify;
@@ -218,7 +219,10 @@ impl Call {
         let (parts, body) = request.into_parts();
         match self.server.config.virtual_resources.get(&name).cloned() {
             Some(resource) if self.info.verb == "create" => {
-                let object = self.decode_subresource(&parts, body).await?;
+                let mut object = self.decode_subresource(&parts, body).await?;
+                if !self.info.subresource.is_empty() {
+                    object = self.admit_subresource(object).await?;
+                }
                 let answer = resource.create(&self.info, &self.user, object).await?;
                 Ok(self.answer(201, answer.to_string()))
             }

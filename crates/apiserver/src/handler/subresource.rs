@@ -1,4 +1,4 @@
-//! Subresources with bodies of their own: `scale`, `binding`, `eviction`.
+//! Subresources with bodies of their own: `scale`, `binding`.
 
 use coracle_api::custom::{at, put_at};
 use coracle_api::managed_fields;
@@ -151,8 +151,7 @@ impl Call {
         if !errors.0.is_empty() {
             return Err(ApiError::invalid("", "Binding", &name, &errors.0));
         }
-        self.admit_subresource(&binding).await?;
-        let given = binding["metadata"].clone();
+        let given = self.admit_subresource(binding).await?["metadata"].take();
         self.modify(&name, &mut |call, pod| {
             call.check_preconditions(&call.info.name, &given, &pod["metadata"])?;
             if !pod["metadata"]["deletionTimestamp"].is_null() {
@@ -167,6 +166,10 @@ impl Call {
                     call.binding_conflict(format!("pod {} is already assigned to node {there:?}", call.info.name))
                 );
             }
+            if pod["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
+                let why = format!("pod {} has non-empty .spec.schedulingGates", call.info.name);
+                return Err(call.binding_conflict(why));
+            }
             let mut new = pod.clone();
             new["spec"]["nodeName"] = node.as_str().into();
             for field in ["annotations", "labels"] {
@@ -174,7 +177,10 @@ impl Call {
                     new["metadata"][field][key] = value.clone();
                 }
             }
-            scheduled(&mut new);
+            if let Some(status) = new["status"].as_object_mut() {
+                status.remove("nominatedNodeName");
+            }
+            set_condition(&mut new, "PodScheduled", Value::Null);
             Ok(new)
         })
         .await?;
@@ -184,121 +190,19 @@ impl Call {
     fn binding_conflict(&self, why: String) -> ApiError {
         ApiError::conflict("", "pods/binding", &self.info.name, why)
     }
-
-    /// `POST pods/eviction`: a deletion that respects PodDisruptionBudgets.
-    pub(super) async fn evict(&mut self, parts: &Parts, body: RequestBody) -> ApiResult<Response<Body>> {
-        let eviction = self.decode_subresource(parts, body).await?;
-        let name = self.info.name.clone();
-        let given = eviction["metadata"]["name"].as_str().unwrap_or_default();
-        if !given.is_empty() && given != name {
-            return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
-        }
-        let options = match &eviction["deleteOptions"] {
-            Value::Null => json!({}),
-            options => options.clone(),
-        };
-        self.admit_subresource(&eviction).await?;
-        let entry = self.current(&name).await?.ok_or_else(|| self.not_found())?;
-        let pod = self.read(&entry).await?;
-        if counts_for_budgets(&pod) {
-            self.spend_budget(&pod).await?;
-        }
-        self.delete_object(&name, &options).await?;
-        Ok(self.answer(201, success(Value::Null).to_string()))
-    }
-
-    /// Takes one disruption from the budget that covers the pod, if one does.
-    async fn spend_budget(&self, pod: &Value) -> ApiResult<()> {
-        let storage = &self.server.config.storage;
-        let namespace = &self.info.namespace;
-        let labels = &pod["metadata"]["labels"];
-        let budgets: Vec<Value> = storage
-            .list("policy", "poddisruptionbudgets", namespace)
-            .await?
-            .into_iter()
-            .filter(|budget| {
-                let selector = &budget["spec"]["selector"];
-                selector.is_object() && Selector::from_json(selector).is_ok_and(|selector| selector.matches(labels))
-            })
-            .collect();
-        let [budget] = budgets.as_slice() else {
-            return match budgets.is_empty() {
-                true => Ok(()),
-                false => Err(ApiError::internal(
-                    "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
-                )),
-            };
-        };
-        let status = &budget["status"];
-        let number = |field: &str| status[field].as_i64().unwrap_or(0);
-        let budget_name = budget["metadata"]["name"].as_str().unwrap_or_default();
-        if number("observedGeneration") < budget["metadata"]["generation"].as_i64().unwrap_or(0) {
-            return Err(ApiError::too_many_requests(
-                "Cannot evict pod as it would violate the pod's disruption budget.",
-                10,
-            )
-            .with_cause(
-                "DisruptionBudget",
-                format!("The disruption budget {budget_name} is still being processed by the server."),
-            ));
-        }
-        // A pod that is not ready protects nobody, if the budget is met or says so.
-        let always = budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow";
-        let healthy_enough = number("currentHealthy") >= number("desiredHealthy") && number("desiredHealthy") > 0;
-        if !ready(pod) && (always || healthy_enough) {
-            return Ok(());
-        }
-        if number("disruptionsAllowed") <= 0 {
-            return Err(ApiError::too_many_requests(
-                "Cannot evict pod as it would violate the pod's disruption budget.",
-                0,
-            )
-            .with_cause(
-                "DisruptionBudget",
-                format!(
-                    "The disruption budget {budget_name} needs {} healthy pods and has {} currently",
-                    number("desiredHealthy"),
-                    number("currentHealthy")
-                ),
-            ));
-        }
-        if self.options.dry_run {
-            return Ok(());
-        }
-        let mut spent = budget.clone();
-        spent["status"]["disruptionsAllowed"] = (number("disruptionsAllowed") - 1).into();
-        spent["status"]["disruptedPods"][&self.info.name] = coracle_clock::now_seconds().to_string().into();
-        let expected = budget["metadata"]["resourceVersion"].as_str().and_then(|v| v.parse().ok()).unwrap_or(0);
-        let table = storage.table();
-        let row = table.find_any("policy", "poddisruptionbudgets").ok_or_else(ApiError::no_such_resource)?;
-        match storage.put(&row.key(namespace, budget_name), expected, &spent, 0).await? {
-            Ok(_) => Ok(()),
-            Err(_) => Err(ApiError::too_many_requests("the disruption budget was changed at the same time", 1)),
-        }
-    }
 }
 
-/// Sets the condition that tells a pod has a node.
-fn scheduled(pod: &mut Value) {
-    let conditions = pod["status"]["conditions"].as_array_mut().map(std::mem::take).unwrap_or_default();
-    let mut conditions: Vec<Value> = conditions.into_iter().filter(|c| c["type"] != "PodScheduled").collect();
-    conditions.push(json!({
-        "type": "PodScheduled",
+/// Sets a condition of a pod to true, with what `more` says besides.
+pub(super) fn set_condition(pod: &mut Value, kind: &str, more: Value) {
+    let mut condition = json!({
+        "type": kind,
         "status": "True",
         "observedGeneration": pod["metadata"]["generation"],
         "lastProbeTime": null,
         "lastTransitionTime": coracle_clock::now_seconds().to_string(),
-    }));
-    pod["status"]["conditions"] = conditions.into();
-}
-
-/// Pods that are over, or never began, are evicted whatever a budget says.
-fn counts_for_budgets(pod: &Value) -> bool {
-    !matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Pending"))
-        && pod["metadata"]["deletionTimestamp"].is_null()
-}
-
-fn ready(pod: &Value) -> bool {
-    let conditions = pod["status"]["conditions"].as_array();
-    conditions.into_iter().flatten().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+    });
+    more.as_object().into_iter().flatten().for_each(|(key, value)| condition[key] = value.clone());
+    let conditions = pod["status"]["conditions"].as_array_mut().map(std::mem::take).unwrap_or_default();
+    let others = conditions.into_iter().filter(|condition| condition["type"] != kind);
+    pod["status"]["conditions"] = others.chain([condition]).collect();
 }
