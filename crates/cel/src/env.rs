@@ -107,17 +107,22 @@ pub struct CompileError {
 
 impl std::error::Error for CompileError {}
 
-/// `compilation failed: ERROR: <input>:1:6: …` and the marked line, as upstream prints it.
+impl CompileError {
+    /// `ERROR: <input>:1:6: …` and the marked line, for each issue.
+    pub fn marked(&self) -> String {
+        let marked = |issue: &Issue| {
+            let Issue { line, column, message, snippet } = issue;
+            let dots = ".".repeat(column.saturating_sub(1));
+            format!("ERROR: <input>:{line}:{column}: {message}\n | {snippet}\n | {dots}^")
+        };
+        self.issues.iter().map(marked).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// `compilation failed: ERROR: …`, as upstream prints it.
 impl fmt::Display for CompileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("compilation failed: ")?;
-        for (place, issue) in self.issues.iter().enumerate() {
-            let Issue { line, column, message, snippet } = issue;
-            let separator = if place == 0 { "" } else { "\n" };
-            let dots = ".".repeat(column.saturating_sub(1));
-            write!(f, "{separator}ERROR: <input>:{line}:{column}: {message}\n | {snippet}\n | {dots}^")?;
-        }
-        Ok(())
+        write!(f, "compilation failed: {}", self.marked())
     }
 }
 

@@ -38,6 +38,7 @@
 
 pub mod admission;
 pub mod authorizer;
+pub mod builtin;
 mod check;
 pub mod cost;
 pub mod env;

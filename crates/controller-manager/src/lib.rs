@@ -21,6 +21,7 @@ mod node_lifecycle;
 mod pod_control;
 mod pod_gc;
 mod pods;
+mod policy_status;
 mod table;
 mod taint_eviction;
 

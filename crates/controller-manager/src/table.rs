@@ -54,6 +54,7 @@ controllers! {
     "cronjob-controller", "cronjob", crate::cron_job::run;
     "disruption-controller", "disruption", crate::disruption::run;
     "resourcequota-controller", "resourcequota", crate::resource_quota::run;
+    "validatingadmissionpolicy-status-controller", "validatingadmissionpolicy-status", crate::policy_status::run;
     "ttl-after-finished-controller", "ttl-after-finished", crate::job::run_ttl;
 }
 

@@ -338,3 +338,32 @@ fn the_controllers_end_when_told_to() {
         cluster.ended.notified().await;
     });
 }
+
+#[test]
+fn a_policys_expressions_are_checked_against_the_kinds_it_names() {
+    simulate(async || {
+        let cluster = Cluster::start(&["validatingadmissionpolicy-status-controller"]).await;
+        const GROUP: &str = "admissionregistration.k8s.io/v1";
+        let rule = json!({ "apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["deployments"] });
+        let policy = json!({
+            "apiVersion": GROUP, "kind": "ValidatingAdmissionPolicy", "metadata": { "name": "p" },
+            "spec": { "matchConstraints": { "resourceRules": [rule] }, "validations": [{ "expression": "object.spec.replicas < 5 && object.replicas > 1" }] },
+        });
+        cluster.create(policy).await;
+        let status = async || cluster.get("ValidatingAdmissionPolicy", GROUP, "", "p").await["status"].take();
+        cluster.until("it is checked", async || status().await["observedGeneration"] == 1).await;
+        let warning = &status().await["typeChecking"]["expressionWarnings"][0];
+        assert_eq!(warning["fieldRef"], "spec.validations[0].expression");
+        let text = warning["warning"].as_str().unwrap();
+        assert!(
+            text.starts_with(
+                "apps/v1, Kind=Deployment: ERROR: <input>:1:35: undefined field 'replicas'\n | object.spec"
+            ),
+            "{text}"
+        );
+        let right = json!({ "spec": { "validations": [{ "expression": "object.spec.replicas < 5" }] } });
+        cluster.merge("ValidatingAdmissionPolicy", GROUP, "", "p", right).await;
+        cluster.until("it is checked again", async || status().await["observedGeneration"] == 2).await;
+        assert_eq!(status().await["typeChecking"], json!({}));
+    });
+}

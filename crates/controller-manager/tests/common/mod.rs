@@ -104,7 +104,8 @@ impl Cluster {
             none if none.is_empty() => "default".to_owned(),
             other => other,
         };
-        let cluster_scoped = ["ClusterRole", "Namespace", "Node", "PersistentVolume", "StorageClass"];
+        let cluster_scoped =
+            ["ClusterRole", "Namespace", "Node", "PersistentVolume", "StorageClass", "ValidatingAdmissionPolicy"];
         let kind = text(&object["kind"]);
         let namespace = if cluster_scoped.contains(&kind.as_str()) { String::new() } else { namespace };
         let api = self.api(&kind, &text(&object["apiVersion"]), &namespace);
