@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use super::join;
@@ -172,7 +172,7 @@ pub fn line_of_duplicate(body: &[u8], path: &str) -> usize {
     1
 }
 
-/// A key as text: YAML's may be numbers and booleans.
+/// A key as text: YAML's may be numbers and booleans, and nothing else, as in Go.
 struct Key;
 
 impl<'de> DeserializeSeed<'de> for Key {
@@ -180,10 +180,15 @@ impl<'de> DeserializeSeed<'de> for Key {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
         let value = Reader { path: String::new(), duplicates: &mut Vec::new() }.deserialize(deserializer)?;
-        Ok(match value {
-            Value::String(text) => text,
-            other => other.to_string(),
-        })
+        let kind = match value {
+            Value::String(text) => return Ok(text),
+            Value::Bool(_) | Value::Number(_) => return Ok(value.to_string()),
+            // As text they would double with every level, for the quotes in them.
+            Value::Object(_) => "map[interface {}]interface {}",
+            Value::Array(_) => "[]interface {}",
+            Value::Null => "%!s(<nil>)",
+        };
+        Err(D::Error::custom(format!("unsupported map key of type: {kind}")))
     }
 }
 
@@ -201,6 +206,10 @@ mod tests {
         let (value, duplicates) = parse_yaml(b"a: 1\nb:\n- c: x\n1: true\na: 2\n").unwrap();
         assert_eq!((value, duplicates.len()), (json!({"a": 2, "b": [{"c": "x"}], "1": true}), 1));
         assert!(parse_json(b"{\"a\": 1} x").is_err());
+        for (text, key) in [("{a: {{b: 1}: 2}}", "map["), ("? [a]\n: 1\n", "[]"), ("~: 1\n", "%!s(<nil>)")] {
+            let error = parse_yaml(text.as_bytes()).unwrap_err();
+            assert!(error.contains(&format!("unsupported map key of type: {key}")), "{error}");
+        }
         for (text, depth) in
             [("a: [1, [2]]\nb: {c: [3]}\n", 2), ("[']', [\"\\\"]\", [ # ]\n1]]]", 3), ("a: x]\n- ]", 0)]
         {
