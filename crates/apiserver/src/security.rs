@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use coracle_client::transport::TransportError;
+use coracle_client::transport::peer::Authorities;
 
 use crate::admission::{UnknownPlugin, plugins};
 use crate::aggregator::Aggregator;
@@ -96,7 +97,7 @@ pub struct SecurityConfig {
     pub service_cidr: Ipv4Cidr,
     /// The range of NodePorts.
     pub node_ports: RangeInclusive<u16>,
-    /// Whom to believe when they speak for others, by headers. Takes effect with an authority of users' certificates.
+    /// Whom to believe when they speak for others, by headers.
     pub request_headers: Option<RequestHeaders>,
     /// The certificate shown to extension servers, by which they know this server.
     pub proxy_client: Option<CertKey>,
@@ -149,21 +150,20 @@ impl SecurityConfig {
         let authorizer = Union(authorizers.into());
 
         let tokens = ServiceAccountTokens::new(self.token_key, storage.clone());
-        let front_proxy = match (self.request_headers, client_ca_pem) {
-            (Some(headers), Some(ca)) => Some(FrontProxy::new(headers, ca)?),
-            _ => None,
-        };
+        let front_proxy = self.request_headers.map(FrontProxy::new).transpose()?;
+        let users = client_ca_pem.map(Authorities::new).transpose()?;
         config.aggregator = Aggregator::new(storage.clone(), self.proxy_client);
         let static_tokens = self.static_tokens.map(Arc::new);
         let bootstrap_tokens = self.bootstrap_tokens.then(|| BootstrapTokens::new(storage.clone()));
         config.anonymous_auth = self.anonymous_auth;
-        config.authenticators = vec![Box::new(X509Authenticator { front_proxy })];
-        let others = [
+        let authenticators = [
+            front_proxy.map(|proxy| Arc::new(proxy) as Arc<dyn Authenticator>),
+            users.map(|authorities| Arc::new(X509Authenticator { authorities }) as Arc<dyn Authenticator>),
             static_tokens.clone().map(|tokens| tokens as Arc<dyn Authenticator>),
             bootstrap_tokens.clone().map(|tokens| tokens as Arc<dyn Authenticator>),
             Some(tokens.clone()),
         ];
-        config.authenticators.extend(others.into_iter().flatten().map(|one| Box::new(one) as Box<dyn Authenticator>));
+        config.authenticators = authenticators.into_iter().flatten().collect();
         config.authorizers = vec![Box::new(authorizer.clone())];
         config.audit = self.audit;
         let (reading, writing) = (self.max_requests_inflight, self.max_mutating_requests_inflight);

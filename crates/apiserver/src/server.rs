@@ -46,7 +46,7 @@ pub struct Config {
     /// The stored objects; made first, since policy looks at them.
     pub storage: Arc<Storage>,
     /// Asked in order until one knows the user. Not asked for in-process clients.
-    pub authenticators: Vec<Box<dyn Authenticator>>,
+    pub authenticators: Vec<Arc<dyn Authenticator>>,
     /// Whether requests without credentials go on as `system:anonymous`.
     pub anonymous_auth: bool,
     /// Asked in order until one allows or denies.
@@ -303,12 +303,15 @@ impl ApiServer {
     }
 
     async fn authenticate(&self, parts: &Parts) -> ApiResult<UserInfo> {
+        let mut wrong = !self.config.anonymous_auth;
         for authenticator in &self.config.authenticators {
-            if let Some(answer) = authenticator.authenticate(parts).await {
-                return answer;
+            match authenticator.authenticate(parts).await {
+                Some(Ok(user)) => return Ok(user),
+                Some(Err(_)) => wrong = true,
+                None => {}
             }
         }
-        if self.config.anonymous_auth { Ok(UserInfo::anonymous()) } else { Err(ApiError::unauthorized()) }
+        if wrong { Err(ApiError::unauthorized()) } else { Ok(UserInfo::anonymous()) }
     }
 
     fn metrics(&self, storage: &Storage) -> String {

@@ -31,7 +31,8 @@ async fn world_with(change: impl FnOnce(&mut SecurityConfig)) -> World {
     security.static_tokens = Some(StaticTokens::parse("ada,ada,1,system:masters\nvera,vera,2\n").unwrap());
     change(&mut security);
     let advertise = ([10, 244, 0, 1].into(), 6443);
-    World(assemble(MemoryStore::new(), security, advertise, Some("CA".into())).await.unwrap())
+    let authority = rcgen::generate_simple_self_signed(Vec::new()).unwrap().cert.pem();
+    World(assemble(MemoryStore::new(), security, advertise, Some(authority)).await.unwrap())
 }
 
 async fn world() -> World {

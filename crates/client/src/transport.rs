@@ -1,6 +1,8 @@
 //! TLS as clients speak it, and failures to connect as Go's `net`, `crypto/tls` and `net/http` word them:
 //! people search for those words.
 
+pub mod peer;
+
 use std::io::{Error, ErrorKind};
 use std::sync::Arc;
 
@@ -21,7 +23,7 @@ pub enum Trust<'a> {
     System,
 }
 
-/// A client's certificate and key, as PEM.
+/// A certificate and its key, as PEM.
 #[derive(Clone, Copy)]
 pub struct Identity<'a> {
     /// The certificate, with its chain.

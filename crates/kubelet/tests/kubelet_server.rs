@@ -55,7 +55,10 @@ async fn channels(socket: &mut WebSocket) -> BTreeMap<u8, String> {
 async fn only_administrators_see_into_containers() {
     let kubelet = Kubelet::start().await;
     assert_eq!(kubelet.get(As::Nobody, "/healthz").await, (200, "ok".into()));
-    assert_eq!(kubelet.get(As::Nobody, "/pods").await.0, 401);
+    for unknown in [As::Nobody, As::Former] {
+        let (status, message) = kubelet.get(unknown, "/pods").await;
+        assert_eq!((status, message.trim()), (401, "Unauthorized"));
+    }
     let (status, message) = kubelet.get(As::SomebodyElse, "/pods").await;
     assert_eq!((status, message.starts_with("Forbidden (user=someone, verb=get")), (403, true), "{message}");
     let (status, pods) = kubelet.get(As::Administrator, "/pods").await;

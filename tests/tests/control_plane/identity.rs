@@ -11,7 +11,7 @@ use crate::kubectl::{each, has};
 pub const SECTIONS: &[Section<Parts>] = sections![
     a_machine_joins_with_a_bootstrap_token,
     an_account_is_known_by_its_token_for_as_long_as_that_holds,
-    a_token_that_is_no_good_is_unauthorized,
+    credentials_that_are_no_good_are_unauthorized,
     users_stand_in_for_others_if_they_may,
     a_front_proxy_speaks_for_its_users_and_nobody_else_does,
 ];
@@ -104,7 +104,7 @@ fn an_account_is_known_by_its_token_for_as_long_as_that_holds(parts: &Parts) {
     });
 }
 
-fn a_token_that_is_no_good_is_unauthorized(parts: &Parts) {
+fn credentials_that_are_no_good_are_unauthorized(parts: &Parts) {
     let admin = parts.kubectl("admin");
     admin.ok("create serviceaccount forged");
     let token = admin.ok("create token forged").trim().to_owned();
@@ -131,6 +131,12 @@ fn a_token_that_is_no_good_is_unauthorized(parts: &Parts) {
     let basic = parts.connect(None).get("/api", "Authorization: Basic YWRhOmFkYQ==\r\n");
     assert_eq!(basic.status, 403, "who shows nothing that is known here is anonymous: {}", basic.body);
     admin.ok("delete serviceaccount forged");
+
+    // Nor is a certificate of an authority that nobody knows.
+    let made = rcgen::generate_simple_self_signed(Vec::new()).expect("a certificate");
+    let encoded = [made.cert.pem(), made.signing_key.serialize_pem()].map(|pem| BASE64_STANDARD.encode(pem));
+    let credentials = format!("client-certificate-data: {}, client-key-data: {}", encoded[0], encoded[1]);
+    with(parts, "foreign", &credentials).run("auth whoami").fails(UNAUTHORIZED);
 }
 
 fn base64_url(text: &str) -> String {

@@ -6,16 +6,16 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use coracle_api::{ApiError, ApiResult};
-use coracle_client::transport::{TransportError, authorities};
+use coracle_client::transport::TransportError;
+use coracle_client::transport::peer::Authorities;
 use http::HeaderMap;
-use rustls::server::WebPkiClientVerifier;
-use rustls::server::danger::ClientCertVerifier;
-use rustls_pki_types::UnixTime;
+use http::request::Parts;
 use serde_json::{Value, json};
 
 use super::x509::PeerCertificate;
-use crate::hooks::UserInfo;
+use crate::hooks::{Authenticator, UserInfo};
 
 /// Whom to believe, and which headers.
 #[derive(Clone, Debug)]
@@ -91,58 +91,27 @@ impl RequestHeaders {
     }
 }
 
-/// Tells front proxies' connections from users' own, and reads their headers.
+/// Authenticates those for whom a front proxy speaks.
 #[derive(Debug)]
 pub struct FrontProxy {
     headers: RequestHeaders,
-    proxies: Arc<dyn ClientCertVerifier>,
-    users: Arc<dyn ClientCertVerifier>,
-}
-
-/// Which authorities vouch for a connection's certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Vouched {
-    proxy: bool,
-    user: bool,
-}
-
-fn verifier(pem: &str) -> Result<Arc<dyn ClientCertVerifier>, TransportError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    WebPkiClientVerifier::builder_with_provider(Arc::new(authorities(pem)?), provider)
-        .build()
-        .map_err(|error| TransportError::Tls(rustls::Error::General(error.to_string())))
+    authorities: Authorities,
 }
 
 impl FrontProxy {
-    /// Believes `headers`; users' own certificates are signed by an authority in `user_ca_pem`.
-    pub fn new(headers: RequestHeaders, user_ca_pem: &str) -> Result<Self, TransportError> {
-        Ok(FrontProxy { proxies: verifier(&headers.client_ca_pem)?, users: verifier(user_ca_pem)?, headers })
+    /// Believes `headers`.
+    pub fn new(headers: RequestHeaders) -> Result<Self, TransportError> {
+        Ok(FrontProxy { authorities: Authorities::new(&headers.client_ca_pem)?, headers })
     }
+}
 
-    fn vouched(&self, peer: &PeerCertificate) -> Vouched {
-        *peer.vouched.get_or_init(|| {
-            let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(
-                u64::try_from(coracle_clock::now().as_second()).unwrap_or_default(),
-            ));
-            let by = |verifier: &Arc<dyn ClientCertVerifier>| {
-                let Some((own, rest)) = peer.chain.split_first() else { return false };
-                verifier.verify_client_cert(own, rest, now).is_ok()
-            };
-            Vouched { proxy: by(&self.proxies), user: by(&self.users) }
-        })
-    }
-
-    /// Who is on the other end of a connection with a certificate.
-    pub(super) fn authenticate(&self, peer: &PeerCertificate, headers: &HeaderMap) -> Option<ApiResult<UserInfo>> {
-        let vouched = self.vouched(peer);
-        let name = &peer.user().name;
-        let allowed = self.headers.allowed_names.is_empty() || self.headers.allowed_names.contains(name);
-        if vouched.proxy
-            && allowed
-            && let Some(user) = self.headers.user(headers)
-        {
-            return Some(Ok(user));
-        }
-        if vouched.user { Some(Ok(peer.user().clone())) } else { Some(Err(ApiError::unauthorized())) }
+#[async_trait]
+impl Authenticator for FrontProxy {
+    async fn authenticate(&self, parts: &Parts) -> Option<ApiResult<UserInfo>> {
+        let peer = parts.extensions.get::<Arc<PeerCertificate>>()?;
+        let allowed = &self.headers.allowed_names;
+        let believed = peer.as_front_proxy.of(&peer.chain, &self.authorities)
+            && (allowed.is_empty() || allowed.contains(&peer.user().name));
+        if believed { self.headers.user(&parts.headers).map(Ok) } else { Some(Err(ApiError::unauthorized())) }
     }
 }

@@ -1,9 +1,9 @@
 //! Authentication: who sends this request.
 //!
-//! Asked in this order: the client certificate ([`x509`]; a front proxy's speaks for others, [`front_proxy`]), the
-//! tokens of a file ([`static_token`]), bootstrap tokens ([`bootstrap_token`]), ServiceAccount tokens ([`token`]);
-//! [`impersonate`] then lets those who may speak for somebody else. A request with no credentials at all is
-//! `system:anonymous`. [`reviews`] answers other programs' questions of the same sort: whose token is this, may they do
+//! Asked in this order: a front proxy, which speaks for others ([`front_proxy`]), the client certificate ([`x509`]), the
+//! tokens of a file ([`static_token`]), bootstrap tokens ([`bootstrap_token`]), ServiceAccount tokens ([`token`]); the
+//! first who knows the user counts. Who is known to nobody is 401 if some credentials were wrong, and `system:anonymous`
+//! if there were none. [`impersonate`] then lets those who may speak for somebody else. [`reviews`] answers other programs' questions of the same sort: whose token is this, may they do
 //! that.
 
 pub mod bootstrap_token;

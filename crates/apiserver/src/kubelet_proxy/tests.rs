@@ -15,7 +15,8 @@ use crate::testing::{put, storage};
 
 /// A kubelet that echoes after an upgrade, and otherwise says what it was asked, and by whom.
 async fn kubelet(mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    let who = request.extensions().get::<PeerCertificate>().map(|peer| peer.user().name.clone()).unwrap_or_default();
+    let who =
+        request.extensions().get::<Arc<PeerCertificate>>().map(|peer| peer.user().name.clone()).unwrap_or_default();
     let path = request.uri().to_string();
     if path.starts_with("/containerLogs/default/starting/") {
         let mut response =

@@ -1,5 +1,6 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use base64::Engine;
 use k8s_openapi::api::authentication::v1::{SelfSubjectReview, TokenRequest, TokenReview, TokenReviewSpec};
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec, SelfSubjectRulesReview,
@@ -21,6 +22,11 @@ use crate::{serve, testing};
 
 /// A whole API server on a store in memory, with its first objects and a `default` ServiceAccount.
 async fn server() -> Arc<ApiServer> {
+    server_of(None).await
+}
+
+/// One whose users have certificates of this authority.
+async fn server_of(client_ca_pem: Option<&str>) -> Arc<ApiServer> {
     let storage = testing::storage().await;
     let service_cidr: Ipv4Cidr = DEFAULT_SERVICE_CIDR.parse().unwrap();
     let first = BootstrapConfig {
@@ -34,7 +40,7 @@ async fn server() -> Arc<ApiServer> {
     let mut config = Config::new(storage);
     let mut security = SecurityConfig::new(TokenKey::generate().unwrap(), service_cidr);
     security.static_tokens = Some(StaticTokens::parse("secret,alice,1,dev").unwrap());
-    security.apply(&mut config, None).unwrap();
+    security.apply(&mut config, client_ca_pem).unwrap();
     let server = ApiServer::new(config);
     let accounts: Api<ServiceAccount> = Api::default_namespaced(admin(&server));
     accounts.create(&PostParams::default(), &object(json!({ "metadata": { "name": "default" } }))).await.unwrap();
@@ -216,9 +222,10 @@ async fn a_node_reads_the_secrets_of_its_own_pods_only() {
 
 #[tokio::test]
 async fn over_tls_a_certificate_or_a_token_says_who_one_is_and_nothing_makes_one_anonymous() {
-    let server = server().await;
-    let dir = tempfile::tempdir().unwrap();
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let pki = Pki::ensure(dir.path(), &[], &[]).unwrap();
+    let stranger = Pki::ensure(other.path(), &[], &[]).unwrap();
+    let server = server_of(Some(pki.ca_pem())).await;
     let listener = serve::bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)).await.unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());
     let shutdown = CancellationToken::new();
@@ -254,6 +261,18 @@ async fn over_tls_a_certificate_or_a_token_says_who_one_is_and_nothing_makes_one
     let anonymous = connect(json!({})).await;
     assert!(message(whoami(anonymous.clone()).await).contains("User \"system:anonymous\" cannot create resource"));
     anonymous.apiserver_version().await.unwrap();
+
+    // A certificate of another authority is wrong, but whatever else is right counts.
+    let base64 = |pem: &str| base64::prelude::BASE64_STANDARD.encode(pem);
+    let strange = stranger.admin();
+    let mut foreign = json!({
+        "client-certificate-data": base64(&strange.cert_pem), "client-key-data": base64(&strange.key_pem),
+    });
+    assert_eq!(message(whoami(connect(foreign.clone()).await).await), "Unauthorized");
+    foreign["token"] = "secret".into();
+    assert_eq!(whoami(connect(foreign.clone()).await).await.unwrap(), "alice");
+    foreign["token"] = "wrong".into();
+    assert_eq!(message(whoami(connect(foreign).await).await), "Unauthorized");
 
     let kubeconfig = serde_yaml_ng::from_str(&pki.kubeconfig(&url, pki.admin())).unwrap();
     let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();

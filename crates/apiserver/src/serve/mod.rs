@@ -1,12 +1,12 @@
 //! The way in from the network: TLS listeners in front of the service.
 //!
 //! ```text
-//! TCP accept → TLS (client certificate asked for, checked against the cluster's authority if shown)
+//! TCP accept → TLS (a client certificate is asked for, and must be the client's own)
 //!            → HTTP/1.1 or HTTP/2, as ALPN settled → the service
 //! ```
 //!
-//! Who the client certificate says the peer is goes with every request of the connection, as a
-//! [`PeerCertificate`] in its extensions; a peer without one is asked for a token by authentication.
+//! What the client certificate says goes with every request of the connection, as a [`PeerCertificate`] in its
+//! extensions; whether to believe it is for authentication to say.
 
 mod holder;
 mod stall;
@@ -17,12 +17,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_client::transport::{Identity, TransportError, peer};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -34,7 +34,7 @@ use tower::Service;
 use crate::audit::PeerAddress;
 use crate::auth::x509::PeerCertificate;
 use crate::body::Body;
-use crate::pki::{CertKey, PkiError};
+use crate::pki::CertKey;
 
 pub use holder::Holder;
 
@@ -73,12 +73,6 @@ pub enum ServeError {
         /// What the system said.
         source: io::Error,
     },
-    /// The certificates are no good.
-    #[error(transparent)]
-    Pki(#[from] PkiError),
-    /// TLS cannot be set up with them.
-    #[error("TLS: {0}")]
-    Tls(String),
 }
 
 /// Listens on an address; port 0 lets the system choose.
@@ -89,27 +83,11 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
     })
 }
 
-/// TLS as the API server and kubelets speak it: shows `server`, asks for a client certificate, takes
-/// only those that the authorities in `client_ca_pem` signed, and goes on without one.
-pub fn tls(server: &CertKey, client_ca_pem: &str) -> Result<Arc<ServerConfig>, ServeError> {
-    let fail = |e: &dyn std::fmt::Display| ServeError::Tls(e.to_string());
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    for cert in (CertKey { cert_pem: client_ca_pem.to_owned(), key_pem: String::new() }).certs()? {
-        roots.add(cert).map_err(|e| fail(&e))?;
-    }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .allow_unauthenticated()
-        .build()
-        .map_err(|e| fail(&e))?;
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| fail(&e))?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(server.certs()?, server.key()?)
-        .map_err(|e| fail(&e))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+/// TLS as the API server speaks it: shows `server`, and asks for client certificates of the authorities in
+/// `client_ca_pem`.
+pub fn tls(server: &CertKey, client_ca_pem: &str) -> Result<Arc<ServerConfig>, TransportError> {
+    let identity = Identity { cert_pem: &server.cert_pem, key_pem: &server.key_pem };
+    peer::server_config(identity, client_ca_pem, &["h2", "http/1.1"])
 }
 
 /// Serves connections until `shutdown`, then lets requests that are under way finish for a moment.
@@ -161,7 +139,7 @@ where
     let _ = stream.set_nodelay(true);
     let address = stream.peer_addr().ok().map(|address| PeerAddress(address.ip()));
     let Ok(Ok(stream)) = coracle_clock::timeout(HANDSHAKE, handshake(stream, acceptor)).await else { return };
-    let peer = stream.get_ref().1.peer_certificates().and_then(PeerCertificate::parse);
+    let peer = stream.get_ref().1.peer_certificates().and_then(PeerCertificate::parse).map(Arc::new);
     let stream = stall::Impatient::new(stream);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         if let Some(peer) = &peer {

@@ -62,7 +62,7 @@ impl HttpsServer {
             async move {
                 let path = request.uri().path_and_query().unwrap().to_string();
                 let headers = request.headers().clone();
-                let peer = request.extensions().get::<PeerCertificate>().map(|peer| peer.user().name.clone());
+                let peer = request.extensions().get::<Arc<PeerCertificate>>().map(|peer| peer.user().name.clone());
                 let bytes = request.into_body().collect().await.unwrap().to_bytes();
                 let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
                 let peer = peer.unwrap_or_default();

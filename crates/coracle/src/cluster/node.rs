@@ -58,11 +58,7 @@ pub async fn mark_control_plane(client: Client, name: String) {
 pub fn certificate(pki: &Pki, config: &ClusterConfig, number: u8, rights: Rights) -> anyhow::Result<ServerCertificate> {
     let ips: Vec<IpAddr> = vec![rights.node_ip(config, number)];
     let pair = pki.node(&config.node_name(number), &ips)?;
-    Ok(ServerCertificate {
-        chain_pem: pair.cert_pem.into_bytes(),
-        key_pem: pair.key_pem.into_bytes(),
-        client_ca_pem: pki.ca_pem().into(),
-    })
+    Ok(ServerCertificate { chain_pem: pair.cert_pem, key_pem: pair.key_pem, client_ca_pem: pki.ca_pem().into() })
 }
 
 /// Runs a node until shutdown.

@@ -181,8 +181,7 @@ pub async fn kubelet(data_dir: Option<PathBuf>, options: cli::Kubelet) -> anyhow
     kubelet.labels = labels(&options.node_labels)?;
     let certificate = match (&options.tls_cert_file, &options.tls_private_key_file, &options.client_ca_file) {
         (Some(certificate), Some(key), Some(ca)) => {
-            let bytes = |path: &Path| read(path).map(String::into_bytes);
-            Some(ServerCertificate { chain_pem: bytes(certificate)?, key_pem: bytes(key)?, client_ca_pem: bytes(ca)? })
+            Some(ServerCertificate { chain_pem: read(certificate)?, key_pem: read(key)?, client_ca_pem: read(ca)? })
         }
         (None, None, None) => None,
         _ => bail!("the kubelet's server needs --tls-cert-file, --tls-private-key-file and --client-ca-file together"),

@@ -27,6 +27,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_client::transport::peer::Authorities;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -37,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::routes::Routes;
-use self::tls::Identity;
+use self::tls::Client;
 use crate::runtime::Runtime;
 
 pub use lookup::{LookupError, PodLookup};
@@ -65,6 +66,7 @@ impl Server {
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
         let acceptor = TlsAcceptor::from(self.certificate.server_config()?);
         let routes = Arc::new(Routes { node: self.node, pods: self.pods, runtime: self.runtime });
+        let authorities = self.certificate.authorities()?;
         let connections = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
@@ -77,11 +79,12 @@ impl Server {
                 continue;
             };
             let (acceptor, routes, shutdown) = (acceptor.clone(), routes.clone(), shutdown.clone());
+            let authorities = authorities.clone();
             connections.spawn(async move {
                 tokio::select! {
                     biased;
                     () = shutdown.cancelled() => {}
-                    served = serve_connection(connection, acceptor, routes) => {
+                    served = serve_connection(connection, acceptor, authorities, routes) => {
                         if let Err(error) = served {
                             tracing::debug!(%error, "a connection broke");
                         }
@@ -95,15 +98,22 @@ impl Server {
     }
 }
 
-async fn serve_connection(connection: TcpStream, acceptor: TlsAcceptor, routes: Arc<Routes>) -> io::Result<()> {
+async fn serve_connection(
+    connection: TcpStream,
+    acceptor: TlsAcceptor,
+    authorities: Authorities,
+    routes: Arc<Routes>,
+) -> io::Result<()> {
     // Keystrokes do not wait for company.
     connection.set_nodelay(true)?;
     let connection = coracle_clock::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(connection)).await??;
-    let certificate = connection.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let client = certificate.and_then(|certificate| Identity::of_certificate(certificate)).map(Arc::new);
+    let client = connection.get_ref().1.peer_certificates().and_then(Client::of).map(Arc::new);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (routes, client) = (routes.clone(), client.clone());
-        async move { Ok::<_, std::convert::Infallible>(routes.answer(request, client.as_deref()).await) }
+        let (routes, client, authorities) = (routes.clone(), client.clone(), authorities.clone());
+        async move {
+            let known = client.as_ref().and_then(|client| client.known_to(&authorities));
+            Ok::<_, std::convert::Infallible>(routes.answer(request, known).await)
+        }
     });
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())

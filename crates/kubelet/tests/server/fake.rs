@@ -207,6 +207,8 @@ pub struct Kubelet {
 #[derive(Clone, Copy)]
 pub enum As {
     Administrator,
+    /// An administrator whose certificate is over.
+    Former,
     SomebodyElse,
     Nobody,
 }
@@ -220,9 +222,9 @@ impl Kubelet {
         server.subject_alt_names = vec![SanType::IpAddress([127, 0, 0, 1].into())];
         let key = KeyPair::generate().unwrap();
         let certificate = ServerCertificate {
-            chain_pem: server.signed_by(&key, &issuer).unwrap().pem().into_bytes(),
-            key_pem: key.serialize_pem().into_bytes(),
-            client_ca_pem: issuer.pem().into_bytes(),
+            chain_pem: server.signed_by(&key, &issuer).unwrap().pem(),
+            key_pem: key.serialize_pem(),
+            client_ca_pem: issuer.pem(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -242,7 +244,7 @@ impl Kubelet {
             .unwrap()
             .with_root_certificates(roots);
         let group = match who {
-            As::Administrator => Some("kubeadm:cluster-admins"),
+            As::Administrator | As::Former => Some("kubeadm:cluster-admins"),
             As::SomebodyElse => Some("system:nodes"),
             As::Nobody => None,
         };
@@ -252,6 +254,9 @@ impl Kubelet {
                 let mut client = CertificateParams::default();
                 client.distinguished_name.push(DnType::CommonName, "someone");
                 client.distinguished_name.push(DnType::OrganizationName, group);
+                if matches!(who, As::Former) {
+                    client.not_after = rcgen::date_time_ymd(2020, 1, 1);
+                }
                 let key = KeyPair::generate().unwrap();
                 let pem = client.signed_by(&key, &self.issuer).unwrap().pem();
                 let chain = vec![CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()];
