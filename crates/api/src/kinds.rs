@@ -3,8 +3,8 @@
 //! Most kinds need none: [`GENERIC`] clears `status` when an object is made, keeps it when the object is
 //! updated, and keeps the rest when only `status` is.
 
+mod list;
 mod prepare;
-mod table;
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ pub(crate) use prepare::qos_class;
 use serde_json::{Value, json};
 
 use crate::field::FieldErrors;
-use crate::resource::{Column, Strategy};
+use crate::resource::Strategy;
 use crate::rules;
 use crate::schema::{Type, type_of};
-use crate::table::{ColumnRow, GENERIC_COLUMNS, generic};
+use crate::table;
 
 /// The functions of one kind.
 #[derive(Debug)]
@@ -43,10 +43,6 @@ pub struct Kind {
     pub validate_update: fn(&Value, &Value, &str, &mut FieldErrors),
     /// Warnings for the client.
     pub warnings: fn(&Value) -> Vec<String>,
-    /// The Table's columns.
-    pub columns: &'static [ColumnRow],
-    /// The cells of a row.
-    pub cells: fn(&Value) -> Vec<Value>,
 }
 
 /// A kind without code of its own.
@@ -62,32 +58,13 @@ pub const GENERIC: Kind = Kind {
     validate_create: |_, _| {},
     validate_update: |_, _, _, _| {},
     warnings: |_| Vec::new(),
-    columns: GENERIC_COLUMNS,
-    cells: generic,
 };
 
 impl Kind {
     /// The functions of the kind with that schema.
     pub fn of(definition: &str) -> &'static Kind {
         static NONE: Kind = GENERIC;
-        table::KINDS
-            .iter()
-            .find(|kind| kind.definition.ends_with(definition) && !definition.is_empty())
-            .unwrap_or(&NONE)
-    }
-
-    /// The Table's columns.
-    pub fn columns(&self) -> Vec<Column> {
-        self.columns
-            .iter()
-            .map(|&(name, kind, format, priority)| Column {
-                name: name.to_owned(),
-                kind: kind.to_owned(),
-                format: format.to_owned(),
-                description: String::new(),
-                priority,
-            })
-            .collect()
+        list::KINDS.iter().find(|kind| kind.definition.ends_with(definition) && !definition.is_empty()).unwrap_or(&NONE)
     }
 }
 
@@ -156,7 +133,10 @@ impl Strategy for KindStrategy {
         }
         match (self.ty, subresource) {
             (Some(ty), "") => rules::check_update(ty, new, old, errors),
-            (Some(ty), "status") => rules::check(ty, new, "status", errors),
+            (Some(ty), "status") => {
+                rules::check(ty, new, "status", errors);
+                rules::check_update(ty, new, old, errors);
+            }
             _ => {}
         }
         (self.kind.validate_update)(new, old, subresource, errors);
@@ -167,7 +147,7 @@ impl Strategy for KindStrategy {
     }
 
     fn cells(&self, object: &Value) -> Vec<Value> {
-        (self.kind.cells)(object)
+        table::layout(self.ty.map_or("", |ty| ty.name)).cells(object)
     }
 }
 

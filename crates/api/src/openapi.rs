@@ -17,7 +17,7 @@ mod schemas;
 mod tests;
 mod v2;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -28,6 +28,16 @@ pub use v2::{Encoding, write_v2};
 
 use crate::resource::Resource;
 use descriptions::Descriptions;
+
+/// The descriptions of fields, such as `core.v1.PodSpec.nodeName`.
+pub fn field_descriptions<'a>(fields: impl Iterator<Item = &'a str>) -> HashMap<&'a str, String> {
+    let texts = Descriptions::unpack();
+    let find = |field: &'a str| {
+        let (ty, name) = field.rsplit_once('.')?;
+        Some((field, texts.of(ty).1.get(name)?.as_str()?.to_owned()))
+    };
+    fields.filter_map(find).collect()
+}
 
 /// What one path below `/openapi/v3/` describes.
 #[derive(Clone, Debug)]

@@ -5,8 +5,9 @@
 
 use std::sync::{Arc, LazyLock};
 
-use crate::kinds::{Kind, KindStrategy};
+use crate::kinds::KindStrategy;
 use crate::resource::{Resource, Scope, Subresource};
+use crate::table;
 
 const ROWS: &str = include_str!("../data/resources.tsv");
 
@@ -50,7 +51,7 @@ fn parse_row(line: &str) -> Option<Resource> {
     else {
         return None;
     };
-    let hooks = Kind::of(definition);
+    let strategy = KindStrategy::of(definition);
     Some(Resource {
         group: cell(group).to_owned(),
         version: version.to_owned(),
@@ -64,10 +65,10 @@ fn parse_row(line: &str) -> Option<Resource> {
         verbs: if verbs == "*" { ALL_VERBS.map(str::to_owned).to_vec() } else { list(verbs, ',') },
         subresources: list(subresources, ' ').iter().map(|text| parse_subresource(text, kind)).collect(),
         definition: definition.to_owned(),
-        columns: hooks.columns(),
+        columns: table::layout(strategy.ty.map_or("", |ty| ty.name)).columns().to_vec(),
         selectable_fields: list(fields, ' '),
         stored: verbs == "*" || verbs.contains("delete"),
-        strategy: Arc::new(KindStrategy::of(definition)),
+        strategy: Arc::new(strategy),
         custom: None,
     })
 }

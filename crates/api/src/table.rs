@@ -1,112 +1,253 @@
-//! What `kubectl get` prints: the cells of the server-side Table.
+//! What `kubectl get` prints: the columns and cells of the server-side Table.
+//!
+//! `data/columns.tsv` has a header line `=<type>…` for the kinds that print alike, then a line per column: its name,
+//! its type (`:format` after it; `+` for those of `-o wide`), what its cells hold, and its description: a text, or
+//! the field of [`crate::openapi`] that has it. A name alone is one of [`COMMON`]. The first kind of the table, which
+//! has no name, is that of all others.
+//!
+//! A cell is `[how ]path[|default]`: the value at the path (of several, the first that is there; `:key` after it is
+//! a field of each item), shown in one of the ways of [`How`]. `*name` is a function of [`cells`], whose further
+//! cells are those of the lines below it that have none.
 
-mod core;
-mod drivers;
+mod cells;
 mod pod;
-mod policy;
-mod workload;
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use jiff::Timestamp;
 use serde_json::Value;
 
-pub use core::*;
-pub use drivers::*;
-pub use pod::*;
-pub use policy::*;
-pub use workload::*;
+pub use pod::row_conditions;
 
+use crate::resource::Column;
+use crate::rules::is_empty;
 use crate::validate::list;
 
-/// A column: name, OpenAPI type, format, priority (1: with `-o wide` only).
-pub type ColumnRow = (&'static str, &'static str, &'static str, i32);
+const TABLE: &str = include_str!("../data/columns.tsv");
 
-const NAME: ColumnRow = ("Name", "string", "name", 0);
-const AGE: ColumnRow = ("Age", "string", "", 0);
+/// The columns that many kinds have.
+const COMMON: [&str; 4] = [
+    "Name\tstring:name\tmetadata.name\tmeta.v1.ObjectMeta.name",
+    "Age\tstring\tsince metadata.creationTimestamp\tmeta.v1.ObjectMeta.creationTimestamp",
+    "Containers\tstring+\tjoin spec.template.spec.containers:name\tNames of each container in the template.",
+    "Images\tstring+\tjoin spec.template.spec.containers:image\tImages referenced by each container in the template.",
+];
 
-const fn text(name: &'static str) -> ColumnRow {
-    (name, "string", "", 0)
+/// What a cell holds.
+#[derive(Debug)]
+enum Cell {
+    Path {
+        how: How,
+        paths: Vec<&'static str>,
+        key: &'static str,
+        default: Value,
+    },
+    One(fn(&Value) -> String),
+    Several(fn(&Value) -> Vec<Value>),
+    /// One of those of a line above.
+    Above,
 }
 
-const fn wide(name: &'static str) -> ColumnRow {
-    (name, "string", "", 1)
+/// How a value becomes a cell.
+#[derive(Clone, Copy, Debug)]
+enum How {
+    /// As it is.
+    Plain,
+    /// `text`: as a text.
+    Text,
+    /// `flag`: `True` or `False`.
+    Flag,
+    /// `items`: how many there are, at all paths together.
+    Items,
+    /// `since`: how long ago.
+    Since,
+    /// `duration`: seconds.
+    Duration,
+    /// `labels`: `a=b,c=d`.
+    Labels,
+    /// `selector`: a LabelSelector.
+    Selector,
+    /// `join`: with commas.
+    Join,
+    /// `modes`: access modes, such as `RWO,ROX`.
+    Modes,
 }
 
-const fn number(name: &'static str) -> ColumnRow {
-    (name, "integer", "", 0)
+/// The rows of a kind's Table.
+#[derive(Debug, Default)]
+pub struct Layout {
+    columns: Vec<Column>,
+    cells: Vec<Cell>,
 }
 
-const fn flag(name: &'static str) -> ColumnRow {
-    (name, "boolean", "", 0)
+static LAYOUTS: LazyLock<HashMap<&str, Layout>> = LazyLock::new(|| {
+    let mut layouts: HashMap<&str, Layout> = HashMap::new();
+    let mut kinds = "";
+    for line in TABLE.lines().filter(|line| !line.starts_with('#')) {
+        match line.strip_prefix('=') {
+            Some(names) => kinds = names,
+            None => kinds.split(' ').for_each(|kind| layouts.entry(kind).or_default().add(line)),
+        }
+    }
+    layouts
+});
+
+/// The layout of the kind with that type name, such as `core.v1.Pod`.
+pub fn layout(ty: &str) -> &'static Layout {
+    static NONE: Layout = Layout { columns: Vec::new(), cells: Vec::new() };
+    LAYOUTS.get(ty).or_else(|| LAYOUTS.get("")).unwrap_or(&NONE)
 }
 
-/// Name and Age: the columns of a kind that has none of its own.
-pub const GENERIC_COLUMNS: &[ColumnRow] = &[NAME, AGE];
+impl Layout {
+    fn add(&mut self, line: &'static str) {
+        let line = COMMON.into_iter().find(|common| common.split('\t').next() == Some(line)).unwrap_or(line);
+        let mut fields = line.split('\t');
+        let mut next = || fields.next().unwrap_or_default();
+        let (name, kind, cell, description) = (next(), next(), next(), next());
+        let plain = kind.trim_end_matches('+');
+        let (kind, format) = plain.split_once(':').unwrap_or((plain, ""));
+        self.cells.push(parse_cell(cell, kind));
+        self.columns.push(Column {
+            name: name.into(),
+            kind: kind.into(),
+            format: format.into(),
+            description: description.into(),
+            priority: i32::from(line.contains("+\t")),
+        });
+    }
 
-/// The cells of a kind that has none of its own.
-pub fn generic(object: &Value) -> Vec<Value> {
-    vec![name(object), age(object)]
+    /// The columns; a description that is a field's name stands for that field's.
+    pub fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    /// An object's cells, one for each column.
+    pub fn cells(&self, object: &Value) -> Vec<Value> {
+        let mut cells = Vec::with_capacity(self.cells.len());
+        for cell in &self.cells {
+            match cell {
+                Cell::Path { how, paths, key, default } => cells.push(how.show(object, paths, key, default)),
+                Cell::One(code) => cells.push(code(object).into()),
+                Cell::Several(code) => cells.extend(code(object)),
+                Cell::Above => {}
+            }
+        }
+        cells
+    }
 }
 
-/// Name and creation time, for kinds that print the time itself.
-pub const CREATED_AT_COLUMNS: &[ColumnRow] = &[NAME, ("Created At", "date", "", 0)];
-
-/// The cells of [`CREATED_AT_COLUMNS`].
-pub fn created_at(object: &Value) -> Vec<Value> {
-    vec![name(object), object["metadata"]["creationTimestamp"].clone()]
+fn parse_cell(text: &'static str, kind: &str) -> Cell {
+    if text.is_empty() {
+        return Cell::Above;
+    }
+    if let Some(name) = text.strip_prefix('*') {
+        return cells::named(name).unwrap_or(Cell::Above);
+    }
+    let (how, rest) = text.split_once(' ').unwrap_or(("", text));
+    let (path, default) = rest.split_once('|').map_or((rest, None), |(path, default)| (path, Some(default)));
+    let (path, key) = path.split_once(':').unwrap_or((path, ""));
+    let how = match how {
+        "text" => How::Text,
+        "flag" => How::Flag,
+        "items" => How::Items,
+        "since" => How::Since,
+        "duration" => How::Duration,
+        "labels" => How::Labels,
+        "selector" => How::Selector,
+        "join" => How::Join,
+        "modes" => How::Modes,
+        _ => How::Plain,
+    };
+    let default = match (default, kind) {
+        (Some(text), _) => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
+        (None, "integer") => 0.into(),
+        (None, "boolean") => false.into(),
+        (None, _) if matches!(how, How::Plain | How::Text) => "".into(),
+        (None, _) => Value::Null,
+    };
+    Cell::Path { how, paths: path.split(',').collect(), key, default }
 }
 
-/// The text at a path of keys; empty if there is none.
+impl How {
+    fn show(self, object: &Value, paths: &[&str], key: &str, default: &Value) -> Value {
+        let count = |path: &&str| {
+            let value = at(object, path);
+            value.as_array().map_or_else(|| value.as_object().map_or(0, serde_json::Map::len), Vec::len)
+        };
+        let mut values = paths.iter().map(|path| at(object, path)).filter(|value| !is_empty(value));
+        let value = values.next().unwrap_or(&Value::Null);
+        if value.is_null() && !default.is_null() && !matches!(self, How::Items) {
+            return default.clone();
+        }
+        match self {
+            How::Plain => value.clone(),
+            How::Text => value.as_str().map_or_else(|| value.to_string(), str::to_owned).into(),
+            How::Flag => if *value == true { "True" } else { "False" }.into(),
+            How::Items => paths.iter().map(count).sum::<usize>().into(),
+            How::Since => since(value).into(),
+            How::Duration => human_duration(value.as_i64().unwrap_or_default()).into(),
+            How::Labels => labels(value).into(),
+            How::Selector => selector(value).into(),
+            How::Join => {
+                let items = value.as_array().into_iter().flatten();
+                join(items.map(|item| if key.is_empty() { item } else { &item[key] }).filter_map(Value::as_str)).into()
+            }
+            How::Modes => modes(value).into(),
+        }
+    }
+}
+
+/// The value at a path of keys and indices.
+fn at<'a>(object: &'a Value, path: &str) -> &'a Value {
+    path.split('.').fold(object, |value, key| match value {
+        Value::Array(items) => key.parse().ok().and_then(|i: usize| items.get(i)).unwrap_or(&Value::Null),
+        _ => &value[key],
+    })
+}
+
+/// The text at a path; empty if there is none.
 fn str_at<'a>(object: &'a Value, path: &str) -> &'a str {
-    path.split('.').fold(object, |value, key| &value[key]).as_str().unwrap_or_default()
+    at(object, path).as_str().unwrap_or_default()
 }
 
-/// The number at a path of keys; 0 if there is none.
+/// The number at a path; 0 if there is none.
 fn int_at(object: &Value, path: &str) -> i64 {
-    path.split('.').fold(object, |value, key| &value[key]).as_i64().unwrap_or_default()
+    at(object, path).as_i64().unwrap_or_default()
 }
 
 /// `text`, or `<none>` if it is empty.
-fn or_none(text: &str) -> &str {
-    if text.is_empty() { "<none>" } else { text }
+fn or_none(text: String) -> String {
+    if text.is_empty() { "<none>".into() } else { text }
 }
 
-/// Texts joined by commas, or `<none>`.
-fn joined<'a>(texts: impl IntoIterator<Item = &'a str>) -> Value {
-    or_none(&texts.into_iter().collect::<Vec<_>>().join(",")).into()
+fn join<'a>(texts: impl Iterator<Item = &'a str>) -> String {
+    texts.collect::<Vec<_>>().join(",")
 }
 
-/// `a=b,c=d` of a map of labels, or `<none>`.
-fn labels(map: &Value) -> Value {
-    let texts: Vec<String> =
-        map.as_object().into_iter().flatten().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
-    joined(texts.iter().map(String::as_str))
+fn labels(map: &Value) -> String {
+    let pair = |(key, value): (&String, &Value)| format!("{key}={}", value.as_str().unwrap_or_default());
+    or_none(map.as_object().into_iter().flatten().map(pair).collect::<Vec<_>>().join(","))
 }
 
-/// A LabelSelector's text, or `<none>`.
-fn selector(value: &Value) -> Value {
-    let text = crate::selector::Selector::from_json(value).map(|s| s.to_string()).unwrap_or_default();
-    or_none(&text).into()
+fn selector(value: &Value) -> String {
+    or_none(crate::selector::Selector::from_json(value).map(|s| s.to_string()).unwrap_or_default())
 }
 
-/// The names and the images of a template's containers.
-fn containers_and_images(pod_spec: &Value) -> (Value, Value) {
-    let of = |key: &str| list(pod_spec, "containers").iter().map(|c| str_at(c, key)).collect::<Vec<_>>().join(",");
-    (of("name").into(), of("image").into())
+fn modes(modes: &Value) -> String {
+    let short =
+        [("ReadWriteOnce", "RWO"), ("ReadOnlyMany", "ROX"), ("ReadWriteMany", "RWX"), ("ReadWriteOncePod", "RWOP")];
+    let has = |long: &str| modes.as_array().is_some_and(|modes| modes.iter().any(|mode| mode == long));
+    join(short.iter().filter(|(long, _)| has(long)).map(|(_, short)| *short))
 }
 
-/// `translateTimestampSince` for a time that may be missing: then `<none>`.
-fn since_or_none(time: &Value) -> String {
-    if time.is_null() { "<none>".into() } else { since(time) }
-}
-
-/// `metadata.name`.
-pub fn name(object: &Value) -> Value {
-    object["metadata"]["name"].clone()
-}
-
-/// The object's age, such as `3m12s`; `<unknown>` without a creation time.
-pub fn age(object: &Value) -> Value {
-    since(&object["metadata"]["creationTimestamp"]).into()
+/// What a column shows: the description itself, or that of the field it names.
+pub fn description(column: &Column) -> &str {
+    static FIELDS: LazyLock<HashMap<&str, String>> = LazyLock::new(|| {
+        let named = LAYOUTS.values().flat_map(|layout| &layout.columns).map(|column| column.description.as_str());
+        crate::openapi::field_descriptions(named.filter(|text| !text.contains(' ')))
+    });
+    FIELDS.get(column.description.as_str()).unwrap_or(&column.description)
 }
 
 /// How long ago a `metav1.Time` was, as `kubectl` prints it; `<unknown>` when it is not one.
@@ -143,6 +284,8 @@ pub fn human_duration(seconds: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -167,6 +310,33 @@ mod tests {
             (-5, "<invalid>"),
         ] {
             assert_eq!(human_duration(seconds), text, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn every_line_is_understood_and_every_kind_has_a_cell_for_each_column() {
+        for (kinds, layout) in LAYOUTS.iter() {
+            assert!(kinds.is_empty() || crate::schema::type_of(kinds).is_some(), "{kinds}");
+            assert_eq!(layout.cells(&json!({})).len(), layout.columns.len(), "{kinds}");
+            for column in &layout.columns {
+                let known = ["string", "integer", "boolean", "date"].contains(&column.kind.as_str());
+                let described = description(column).contains(' ') || column.name == "Handler";
+                assert!(known && described, "{kinds}: {column:?}");
+            }
+        }
+    }
+
+    /// `samples.tsv`: a kind, an object and what the cells after its name are, but for ages.
+    #[test]
+    fn rows_read_as_kubectl_prints_them() {
+        for line in include_str!("table/samples.tsv").lines().filter(|line| !line.starts_with('#')) {
+            let mut parts = line.split('\t');
+            let mut next = || parts.next().unwrap();
+            let (kind, object, cells) = (next(), next(), next());
+            let object = serde_json::from_str(object).unwrap_or_else(|e| panic!("{e}: {line}"));
+            let row = layout(kind).cells(&object);
+            let shown: Vec<String> = row[1..].iter().filter(|c| *c != "<unknown>").map(Value::to_string).collect();
+            assert_eq!(shown.join(" "), cells, "{line}");
         }
     }
 }

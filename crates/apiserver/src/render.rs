@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use coracle_api::schema::{Type, type_of};
-use coracle_api::{ApiError, Resource, protobuf};
+use coracle_api::{ApiError, Resource, protobuf, table};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY};
@@ -244,7 +244,7 @@ fn column_definitions(resource: &Resource) -> Value {
             "name": column.name,
             "type": column.kind,
             "format": column.format,
-            "description": column.description,
+            "description": table::description(column),
             "priority": column.priority,
         })
     });
@@ -253,6 +253,12 @@ fn column_definitions(resource: &Resource) -> Value {
 
 fn row(object: &Value, resource: &Resource, include: IncludeObject, version: &str) -> Value {
     let mut row = json!({ "cells": resource.strategy.cells(object) });
+    if resource.group.is_empty()
+        && resource.kind == "Pod"
+        && let Some(conditions) = table::row_conditions(object)
+    {
+        row["conditions"] = conditions;
+    }
     match include {
         IncludeObject::None => {}
         IncludeObject::Metadata => row["object"] = metadata_only(object, version),

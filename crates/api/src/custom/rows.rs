@@ -139,8 +139,7 @@ fn added(version: &Value) -> Vec<Value> {
     match version["additionalPrinterColumns"].as_array().map(Vec::as_slice) {
         None | Some([]) => vec![serde_json::json!({
             "name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp",
-            "description": "CreationTimestamp is a timestamp representing the server time when this object was created. \
-                            It is not guaranteed to be set in happens-before order across separate operations.",
+            "description": "meta.v1.ObjectMeta.creationTimestamp",
         })],
         Some(columns) => columns.to_vec(),
     }
@@ -152,7 +151,7 @@ fn columns(version: &Value) -> Vec<Column> {
         name: "Name".into(),
         kind: "string".into(),
         format: "name".into(),
-        description: "Name must be unique within a namespace.".into(),
+        description: "meta.v1.ObjectMeta.name".into(),
         priority: 0,
     };
     let added = added(version).into_iter().map(|column| Column {

@@ -1,36 +1,27 @@
 //! Pods: the STATUS that everybody looks at first.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{AGE, ColumnRow, NAME, age, int_at, list, name, or_none, since, str_at, text, wide};
+use super::cells::{condition, is_true};
+use super::{int_at, list, since, str_at};
 
-/// The columns of a Pod.
-pub const POD_COLUMNS: &[ColumnRow] = &[
-    NAME,
-    text("Ready"),
-    text("Status"),
-    text("Restarts"),
-    AGE,
-    wide("IP"),
-    wide("Node"),
-    wide("Nominated Node"),
-    wide("Readiness Gates"),
-];
+/// What `kubectl get` may leave out: pods that have ended.
+pub fn row_conditions(pod: &Value) -> Option<Value> {
+    let (reason, message) = match str_at(pod, "status.phase") {
+        "Succeeded" => ("Succeeded", "The pod has completed successfully."),
+        "Failed" => ("Failed", "The pod failed."),
+        _ => return None,
+    };
+    Some(json!([{ "type": "Completed", "status": "True", "reason": reason, "message": message }]))
+}
 
-/// The cells of a Pod.
-pub fn pod(pod: &Value) -> Vec<Value> {
+/// How many containers are ready, what the pod is doing, and how often it had to begin anew.
+pub(super) fn pod(pod: &Value) -> Vec<Value> {
     let summary = summarise(pod);
-    let ip = list(&pod["status"], "podIPs").first().map_or_else(|| str_at(pod, "status.podIP"), |ip| str_at(ip, "ip"));
     vec![
-        name(pod),
         format!("{}/{}", summary.ready, summary.total).into(),
         summary.reason.into(),
         restarts(summary.restarts, summary.last_restart).into(),
-        age(pod),
-        or_none(ip).into(),
-        or_none(str_at(pod, "spec.nodeName")).into(),
-        or_none(str_at(pod, "status.nominatedNodeName")).into(),
-        readiness_gates(pod).into(),
     ]
 }
 
@@ -40,18 +31,10 @@ fn restarts(count: i64, last: &str) -> String {
 }
 
 /// How many readiness gates are open, such as `1/2`.
-fn readiness_gates(pod: &Value) -> String {
+pub(super) fn readiness_gates(pod: &Value) -> String {
     let gates = list(&pod["spec"], "readinessGates");
     let open = gates.iter().filter(|gate| condition(pod, str_at(gate, "conditionType")).is_some_and(is_true)).count();
     if gates.is_empty() { "<none>".into() } else { format!("{open}/{}", gates.len()) }
-}
-
-fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
-    list(&object["status"], "conditions").iter().find(|c| c["type"] == kind)
-}
-
-fn is_true(condition: &Value) -> bool {
-    condition["status"] == "True"
 }
 
 struct Summary<'a> {
@@ -160,8 +143,6 @@ fn ending(terminated: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn row(status: Value, init: Value) -> (String, String, String) {
@@ -172,7 +153,7 @@ mod tests {
         });
         let cells = pod(&object);
         let text = |i: usize| cells[i].as_str().unwrap().to_owned();
-        (text(1), text(2), text(3))
+        (text(0), text(1), text(2))
     }
 
     #[test]
@@ -254,6 +235,6 @@ mod tests {
     #[test]
     fn a_deleted_pod_is_terminating() {
         let object = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": "Running"}});
-        assert_eq!(pod(&object)[2], "Terminating");
+        assert_eq!(pod(&object)[1], "Terminating");
     }
 }
