@@ -88,3 +88,48 @@ pub(crate) fn items<'a>(object: &'a mut Value, key: &str) -> impl Iterator<Item 
 pub(crate) fn at<'a>(object: &'a mut Value, key: &str) -> Option<&'a mut Value> {
     object.get_mut(key).filter(|value| value.is_object())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::resource::Strategy as _;
+
+    /// Every leaf of an object, by its path.
+    fn leaves(value: &Value, path: &str, into: &mut BTreeMap<String, String>) {
+        let mut below = |key: &str, item: &Value| leaves(item, crate::validate::join(path, key).as_str(), into);
+        match value {
+            Value::Object(map) if !map.is_empty() => map.iter().for_each(|(key, item)| below(key, item)),
+            Value::Array(items) if !items.is_empty() => {
+                items.iter().enumerate().for_each(|(i, item)| below(&i.to_string(), item));
+            }
+            leaf => drop(into.insert(path.to_owned(), leaf.to_string())),
+        }
+    }
+
+    /// `cases.tsv`: a kind, an object, and all that defaulting adds to it or changes.
+    #[test]
+    fn every_kind_gets_what_upstream_gives() {
+        let mut wrong = Vec::new();
+        for line in include_str!("defaults/cases.tsv").lines().filter(|line| !line.starts_with('#')) {
+            let [kind, object, expected] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };
+            let given: Value = serde_json::from_str(object).unwrap_or_else(|why| panic!("{why}: {line}"));
+            let strategy = crate::kinds::KindStrategy::of(kind);
+            let mut object = given.clone();
+            strategy.default(&mut object);
+            let once = object.clone();
+            strategy.default(&mut object);
+            assert_eq!(object, once, "defaulting twice changes nothing: {line}");
+            let (mut before, mut after) = (BTreeMap::new(), BTreeMap::new());
+            leaves(&given, "", &mut before);
+            leaves(&object, "", &mut after);
+            after.retain(|path, leaf| before.get(path) != Some(leaf));
+            let told: Vec<String> = after.iter().map(|(path, leaf)| format!("{path}={leaf}")).collect();
+            if told.join(" ") != expected {
+                wrong.push(format!("{kind}\t{given}\t{}", told.join(" ")));
+            }
+        }
+        assert!(wrong.is_empty(), "these get:\n{}", wrong.join("\n"));
+    }
+}

@@ -112,11 +112,11 @@ pub fn validate_create(resource: &Resource, object: &Value, errors: &mut FieldEr
         (false, "") => {}
         (false, _) => errors.forbidden("metadata.namespace", "not allowed on this type"),
     }
-    validate_common(meta, errors);
+    validate_common(resource, meta, errors);
 }
 
 /// What is wrong with replacing `old`'s metadata by `new`'s.
-pub fn validate_update(new: &Value, old: &Value, errors: &mut FieldErrors) {
+pub fn validate_update(resource: &Resource, new: &Value, old: &Value, errors: &mut FieldErrors) {
     let (meta, was) = (&new["metadata"], &old["metadata"]);
     for field in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         if meta[field] != was[field] {
@@ -136,14 +136,14 @@ pub fn validate_update(new: &Value, old: &Value, errors: &mut FieldErrors) {
             );
         }
     }
-    validate_common(meta, errors);
+    validate_common(resource, meta, errors);
 }
 
 fn strings(list: &Value) -> impl Iterator<Item = &str> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
-fn validate_common(meta: &Value, errors: &mut FieldErrors) {
+fn validate_common(resource: &Resource, meta: &Value, errors: &mut FieldErrors) {
     if meta["generation"].as_i64().is_some_and(|generation| generation < 0) {
         errors.invalid("metadata.generation", meta["generation"].clone(), "must be greater than or equal to 0");
     }
@@ -156,12 +156,26 @@ fn validate_common(meta: &Value, errors: &mut FieldErrors) {
             errors.invalid("metadata.finalizers", *finalizer, problem);
         }
     }
+    // Extensions judge metadata by the machinery's rules alone.
+    let extension = ["admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io"];
+    if resource.custom.is_none() && !extension.contains(&resource.group.as_str()) {
+        for (i, finalizer) in finalizers.iter().enumerate() {
+            validate_standard_finalizer(finalizer, &format!("metadata.finalizers[{i}]"), errors);
+        }
+    }
     if finalizers.contains(&"orphan") && finalizers.contains(&"foregroundDeletion") {
         errors.invalid(
             "metadata.finalizers",
             meta["finalizers"].clone(),
             "finalizer orphan and foregroundDeletion cannot be both set",
         );
+    }
+}
+
+/// A finalizer without a domain is one of Kubernetes' own.
+pub fn validate_standard_finalizer(finalizer: &str, path: &str, errors: &mut FieldErrors) {
+    if !finalizer.contains('/') && !["kubernetes", "orphan", "foregroundDeletion"].contains(&finalizer) {
+        errors.invalid(path, finalizer, "name is neither a standard finalizer name nor is it fully qualified");
     }
 }
 
@@ -277,7 +291,8 @@ mod tests {
     fn names_and_uids_do_not_change() {
         let mut errors = FieldErrors::default();
         let old = json!({"metadata": {"name": "a", "uid": "1"}});
-        validate_update(&json!({"metadata": {"name": "a", "uid": "2"}}), &old, &mut errors);
+        let new = json!({"metadata": {"name": "a", "uid": "2"}});
+        validate_update(&lookup("", "v1", "pods").unwrap(), &new, &old, &mut errors);
         assert_eq!(errors.0[0].to_string(), "metadata.uid: Invalid value: \"2\": field is immutable");
     }
 

@@ -8,17 +8,19 @@
 //! | rule | meaning |
 //! |---|---|
 //! | `d=JSON` `z=JSON` | the default of a field that is missing or empty; `z`: or zero |
-//! | `!` `!0` | must be there and not be empty; or zero |
+//! | `!` `!0` `!!` | must be there and not be empty; or zero; or only where what it is in is there |
 //! | `=A\|B` | one of these |
 //! | `~format` | obeys a grammar of [`crate::names`] |
+//! | `!=` `!~` | the same, of an empty text too |
+//! | `<=KEY` | a number that is not more than another |
 //! | `>=N` `>N` `A..B` | a number in these bounds; `^` before it: a missing one is zero; `?`: zero is a missing one |
 //! | `items=N` `bytes=N` | at most so many items, or bytes |
 //! | `unique` `unique=KEY` | items differ, or their values of KEY do |
 //! | `labels` `amount` | a map of labels; a quantity that is not negative |
-//! | `fixed` `frozen` | stays as it was made: Invalid, or Forbidden with the line's words |
-//! | `skip` | is not looked into |
+//! | `fixed` `frozen` `grows` | stays as it was made: Invalid, or Forbidden with the line's words; or never shrinks |
+//! | `skip` `flat` | is not looked into; its items have the path of what it is in |
 //! | `[]` before a rule | the items of the list are judged, each with its index |
-//! | `@path` | the path that errors name, where upstream's differs |
+//! | `@path` | the path that errors name, where upstream's differs; `@^path`: of the list, without the item's index |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -27,16 +29,18 @@ use serde_json::Value;
 
 use crate::field::FieldErrors;
 use crate::names::{self, Problems};
-use crate::schema::{Field, Shape, Type, all_types};
+use crate::quantity::Quantity;
+use crate::schema::{Field, Kind, Shape, Type, all_types};
 use crate::validate::join;
 
 const TABLE: &str = include_str!("../data/rules.tsv");
 
 #[derive(Debug)]
 enum Rule {
-    Required { nor_zero: bool },
-    OneOf(Vec<&'static str>),
-    Format(fn(&str) -> Problems),
+    Required { nor_zero: bool, inside: bool },
+    OneOf { values: Vec<&'static str>, nor_empty: bool },
+    Format { check: fn(&str) -> Problems, nor_empty: bool },
+    AtMost(&'static str),
     Bounds { low: i64, high: i64, words: String, zero: Zero },
     Items(usize),
     Bytes(usize),
@@ -45,6 +49,7 @@ enum Rule {
     Amount,
     Fixed,
     Frozen,
+    Grows,
 }
 
 /// What a zero and a missing number are to each other.
@@ -77,6 +82,7 @@ struct TypeRules {
     defaults: Vec<Default>,
     rows: Vec<Row>,
     skip: BTreeSet<&'static str>,
+    flat: BTreeSet<&'static str>,
 }
 
 struct Rules {
@@ -95,8 +101,10 @@ static RULES: LazyLock<Rules> = LazyLock::new(|| {
         }
     }
     let has_code = |name: &str| crate::defaults::of_type(name).is_some() || crate::validate::of_type(name).is_some();
-    let mut visited: BTreeSet<&str> =
-        all_types().filter(|ty| types.contains_key(ty.name) || has_code(ty.name)).map(|ty| ty.name).collect();
+    let mut visited: BTreeSet<&str> = all_types()
+        .filter(|ty| types.contains_key(ty.name) || has_code(ty.name) || has_amounts(ty))
+        .map(|ty| ty.name)
+        .collect();
     loop {
         let before = visited.len();
         for ty in all_types() {
@@ -123,6 +131,8 @@ fn parse_line(line: &'static str, rules: &mut TypeRules) {
             rules.defaults.push(Default { path: path.clone(), value, zero: kind == "z" });
         } else if token == "skip" {
             rules.skip.insert(name);
+        } else if token == "flat" {
+            rules.flat.insert(name);
         } else {
             let (each, token) = token.strip_prefix("[]").map_or((false, token), |token| (true, token));
             if let Some(rule) = parse_rule(token) {
@@ -141,20 +151,26 @@ fn parse_rule(token: &'static str) -> Option<Rule> {
     let number = |text: &str| text.parse::<i64>().ok();
     let bounds = |low, high, words| Some(Rule::Bounds { low, high, words, zero });
     match token {
-        "!" => return Some(Rule::Required { nor_zero: false }),
-        "!0" => return Some(Rule::Required { nor_zero: true }),
+        "!" => return Some(Rule::Required { nor_zero: false, inside: false }),
+        "!0" => return Some(Rule::Required { nor_zero: true, inside: false }),
+        "!!" => return Some(Rule::Required { nor_zero: false, inside: true }),
         "labels" => return Some(Rule::Labels),
         "amount" => return Some(Rule::Amount),
         "fixed" => return Some(Rule::Fixed),
         "frozen" => return Some(Rule::Frozen),
+        "grows" => return Some(Rule::Grows),
         "unique" => return Some(Rule::Unique("")),
         _ => {}
     }
+    let (nor_empty, token) = token.strip_prefix('!').map_or((false, token), |token| (true, token));
     if let Some(values) = token.strip_prefix('=') {
-        return Some(Rule::OneOf(values.split('|').collect()));
+        return Some(Rule::OneOf { values: values.split('|').collect(), nor_empty });
     }
     if let Some(name) = token.strip_prefix('~') {
-        return names::format(name).map(Rule::Format);
+        return names::format(name).map(|check| Rule::Format { check, nor_empty });
+    }
+    if let Some(key) = token.strip_prefix("<=") {
+        return Some(Rule::AtMost(key));
     }
     if let Some(least) = token.strip_prefix(">=") {
         return bounds(number(least)?, i64::MAX, format!("must be greater than or equal to {least}"));
@@ -188,6 +204,25 @@ fn at<'a>(object: &'a Value, path: &[&str]) -> &'a Value {
     path.iter().fold(object, |value, key| &value[*key])
 }
 
+/// Whether a field is a `ResourceList`. Devices count their capacity in maps of their own.
+fn is_amounts(ty: &Type, field: &Field) -> bool {
+    field.kind == Kind::Quantity && field.shape == Shape::Map && !ty.name.starts_with("resource.")
+}
+
+fn has_amounts(ty: &Type) -> bool {
+    ty.fields.iter().any(|field| is_amounts(ty, field))
+}
+
+/// No resource is counted more finely than in thousandths.
+fn round_up(amount: &mut Value) {
+    if let Ok(quantity) = Quantity::from_json(amount)
+        && !quantity.is_whole()
+        && Quantity::from_millis(quantity.to_millis()) != quantity
+    {
+        *amount = Quantity::from_millis(quantity.to_millis()).to_string().into();
+    }
+}
+
 /// Fills in the defaults of an object of that type, and of everything in it.
 pub fn default(ty: &'static Type, object: &mut Value) {
     if !object.is_object() || !RULES.visited.contains(ty.name) {
@@ -200,6 +235,10 @@ pub fn default(ty: &'static Type, object: &mut Value) {
         if there.is_null() || there == "" || default.zero && *there == 0 {
             parent[*last] = default.value.clone();
         }
+    }
+    for field in ty.fields.iter().filter(|field| is_amounts(ty, field)) {
+        let amounts = object.get_mut(field.name).and_then(Value::as_object_mut);
+        amounts.into_iter().flatten().for_each(|(_, amount)| round_up(amount));
     }
     if let Some(fill_in) = crate::defaults::of_type(ty.name) {
         fill_in(object);
@@ -254,8 +293,10 @@ fn judge(ty: &'static Type, object: &Value, path: &str, without: &[&str], errors
             Shape::Inline => judge(inner, object, path, &[], errors),
             Shape::One => judge(inner, value, &below, &[], errors),
             Shape::List => {
+                let flat = rules.is_some_and(|rules| rules.flat.contains(field.name));
                 for (i, item) in value.as_array().into_iter().flatten().enumerate() {
-                    judge(inner, item, &format!("{below}[{i}]"), &[], errors);
+                    let path = if flat { path.to_owned() } else { format!("{below}[{i}]") };
+                    judge(inner, item, &path, &[], errors);
                 }
             }
             Shape::Map => {
@@ -274,7 +315,7 @@ pub(crate) fn check_type(name: &str, value: &Value, path: &str, errors: &mut Fie
     }
 }
 
-/// Judges what an update may not change.
+/// Judges what an update, or one of the status, may not change.
 pub fn check_update(ty: &'static Type, new: &Value, old: &Value, errors: &mut FieldErrors) {
     for row in RULES.types.get(ty.name).into_iter().flat_map(|rules| &rules.rows) {
         let (now, was) = (at(new, &row.path), at(old, &row.path));
@@ -284,6 +325,9 @@ pub fn check_update(ty: &'static Type, new: &Value, old: &Value, errors: &mut Fi
         match row.rule {
             Rule::Fixed => errors.invalid(row.shown, now.clone(), crate::validate::IMMUTABLE),
             Rule::Frozen => errors.forbidden(row.shown, row.words),
+            Rule::Grows if now.as_i64().unwrap_or_default() < was.as_i64().unwrap_or_default() => {
+                errors.invalid(row.shown, now.as_i64().unwrap_or_default(), "cannot be decremented");
+            }
             _ => {}
         }
     }
@@ -291,12 +335,24 @@ pub fn check_update(ty: &'static Type, new: &Value, old: &Value, errors: &mut Fi
 
 impl Row {
     fn judge(&self, object: &Value, path: &str, errors: &mut FieldErrors) {
-        let (value, path) = (at(object, &self.path), join(path, self.shown));
-        if !self.each {
-            return self.judge_value(value, &path, errors);
-        }
-        for (i, item) in value.as_array().into_iter().flatten().enumerate() {
-            self.judge_value(item, &format!("{path}[{i}]"), errors);
+        let value = at(object, &self.path);
+        let path = match self.shown.strip_prefix('^') {
+            None => join(path, self.shown),
+            Some("") => without_index(path).to_owned(),
+            Some(field) => join(without_index(path), field),
+        };
+        match self.rule {
+            Rule::AtMost(key) if value.as_i64() > Some(object[key].as_i64().unwrap_or_default()) => {
+                errors.invalid(&path, value.clone(), self.words);
+            }
+            Rule::Required { inside: true, .. }
+                if at(object, self.path.split_last().map_or(&[], |(_, outer)| outer)).is_null() => {}
+            _ if self.each => {
+                for (i, item) in value.as_array().into_iter().flatten().enumerate() {
+                    self.judge_value(item, &format!("{path}[{i}]"), errors);
+                }
+            }
+            _ => self.judge_value(value, &path, errors),
         }
     }
 
@@ -309,23 +365,30 @@ impl Row {
             }
             return;
         }
-        if let Rule::Required { nor_zero } = self.rule {
+        if let Rule::Required { nor_zero, .. } = self.rule {
             if is_empty(value) || nor_zero && *value == 0 {
                 errors.required(path, self.words);
             }
             return;
         }
-        if is_empty(value) {
-            return;
+        match &self.rule {
+            Rule::OneOf { values, nor_empty: true } if is_empty(value) => {
+                return errors.not_supported(path, "", values);
+            }
+            Rule::Format { check, nor_empty: true } if is_empty(value) => {
+                return crate::validate::report(check(""), path, "", errors);
+            }
+            _ if is_empty(value) => return,
+            _ => {}
         }
         let count = value.as_array().map(Vec::len).or_else(|| value.as_object().map(serde_json::Map::len));
         match &self.rule {
-            Rule::OneOf(allowed) => {
-                for text in texts(value).filter(|text| !allowed.contains(text)) {
-                    errors.not_supported(path, text, allowed);
+            Rule::OneOf { values, .. } => {
+                for text in texts(value).filter(|text| !values.contains(text)) {
+                    errors.not_supported(path, text, values);
                 }
             }
-            Rule::Format(check) => {
+            Rule::Format { check, .. } => {
                 for text in texts(value) {
                     crate::validate::report(check(text), path, text, errors);
                 }
@@ -356,9 +419,14 @@ impl Row {
                     errors.invalid(path, value.clone(), "must be greater than or equal to 0");
                 }
             }
-            Rule::Bounds { .. } | Rule::Required { .. } | Rule::Fixed | Rule::Frozen => {}
+            _ => {}
         }
     }
+}
+
+/// A list's path, of that of one of its items.
+pub(crate) fn without_index(path: &str) -> &str {
+    path.strip_suffix(']').and_then(|path| path.rsplit_once('[')).map_or(path, |(list, _)| list)
 }
 
 fn join_key(path: &str, i: usize, key: &str) -> String {
@@ -396,7 +464,7 @@ mod tests {
                 let understood = match token.split_once('=') {
                     Some(("d" | "z", json)) => serde_json::from_str::<Value>(json).is_ok(),
                     _ => {
-                        token == "skip"
+                        ["skip", "flat"].contains(&token)
                             || token.starts_with('@')
                             || parse_rule(token.trim_start_matches("[]")).is_some()
                     }

@@ -35,11 +35,11 @@ use crate::quantity::Quantity;
 
 pub use api_service::api_service;
 pub use apps::{daemon_set, deployment, replica_set, replication_controller, stateful_set, stateful_set_update};
-pub use batch::{cron_job, job, job_update};
+pub use batch::{cron_job, job, job_create, job_update};
 pub use certificates::{certificate_signing_request, certificate_signing_request_update};
 pub use core::{
     config_map, config_map_update, endpoint_slice, endpoints, event, event_regarding, event_update, event_v1, lease,
-    node, node_update, secret, secret_update,
+    namespace, namespace_update, node, node_update, secret, secret_update,
 };
 pub use flowcontrol::{flow_schema, priority_level};
 pub use pod::pod_create;
@@ -204,6 +204,22 @@ pub(crate) fn label_values(expression: &Value, path: &str, errors: &mut FieldErr
     }
 }
 
+fn percent(value: &Value) -> Option<u32> {
+    value.as_str()?.strip_suffix('%')?.parse().ok()
+}
+
+/// Whether an IntOrString is nothing: 0 or `0%`.
+pub(crate) fn is_zero(value: &Value) -> bool {
+    *value == 0 || percent(value) == Some(0)
+}
+
+/// An IntOrString that must not be more than all.
+pub(crate) fn at_most_all(object: &Value, path: &str, key: &str, errors: &mut FieldErrors) {
+    if percent(&object[key]) > Some(100) {
+        errors.invalid(&join(path, key), object[key].clone(), "must not be greater than 100%");
+    }
+}
+
 /// An IntOrString that must be a number ≥ 0 or a percentage.
 pub(crate) fn count_or_percent(object: &Value, path: &str, key: &str, errors: &mut FieldErrors) {
     let path = join(path, key);
@@ -221,13 +237,6 @@ pub(crate) fn count_or_percent(object: &Value, path: &str, key: &str, errors: &m
         }
         _ => {}
     }
-}
-
-#[cfg(test)]
-pub(crate) fn errors_of(validate: fn(&Value, &mut FieldErrors), object: &Value) -> Vec<String> {
-    let mut errors = FieldErrors::default();
-    validate(object, &mut errors);
-    errors.0.iter().map(ToString::to_string).collect()
 }
 
 #[cfg(test)]

@@ -114,30 +114,6 @@ pub(super) fn volume(volume: &mut Value) {
 mod tests {
     use super::*;
 
-    fn pod(object: &mut Value) {
-        crate::rules::default(crate::schema::type_of("core.v1.Pod").unwrap(), object);
-    }
-
-    #[test]
-    fn a_minimal_pod_gets_what_upstream_gives() {
-        let mut object = json!({"spec": {"containers": [{"name": "c", "image": "nginx", "resources": {}}]}});
-        pod(&mut object);
-        assert_eq!(
-            object,
-            json!({"spec": {
-                "containers": [{
-                    "name": "c", "image": "nginx", "imagePullPolicy": "Always", "resources": {},
-                    "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
-                }],
-                "dnsPolicy": "ClusterFirst", "enableServiceLinks": true, "restartPolicy": "Always",
-                "schedulerName": "default-scheduler", "securityContext": {}, "terminationGracePeriodSeconds": 30,
-            }})
-        );
-        let once = object.clone();
-        pod(&mut object);
-        assert_eq!(object, once, "defaulting twice changes nothing");
-    }
-
     #[test]
     fn pull_policies_follow_the_tag() {
         for (image, policy) in [
@@ -150,34 +126,5 @@ mod tests {
         ] {
             assert_eq!(pull_policy(image), policy, "{image}");
         }
-    }
-
-    #[test]
-    fn the_parts_of_a_container_get_theirs() {
-        let mut object = json!({"spec": {
-            "hostNetwork": true, "serviceAccount": "sa",
-            "containers": [{
-                "name": "c", "image": "x:1", "ports": [{"containerPort": 80}],
-                "resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "100m"}},
-                "env": [{"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
-                "livenessProbe": {"httpGet": {"port": 80}, "periodSeconds": 5},
-            }],
-            "volumes": [{"name": "s", "secret": {"secretName": "s"}}, {"name": "e"}, {"name": "h", "hostPath": {"path": "/"}}],
-        }});
-        pod(&mut object);
-        let spec = &object["spec"];
-        let container = &spec["containers"][0];
-        assert_eq!(container["ports"], json!([{"containerPort": 80, "hostPort": 80, "protocol": "TCP"}]));
-        assert_eq!(container["resources"]["requests"], json!({"cpu": "100m", "memory": "1Gi"}));
-        assert_eq!(container["env"][0]["valueFrom"]["fieldRef"]["apiVersion"], "v1");
-        assert_eq!(
-            container["livenessProbe"],
-            json!({"httpGet": {"port": 80, "path": "/", "scheme": "HTTP"}, "periodSeconds": 5, "timeoutSeconds": 1,
-                   "successThreshold": 1, "failureThreshold": 3})
-        );
-        assert_eq!(spec["volumes"][0]["secret"]["defaultMode"], 420);
-        assert_eq!(spec["volumes"][1], json!({"name": "e", "emptyDir": {}}));
-        assert_eq!(spec["volumes"][2]["hostPath"]["type"], "");
-        assert_eq!(spec["serviceAccountName"], "sa");
     }
 }

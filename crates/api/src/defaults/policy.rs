@@ -115,29 +115,3 @@ pub fn custom_resource_definition(object: &mut Value) {
         set_nonzero(service, "port", 443);
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::rules::default;
-    use crate::schema::type_of;
-
-    #[test]
-    fn rules_get_what_upstream_gives() {
-        let mut object = json!({"roleRef": {"name": "r"}, "subjects": [{"kind": "User"}, {"kind": "ServiceAccount"}]});
-        default(type_of("rbac.v1.RoleBinding").unwrap(), &mut object);
-        assert_eq!(object["roleRef"]["apiGroup"], RBAC_GROUP);
-        assert_eq!(object["subjects"], json!([{"kind": "User", "apiGroup": RBAC_GROUP}, {"kind": "ServiceAccount"}]));
-
-        let mut object = json!({"spec": {"podSelector": {}, "egress": [{}]}});
-        default(type_of("networking.v1.NetworkPolicy").unwrap(), &mut object);
-        assert_eq!(object["spec"]["policyTypes"], json!(["Ingress", "Egress"]));
-
-        let mut object = json!({"spec": {"names": {"kind": "Widget", "plural": "widgets"}}});
-        custom_resource_definition(&mut object);
-        assert_eq!(
-            object["spec"]["names"],
-            json!({"kind": "Widget", "plural": "widgets", "singular": "widget", "listKind": "WidgetList"})
-        );
-    }
-}

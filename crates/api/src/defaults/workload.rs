@@ -11,9 +11,15 @@ pub(super) fn replication_controller(object: &mut Value) {
         return;
     }
     if object["spec"]["selector"].as_object().is_none_or(serde_json::Map::is_empty) {
-        object["spec"]["selector"] = labels.clone();
+        object["spec"]["selector"] = labels;
     }
-    if object["metadata"]["labels"].as_object().is_none_or(serde_json::Map::is_empty) {
+    template_labels(object);
+}
+
+/// Who has no labels has those of the template.
+fn template_labels(object: &mut Value) {
+    let labels = object["spec"]["template"]["metadata"]["labels"].clone();
+    if labels.is_object() && object["metadata"]["labels"].as_object().is_none_or(serde_json::Map::is_empty) {
         child(object, "metadata")["labels"] = labels;
     }
 }
@@ -45,6 +51,7 @@ pub(super) fn job(object: &mut Value) {
     set(spec, "backoffLimit", if per_index { i32::MAX } else { 6 });
     let failure_policy = spec.get("podFailurePolicy").is_some();
     set(spec, "podReplacementPolicy", if failure_policy { "Failed" } else { "TerminatingOrFailed" });
+    template_labels(object);
 }
 
 /// An autoscaler goes by CPU at 80 % if it names no metric; a behaviour is completed.
@@ -65,61 +72,5 @@ pub(super) fn hpa(spec: &mut Value) {
         let down = child(behavior, "scaleDown");
         set(down, "selectPolicy", "Max");
         set(down, "policies", json!([percent]));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::rules::default;
-    use crate::schema::type_of;
-
-    use super::*;
-
-    fn defaulted(definition: &str, mut object: Value) -> Value {
-        default(type_of(definition).unwrap(), &mut object);
-        let once = object.clone();
-        default(type_of(definition).unwrap(), &mut object);
-        assert_eq!(object, once, "defaulting twice changes nothing");
-        object
-    }
-
-    #[test]
-    fn workloads_get_what_upstream_gives() {
-        let object = defaulted("apps.v1.Deployment", json!({"spec": {"template": {"spec": {}}}}));
-        let spec = &object["spec"];
-        assert_eq!(
-            (&spec["replicas"], &spec["revisionHistoryLimit"], &spec["progressDeadlineSeconds"]),
-            (&json!(1), &json!(10), &json!(600))
-        );
-        assert_eq!(
-            spec["strategy"],
-            json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}})
-        );
-        assert_eq!(spec["template"]["spec"]["restartPolicy"], "Always");
-        assert!(spec["template"]["spec"].get("enableServiceLinks").is_none());
-
-        let object =
-            defaulted("apps.v1.Deployment", json!({"spec": {"strategy": {"type": "Recreate"}, "replicas": 0}}));
-        assert_eq!(object["spec"]["strategy"], json!({"type": "Recreate"}));
-        assert_eq!(object["spec"]["replicas"], 0);
-
-        for (spec, completions) in [
-            (json!({}), json!(1)),
-            (json!({"parallelism": 3}), Value::Null),
-            (json!({"completions": 5, "parallelism": 3}), json!(5)),
-        ] {
-            let object = defaulted("batch.v1.Job", json!({ "spec": spec }));
-            assert_eq!(object["spec"]["completions"], completions);
-            assert_eq!((&object["spec"]["backoffLimit"], &object["spec"]["suspend"]), (&json!(6), &json!(false)));
-        }
-        let object = defaulted(
-            "core.v1.ReplicationController",
-            json!({"spec": {"template": {"metadata": {"labels": {"a": "b"}}}}}),
-        );
-        assert_eq!(object["spec"]["selector"], json!({"a": "b"}));
-        assert_eq!(object["metadata"]["labels"], json!({"a": "b"}));
-        let object = defaulted("batch.v1.CronJob", json!({"spec": {"schedule": "* * * * *"}}));
-        assert!(object["spec"]["jobTemplate"]["spec"].get("backoffLimit").is_none());
-        assert_eq!(object["spec"]["jobTemplate"]["spec"]["template"]["spec"]["dnsPolicy"], "ClusterFirst");
     }
 }

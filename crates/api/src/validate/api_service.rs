@@ -50,37 +50,3 @@ pub fn api_service(object: &Value, errors: &mut FieldErrors) {
         errors.invalid("spec.insecureSkipTLSVerify", true, "may not be true if caBundle is present");
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::validate::errors_of;
-
-    #[test]
-    fn an_api_service_is_named_after_its_group_and_version() {
-        let service = json!({ "namespace": "n", "name": "s", "port": 443 });
-        let spec = json!({ "group": "g.io", "version": "v1", "groupPriorityMinimum": 1, "versionPriority": 1000, "service": service });
-        let good = json!({ "metadata": { "name": "v1.g.io" }, "spec": spec });
-        let none: [&str; 0] = [];
-        assert_eq!(errors_of(api_service, &good), none);
-        let mut bad = good.clone();
-        bad["metadata"]["name"] = "x".into();
-        bad["spec"]["versionPriority"] = 1001.into();
-        bad["spec"]["caBundle"] = "AAAA".into();
-        bad["spec"]["insecureSkipTLSVerify"] = true.into();
-        assert_eq!(
-            errors_of(api_service, &bad),
-            [
-                r#"metadata.name: Invalid value: "x": must be `spec.version+"."+spec.group`: "v1.g.io""#,
-                "spec.versionPriority: Invalid value: 1001: must be positive and less than 1000",
-                "spec.insecureSkipTLSVerify: Invalid value: true: may not be true if caBundle is present",
-            ]
-        );
-        let local = json!({ "metadata": { "name": "v1.g.io" }, "spec": { "group": "g.io", "version": "v1",
-            "groupPriorityMinimum": 1, "versionPriority": 1, "caBundle": "AAAA" } });
-        let expected = r#"spec.caBundle: Invalid value: "AAAA": local APIServices may not have a caBundle"#;
-        assert_eq!(errors_of(api_service, &local), [expected]);
-    }
-}

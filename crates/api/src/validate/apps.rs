@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{count_or_percent, join, list, text};
+use super::{at_most_all, count_or_percent, is_zero, join, list, text};
 use crate::field::FieldErrors;
 use crate::selector::Selector;
 
@@ -10,6 +10,7 @@ use crate::selector::Selector;
 fn selector_and_template(spec: &Value, noun: &str, errors: &mut FieldErrors) {
     let (selector, labels) = (&spec["selector"], &spec["template"]["metadata"]["labels"]);
     match Selector::from_json(selector) {
+        _ if selector.is_null() && noun == "daemonset" => mismatch(labels, errors),
         _ if selector.is_null() => errors.required("spec.selector", ""),
         Ok(chosen) if chosen.is_everything() => {
             errors.invalid("spec.selector", selector.clone(), format!("empty selector is invalid for {noun}"));
@@ -61,15 +62,11 @@ fn rolling_update(rolling: &Value, path: &str, errors: &mut FieldErrors) {
     for key in ["maxUnavailable", "maxSurge"] {
         count_or_percent(rolling, path, key, errors);
     }
-    let zero = |key: &str| rolling[key] == 0 || rolling[key] == "0%";
-    if zero("maxUnavailable") && zero("maxSurge") {
+    if is_zero(&rolling["maxUnavailable"]) && is_zero(&rolling["maxSurge"]) {
         let why = "may not be 0 when `maxSurge` is 0";
         errors.invalid(&join(path, "maxUnavailable"), rolling["maxUnavailable"].clone(), why);
     }
-    let percent = text(rolling, "maxUnavailable").strip_suffix('%').and_then(|n| n.parse::<u32>().ok());
-    if percent.is_some_and(|percent| percent > 100) {
-        errors.invalid(&join(path, "maxUnavailable"), text(rolling, "maxUnavailable"), "must not be greater than 100%");
-    }
+    at_most_all(rolling, path, "maxUnavailable", errors);
 }
 
 /// A ReplicaSet.
@@ -97,7 +94,20 @@ pub fn daemon_set(object: &Value, errors: &mut FieldErrors) {
     selector_and_template(spec, "daemonset", errors);
     always_restarts(spec, "DaemonSet", errors);
     if text(&spec["updateStrategy"], "type") == "RollingUpdate" {
-        rolling_update(&spec["updateStrategy"]["rollingUpdate"], "spec.updateStrategy.rollingUpdate", errors);
+        let (rolling, path) = (&spec["updateStrategy"]["rollingUpdate"], "spec.updateStrategy.rollingUpdate");
+        let given = |key: &str| !is_zero(&rolling[key]);
+        for key in ["maxUnavailable", "maxSurge"] {
+            count_or_percent(rolling, path, key, errors);
+            at_most_all(rolling, path, key, errors);
+        }
+        match (given("maxUnavailable"), given("maxSurge")) {
+            (true, true) => {
+                let why = "may not be set when maxUnavailable is non-zero";
+                errors.invalid(&join(path, "maxSurge"), rolling["maxSurge"].clone(), why);
+            }
+            (false, false) => errors.required(&join(path, "maxUnavailable"), "cannot be 0 when maxSurge is 0"),
+            _ => {}
+        }
     }
 }
 
@@ -109,16 +119,26 @@ pub fn stateful_set(object: &Value, errors: &mut FieldErrors) {
         errors.invalid("spec.podManagementPolicy", policy, "must be 'OrderedReady' or 'Parallel'");
     }
     let strategy = &spec["updateStrategy"];
-    if text(strategy, "type") == "OnDelete" && strategy["rollingUpdate"].is_object() {
-        let why = "only allowed for updateStrategy 'RollingUpdate'";
-        errors.invalid("spec.updateStrategy.rollingUpdate", strategy["rollingUpdate"].clone(), why);
+    match text(strategy, "type") {
+        "RollingUpdate" => {}
+        "OnDelete" if strategy["rollingUpdate"].is_null() => {}
+        "OnDelete" => {
+            let why = "only allowed for updateStrategy 'RollingUpdate'";
+            errors.invalid("spec.updateStrategy.rollingUpdate", strategy["rollingUpdate"].clone(), why);
+        }
+        _ => errors.invalid("spec.updateStrategy", strategy.clone(), "must be 'RollingUpdate' or 'OnDelete'"),
     }
     let rolling = &strategy["rollingUpdate"];
     if !rolling["maxUnavailable"].is_null() {
-        count_or_percent(rolling, "spec.updateStrategy.rollingUpdate", "maxUnavailable", errors);
+        let path = "spec.updateStrategy.rollingUpdate";
+        count_or_percent(rolling, path, "maxUnavailable", errors);
+        if is_zero(&rolling["maxUnavailable"]) {
+            errors.invalid(&join(path, "maxUnavailable"), rolling["maxUnavailable"].clone(), "cannot be 0");
+        }
+        at_most_all(rolling, path, "maxUnavailable", errors);
     }
     selector_and_template(spec, "statefulset", errors);
-    always_restarts(spec, "ReplicaSet", errors);
+    always_restarts(spec, "StatefulSet", errors);
 }
 
 /// The pods of a StatefulSet may mount what its claim templates make, besides their own volumes.
@@ -165,59 +185,5 @@ pub fn stateful_set_update(new: &Value, old: &Value, subresource: &str, errors: 
             "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', \
              'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
         );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::validate::told;
-
-    fn good() -> Value {
-        json!({"spec": {
-            "selector": {"matchLabels": {"app": "a"}},
-            "template": {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "c", "image": "x"}]}},
-        }})
-    }
-
-    #[test]
-    fn a_deployments_selector_must_select_its_own_pods() {
-        assert_eq!(told("apps.v1.Deployment", &good()), Vec::<String>::new());
-        let mut object = good();
-        object["spec"]["template"]["metadata"]["labels"] = json!({"app": "b"});
-        assert_eq!(
-            told("apps.v1.Deployment", &object),
-            [
-                r#"spec.template.metadata.labels: Invalid value: {"app":"b"}: `selector` does not match template `labels`"#
-            ]
-        );
-        object["spec"].as_object_mut().unwrap().remove("selector");
-        assert_eq!(told("apps.v1.Deployment", &object), ["spec.selector: Required value"]);
-    }
-
-    #[test]
-    fn a_rollout_must_be_able_to_move() {
-        let mut object = good();
-        object["spec"]["strategy"]["rollingUpdate"] = json!({"maxSurge": 0, "maxUnavailable": "0%"});
-        assert_eq!(
-            told("apps.v1.Deployment", &object),
-            [r#"spec.strategy.rollingUpdate.maxUnavailable: Invalid value: "0%": may not be 0 when `maxSurge` is 0"#]
-        );
-        object["spec"]["strategy"] = json!({"type": "Recreate", "rollingUpdate": {}});
-        assert_eq!(
-            told("apps.v1.Deployment", &object),
-            ["spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'"]
-        );
-    }
-
-    #[test]
-    fn a_stateful_set_may_mount_its_claims() {
-        let mut object = good();
-        object["spec"]["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}}]);
-        object["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] =
-            json!([{"name": "data", "mountPath": "/d"}]);
-        assert_eq!(told("apps.v1.StatefulSet", &object), Vec::<String>::new());
     }
 }

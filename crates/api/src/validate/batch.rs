@@ -6,11 +6,42 @@ use serde_json::Value;
 use super::{join, list, text};
 use crate::cron::Schedule;
 use crate::field::FieldErrors;
+use crate::selector::Selector;
 
 /// A Job.
 pub fn job(object: &Value, errors: &mut FieldErrors) {
     if object["spec"]["selector"].is_null() {
         errors.required("spec.selector", "");
+    }
+}
+
+/// A new Job's selector is made by the server, unless it says that it brings its own; it selects the Job's pods.
+pub fn job_create(object: &Value, errors: &mut FieldErrors) {
+    let (spec, meta) = (&object["spec"], &object["metadata"]);
+    let Ok(selector) = Selector::from_json(&spec["selector"]) else { return };
+    let labels = &spec["template"]["metadata"]["labels"];
+    if spec["manualSelector"] != true && !spec["selector"].is_null() {
+        let mut expected = serde_json::json!({});
+        for prefix in ["", "batch.kubernetes.io/"] {
+            for (key, value) in [("controller-uid", &meta["uid"]), ("job-name", &meta["name"])] {
+                let key = format!("{prefix}{key}");
+                let path = format!("spec.template.metadata.labels[{key}]");
+                let why = format!("must be '{}'", value.as_str().unwrap_or_default());
+                match &labels[&key] {
+                    Value::Null => errors.required(&path, why),
+                    label if label != value => errors.invalid(&path, labels.clone(), why),
+                    _ => {}
+                }
+                expected[key] = value.clone();
+            }
+        }
+        if !selector.matches(&expected) {
+            errors.invalid("spec.selector", spec["selector"].clone(), "`selector` not auto-generated");
+        }
+    }
+    if !spec["selector"].is_null() && !selector.matches(labels) {
+        let why = "`selector` does not match template `labels`";
+        errors.invalid("spec.template.metadata.labels", labels.clone(), why);
     }
 }
 
@@ -26,6 +57,27 @@ pub(super) fn job_spec(spec: &Value, path: &str, errors: &mut FieldErrors) {
     if indexed && let Some(wide) = spec["parallelism"].as_i64().filter(|wide| *wide > MAX_INDEXES) {
         let why = format!("must be less than or equal to {MAX_INDEXES} when completion mode is Indexed");
         errors.invalid(&join(path, "parallelism"), wide, why);
+    }
+    let (completions, failed) = (spec["completions"].as_i64(), spec["maxFailedIndexes"].as_i64());
+    if indexed && completions.is_some() && failed > completions {
+        let why = "must be less than or equal to completions";
+        errors.invalid(&join(path, "maxFailedIndexes"), spec["maxFailedIndexes"].clone(), why);
+    }
+    if indexed && completions > Some(MAX_INDEXES) && !spec["backoffLimitPerIndex"].is_null() {
+        if failed.is_none() {
+            let why = format!("must be specified when completions is above {MAX_INDEXES}");
+            errors.required(&join(path, "maxFailedIndexes"), why);
+        }
+        for key in ["parallelism", "maxFailedIndexes"].iter().filter(|key| spec[**key].as_i64() > Some(10_000)) {
+            let why = format!(
+                "must be less than or equal to 10000 when completions are above {MAX_INDEXES} and used with backoff \
+                 limit per index"
+            );
+            errors.invalid(&join(path, key), spec[*key].clone(), why);
+        }
+    }
+    if spec["podFailurePolicy"].is_object() && text(spec, "podReplacementPolicy") == "TerminatingOrFailed" {
+        errors.not_supported(&join(path, "podReplacementPolicy"), "TerminatingOrFailed", &["Failed"]);
     }
     for key in ["backoffLimitPerIndex", "maxFailedIndexes"].iter().filter(|key| !indexed && !spec[**key].is_null()) {
         errors.invalid(&join(path, key), spec[*key].clone(), "requires indexed completion mode");
@@ -159,23 +211,7 @@ pub fn cron_job(object: &Value, errors: &mut FieldErrors) {
         let path = "spec.jobTemplate.spec.selector";
         errors.invalid(path, spec["jobTemplate"]["spec"]["selector"].clone(), "`selector` will be auto-generated");
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use crate::validate::told;
-
-    #[test]
-    fn a_jobs_pods_must_be_able_to_end() {
-        let mut object = json!({"metadata": {"uid": "u", "name": "j"},
-                                "spec": {"selector": {}, "template": {"spec": {"containers": [{"name": "c", "image": "x"}]}}}});
-        assert_eq!(
-            told("batch.v1.Job", &object),
-            [r#"spec.template.spec.restartPolicy: Required value: valid values: "OnFailure", "Never""#]
-        );
-        object["spec"]["template"]["spec"]["restartPolicy"] = "Never".into();
-        assert_eq!(told("batch.v1.Job", &object), Vec::<String>::new());
+    if spec["jobTemplate"]["spec"]["manualSelector"] == true {
+        errors.not_supported("spec.jobTemplate.spec.manualSelector", true, &["nil", "false"]);
     }
 }

@@ -350,6 +350,7 @@ pub(super) fn env(variable: &Value, path: &str, errors: &mut FieldErrors) {
 
 /// A source of many variables is one ConfigMap or one Secret.
 pub(super) fn env_from(from: &Value, path: &str, errors: &mut FieldErrors) {
+    let path = crate::rules::without_index(path);
     match ["configMapRef", "secretRef"].iter().filter(|key| from[**key].is_object()).count() {
         0 => errors.invalid(path, "", "must specify one of: `configMapRef` or `secretRef`"),
         1 => {}

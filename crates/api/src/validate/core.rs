@@ -27,9 +27,9 @@ pub fn config_map(object: &Value, errors: &mut FieldErrors) {
     for key in ["data", "binaryData"] {
         data_keys(object, key, errors);
     }
-    for (name, _) in object["binaryData"].as_object().into_iter().flatten() {
-        if !object["data"][name.as_str()].is_null() {
-            errors.invalid(&format!("binaryData[{name}]"), name.as_str(), "duplicate of key present in data");
+    for (name, _) in object["data"].as_object().into_iter().flatten() {
+        if !object["binaryData"][name.as_str()].is_null() {
+            errors.invalid(&format!("data[{name}]"), name.as_str(), "duplicate of key present in binaryData");
         }
     }
     if data_size(object, &["data"], false) + data_size(object, &["binaryData"], true) > MAX_DATA_SIZE_BYTES {
@@ -72,7 +72,8 @@ pub fn secret(object: &Value, errors: &mut FieldErrors) {
     }
     let kind = text(object, "type");
     for key in SECRET_KEYS.iter().filter(|(of, _)| *of == kind).flat_map(|(_, keys)| *keys) {
-        if object["data"][*key].is_null() {
+        let value = &object["data"][*key];
+        if value.is_null() || value == "" && kind == "kubernetes.io/ssh-auth" {
             errors.required(&format!("data[{key}]"), "");
         }
     }
@@ -94,12 +95,43 @@ pub fn secret_update(new: &Value, old: &Value, _subresource: &str, errors: &mut 
     immutable_update(new, old, &["data"], errors);
 }
 
+/// A Namespace: who must have finished before it goes.
+pub fn namespace(object: &Value, errors: &mut FieldErrors) {
+    for finalizer in list(&object["spec"], "finalizers").iter().filter_map(Value::as_str) {
+        report(check_qualified_name(finalizer), "spec.finalizers", finalizer, errors);
+        crate::meta::validate_standard_finalizer(finalizer, "spec.finalizers", errors);
+    }
+}
+
+/// A namespace's phase follows from whether it is being deleted.
+pub fn namespace_update(new: &Value, _: &Value, subresource: &str, errors: &mut FieldErrors) {
+    let phase = text(&new["status"], "phase");
+    let (right, is) =
+        if new["metadata"]["deletionTimestamp"].is_null() { ("Active", "") } else { ("Terminating", "not ") };
+    if subresource == "status" && phase != right {
+        let why = format!("may only be '{right}' if `deletionTimestamp` is {is}empty");
+        errors.invalid("status.Phase", phase, why);
+    }
+}
+
 /// A Node.
 pub fn node(object: &Value, errors: &mut FieldErrors) {
     let mut taints = BTreeSet::new();
     for (path, taint) in each(&object["spec"], "metadata", "taints") {
+        crate::rules::check_type("core.v1.Taint", taint, &path, errors);
         if !taints.insert((text(taint, "key"), text(taint, "effect"))) {
             errors.duplicate_by(&path, taint.clone(), "taints must be unique by key and effect pair");
+        }
+    }
+    let networks = list(&object["spec"], "podCIDRs");
+    let six = |network: &Value| network.as_str().is_some_and(|text| text.contains(':'));
+    if networks.len() > 2 || networks.len() == 2 && six(&networks[0]) == six(&networks[1]) {
+        let why = "may specify no more than one CIDR for each IP family";
+        errors.invalid("spec.podCIDRs", object["spec"]["podCIDRs"].clone(), why);
+    }
+    for of in ["capacity", "allocatable"] {
+        for (name, value) in object["status"][of].as_object().into_iter().flatten() {
+            super::resources::amount(name, value, &format!("status.{of}.{name}"), errors);
         }
     }
 }
@@ -255,21 +287,10 @@ mod tests {
     use crate::validate::{told, updated};
 
     #[test]
-    fn keys_and_sizes_of_data_are_checked() {
-        assert_eq!(told("core.v1.ConfigMap", &json!({"data": {"a.b-c_D": "x"}})), Vec::<String>::new());
-        assert!(
-            told("core.v1.ConfigMap", &json!({"data": {"a/b": "x"}}))[0]
-                .starts_with("data[a/b]: Invalid value: \"a/b\": a valid config key must")
-        );
+    fn data_has_a_size() {
         let big = "x".repeat(MAX_DATA_SIZE_BYTES + 1);
-        assert!(
-            told("core.v1.ConfigMap", &json!({"data": {"a": big}}))[0]
-                .contains("Too long: may not be more than 1048576 bytes")
-        );
-        assert_eq!(
-            told("core.v1.Secret", &json!({"type": "kubernetes.io/tls", "data": {"tls.crt": ""}})),
-            ["data[tls.key]: Required value"]
-        );
+        let told = told("core.v1.ConfigMap", &json!({"data": {"a": big}}));
+        assert_eq!(told, [": Too long: may not be more than 1048576 bytes"]);
     }
 
     #[test]

@@ -34,13 +34,21 @@ pub(super) fn pod(pod: &Value, path: &str, errors: &mut FieldErrors) {
         if volume["image"].is_object() && text(&volume["image"], "reference").is_empty() {
             errors.required(&join(&path, "image.reference"), "");
         }
-        let claim = format!("{}-{}", text(&pod["metadata"], "name"), text(volume, "name"));
+        let name = text(&pod["metadata"], "name");
+        let claim = format!("{name}-{}", text(volume, "name"));
+        let named = text(&volume["persistentVolumeClaim"], "claimName");
+        let makes = |v: &Value| v["ephemeral"].is_object() && format!("{name}-{}", text(v, "name")) == named;
+        if !name.is_empty() && list(spec, "volumes").iter().any(makes) {
+            let why = "must not reference a PVC that gets created for an ephemeral volume";
+            errors.invalid(&join(&path, "persistentVolumeClaim.claimName"), named, why);
+        }
         if volume["ephemeral"].is_object() && !text(&pod["metadata"], "name").is_empty() {
             for problem in check_dns_subdomain(&claim) {
                 errors.invalid(&join(&path, "name"), text(volume, "name"), format!("PVC name {claim:?}: {problem}"));
             }
         }
     }
+    annotations(&pod["metadata"]["annotations"], spec, "metadata.annotations", errors);
     if pod["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_string() && text(spec, "nodeName").is_empty() {
         let (key, value) =
             ("kubernetes.io/config.mirror", &pod["metadata"]["annotations"]["kubernetes.io/config.mirror"]);
@@ -65,11 +73,37 @@ pub(super) fn template(template: &Value, path: &str, errors: &mut FieldErrors) {
     let meta = &template["metadata"];
     crate::meta::validate_labels(&meta["labels"], &join(path, "labels"), errors);
     crate::meta::validate_annotations(&meta["annotations"], &join(path, "annotations"), errors);
+    annotations(&meta["annotations"], &template["spec"], &join(path, "annotations"), errors);
     if !list(&template["spec"], "ephemeralContainers").is_empty() {
         errors.forbidden(&join(path, "spec.ephemeralContainers"), "ephemeral containers not allowed in pod template");
     }
     if template["spec"]["hostNetwork"] == true {
         host_ports(&template["spec"], &join(path, "spec"), false, errors);
+    }
+}
+
+const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
+const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+
+/// Annotations of pods that mean something.
+fn annotations(annotations: &Value, spec: &Value, path: &str, errors: &mut FieldErrors) {
+    if let Some(cost) = annotations[DELETION_COST].as_str() {
+        let canonical = cost.parse::<i32>().is_ok_and(|number| number.to_string() == cost);
+        if !canonical {
+            errors.invalid(&format!("{path}[{DELETION_COST}]"), cost, "must be a 32bit integer");
+        }
+    }
+    for (key, profile) in annotations.as_object().into_iter().flatten() {
+        let Some(container) = key.strip_prefix(APP_ARMOR) else { continue };
+        let lists = ["containers", "initContainers", "ephemeralContainers"].into_iter();
+        if !lists.flat_map(|key| list(spec, key)).any(|c| text(c, "name") == container) {
+            errors.invalid(&format!("{path}[{key}]"), container, "container not found");
+        }
+        let profile = profile.as_str().unwrap_or_default();
+        if !matches!(profile, "" | "runtime/default" | "unconfined") && !profile.starts_with("localhost/") {
+            let why = format!("invalid AppArmor profile name: {profile:?}");
+            errors.invalid(&format!("{path}[{key}]"), profile, why);
+        }
     }
 }
 

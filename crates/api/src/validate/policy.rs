@@ -32,6 +32,7 @@ pub fn pod_disruption_budget(object: &Value, errors: &mut FieldErrors) {
     }
     for key in ["minAvailable", "maxUnavailable"] {
         count_or_percent(spec, "spec", key, errors);
+        super::at_most_all(spec, "spec", key, errors);
     }
 }
 
@@ -116,6 +117,12 @@ pub fn ingress(object: &Value, errors: &mut FieldErrors) {
     let spec = &object["spec"];
     if list(spec, "rules").is_empty() && spec["defaultBackend"].is_null() {
         errors.invalid("spec", json!([]), "either `defaultBackend` or `rules` must be specified");
+    }
+    for (path, rule) in super::each(spec, "spec", "rules") {
+        let host = text(rule, "host");
+        if host.parse::<std::net::IpAddr>().is_ok() {
+            errors.invalid(&join(&path, "host"), host, "must be a DNS name, not an IP address");
+        }
     }
     let class = &object["metadata"]["annotations"]["kubernetes.io/ingress.class"];
     if class.is_string() && spec["ingressClassName"].is_string() {
@@ -242,30 +249,5 @@ pub fn service_cidr_update(new: &Value, old: &Value, _: &str, errors: &mut Field
     }
     for (i, (now, _)) in now.iter().zip(then).enumerate().filter(|(_, (now, then))| now != then) {
         errors.invalid(&format!("spec.cidrs[{i}]"), now.clone(), super::IMMUTABLE);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::validate::told;
-
-    #[test]
-    fn what_people_get_wrong_is_named() {
-        assert_eq!(told("storage.v1.StorageClass", &json!({})), ["provisioner: Required value"]);
-        assert_eq!(
-            told(
-                "networking.v1.Ingress",
-                &json!({"spec": {"rules": [{"http": {"paths": [{"path": "/", "backend": {"service": {"name": "s", "port": {"number": 80}}}}]}}]}})
-            ),
-            ["spec.rules[0].http.paths[0].pathType: Required value: pathType must be specified"]
-        );
-        assert_eq!(
-            told(
-                "autoscaling.v2.HorizontalPodAutoscaler",
-                &json!({"spec": {"minReplicas": 3, "maxReplicas": 2, "scaleTargetRef": {"kind": "a", "name": "b"}}})
-            ),
-            ["spec.maxReplicas: Invalid value: 2: must be greater than or equal to `minReplicas`"]
-        );
     }
 }

@@ -23,49 +23,59 @@ pub fn resource_quota(object: &Value, errors: &mut FieldErrors) {
         }
     }
     let hard: Vec<&String> = spec["hard"].as_object().into_iter().flatten().map(|(name, _)| name).collect();
-    let misfits = |scope: &str| {
+    let misfits = |scope: &str| -> usize {
         let fitting: &[&str] = match scope {
             "BestEffort" => &["pods"],
             "VolumeAttributesClass" => &["persistentvolumeclaims", "requests.storage"],
-            _ => &COMPUTED,
+            scope if SCOPES.contains(&scope) => &COMPUTED,
+            _ => return 0,
         };
-        hard.iter().any(|name| resources::is_quota_name(name) && !fitting.contains(&name.as_str()))
+        hard.iter().filter(|name| resources::is_quota_name(name) && !fitting.contains(&name.as_str())).count()
     };
     let scopes: BTreeSet<&str> = list(spec, "scopes").iter().filter_map(Value::as_str).collect();
     let shown = &spec["scopes"];
     for scope in &scopes {
         if !SCOPES.contains(scope) {
             errors.invalid("spec.scopes", shown.clone(), "unsupported scope");
-        } else if misfits(scope) {
+        }
+        for _ in 0..misfits(scope) {
             errors.invalid("spec.scopes", shown.clone(), "unsupported scope applied to resource");
         }
     }
-    for (one, other) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
-        if scopes.contains(one) && scopes.contains(other) {
-            errors.invalid("spec.scopes", shown.clone(), "conflicting scopes");
+    let terms = list(&spec["scopeSelector"], "matchExpressions");
+    let selected: BTreeSet<&str> = terms.iter().map(|term| text(term, "scopeName")).collect();
+    for set in [&scopes, &selected] {
+        for (one, other) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
+            if set.contains(one) && set.contains(other) {
+                errors.invalid("spec.scopes", shown.clone(), "conflicting scopes");
+            }
         }
     }
-    for (path, term) in each(&spec["scopeSelector"], "spec.scopeSelector", "matchExpressions") {
+    // Upstream does not say which of the expressions is wrong.
+    let path = "spec.scopeSelector.matchExpressions";
+    for term in terms {
         let (scope, operator, values) = (text(term, "scopeName"), text(term, "operator"), list(term, "values"));
         if !SCOPES.contains(&scope) {
-            errors.invalid(&join(&path, "scopeName"), scope, "unsupported scope");
-        } else if misfits(scope) {
-            errors.invalid(&path, term.clone(), "unsupported scope applied to resource");
+            errors.invalid(&join(path, "scopeName"), scope, "unsupported scope");
         }
-        if !matches!(scope, "PriorityClass" | "VolumeAttributesClass") && operator != "Exists" {
-            errors.invalid(&join(&path, "operator"), operator, ONLY_EXISTS);
+        for _ in 0..misfits(scope) {
+            errors.invalid(path, spec["scopeSelector"].clone(), "unsupported scope applied to resource");
+        }
+        let by_value = matches!(scope, "PriorityClass" | "VolumeAttributesClass") || !SCOPES.contains(&scope);
+        if !by_value && operator != "Exists" {
+            errors.invalid(&join(path, "operator"), operator, ONLY_EXISTS);
         }
         match operator {
             "In" | "NotIn" if values.is_empty() => {
                 let why = "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector";
-                errors.required(&join(&path, "values"), why);
+                errors.required(&join(path, "values"), why);
             }
             "Exists" | "DoesNotExist" if !values.is_empty() => {
-                let why = "must be no value when `operator` is 'Exists' or 'DoesNotExist' for scope selector";
-                errors.invalid(&join(&path, "values"), term["values"].clone(), why);
+                let why = "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector";
+                errors.invalid(&join(path, "values"), term["values"].clone(), why);
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            _ => errors.invalid(&join(&path, "operator"), operator, "not a valid selector operator"),
+            _ => errors.invalid(&join(path, "operator"), operator, "not a valid selector operator"),
         }
     }
 }
@@ -79,7 +89,7 @@ const SCOPES: [&str; 7] = [
     "CrossNamespacePodAffinity",
     "VolumeAttributesClass",
 ];
-const ONLY_EXISTS: &str = "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, \
+const ONLY_EXISTS: &str = "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, \
                            ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, \
                            ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
 
@@ -93,12 +103,19 @@ pub fn resource_quota_update(new: &Value, old: &Value, subresource: &str, errors
     }
 }
 
+/// What can be limited, without a domain.
+const LIMITED: [&str; 3] = ["Pod", "Container", "PersistentVolumeClaim"];
+
 /// A LimitRange: for every resource, the least, the defaults and the most in that order.
 pub fn limit_range(object: &Value, errors: &mut FieldErrors) {
     let mut kinds = BTreeSet::new();
     for (path, limit) in each(&object["spec"], "spec", "limits") {
         let kind = text(limit, "type");
-        report(check_qualified_name(kind), &join(&path, "type"), kind, errors);
+        let problems = check_qualified_name(kind);
+        if problems.is_empty() && !kind.contains('/') && !LIMITED.contains(&kind) {
+            errors.invalid(&join(&path, "type"), kind, "must be a standard limit type or fully qualified");
+        }
+        report(problems, &join(&path, "type"), kind, errors);
         if !kinds.insert(kind) {
             errors.duplicate(&join(&path, "type"), kind);
         }
@@ -113,10 +130,19 @@ pub fn limit_range(object: &Value, errors: &mut FieldErrors) {
                 "either minimum or maximum storage value is required, but neither was provided",
             );
         }
-        let names: BTreeSet<&String> = ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"]
-            .iter()
-            .flat_map(|key| limit[*key].as_object().into_iter().flatten().map(|(name, _)| name))
-            .collect();
+        let mut names = BTreeSet::new();
+        for key in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
+            for (name, _) in
+                limit[key].as_object().into_iter().flatten().filter(|_| kind != "Pod" || !key.starts_with('d'))
+            {
+                let path = format!("{path}.{key}[{name}]");
+                match kind {
+                    "Pod" | "Container" => resources::container_resource_name(name, &path, errors),
+                    _ => resources::resource_name(name, &path, None, errors),
+                }
+                names.insert(name);
+            }
+        }
         for name in names {
             limits_of(limit, name, &path, errors);
         }
@@ -148,5 +174,20 @@ fn limits_of(limit: &Value, name: &str, path: &str, errors: &mut FieldErrors) {
     {
         let shown = ratio.as_str().unwrap_or_default();
         errors.invalid(&at("maxLimitRequestRatio"), shown, format!("ratio {shown} is less than 1"));
+    }
+    if let (Some(ratio), Some(min), Some(max)) = (of("maxLimitRequestRatio"), of("min"), of("max")) {
+        let (most, shown) = (quantity(max).to_f64() / quantity(min).to_f64(), quantity(ratio).to_string());
+        if quantity(ratio).to_f64() > most {
+            let why = format!("ratio {shown} is greater than max/min = {most:.6}");
+            errors.invalid(&at("maxLimitRequestRatio"), shown, why);
+        }
+    }
+    if let (Some(limit), Some(request)) = (of("default"), of("defaultRequest"))
+        && !resources::may_overcommit(name)
+        && quantity(limit) != quantity(request)
+    {
+        let (limit, request) = (quantity(limit).to_string(), quantity(request).to_string());
+        let why = format!("default value {limit} must equal to defaultRequest value {request} in {name}");
+        errors.invalid(&at("defaultRequest"), request, why);
     }
 }

@@ -103,24 +103,3 @@ pub fn role_binding_update(new: &Value, old: &Value, _subresource: &str, errors:
         errors.invalid("roleRef", new["roleRef"].clone(), "cannot change roleRef");
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use crate::validate::told;
-
-    #[test]
-    fn what_people_get_wrong_is_named() {
-        assert_eq!(
-            told("rbac.v1.Role", &json!({"rules": [{"apiGroups": [""], "resources": ["pods"]}]})),
-            ["rules[0].verbs: Required value: verbs must contain at least one value"]
-        );
-        let object = json!({"roleRef": {"kind": "Role", "name": "r"}, "subjects": [{"kind": "User", "name": "u"}]});
-        assert_eq!(told("rbac.v1.RoleBinding", &object), Vec::<String>::new());
-        assert_eq!(
-            told("rbac.v1.ClusterRoleBinding", &object),
-            [r#"roleRef.kind: Unsupported value: "Role": supported values: "ClusterRole""#]
-        );
-    }
-}

@@ -160,11 +160,11 @@ pub(super) fn profile(profile: &Value, path: &str, errors: &mut FieldErrors, nou
     let (kind, file) = (text(profile, "type"), &profile["localhostProfile"]);
     let path = join(path, "localhostProfile");
     match (kind, file.as_str()) {
-        ("Localhost", None | Some("")) => {
-            errors.required(&path, format!("must be set when {noun} type is Localhost"));
-        }
         ("Localhost", Some(file)) if noun == "seccomp" => {
             super::report(crate::names::check_descending_path(file), &path, file, errors);
+        }
+        ("Localhost", None | Some("")) => {
+            errors.required(&path, format!("must be set when {noun} type is Localhost"));
         }
         ("Localhost", Some(file)) if file.trim() != file => {
             errors.invalid(&path, file, "must not be padded with whitespace");

@@ -7,7 +7,8 @@ use serde_json::Value;
 use super::{each, join, list, report, required, text};
 use crate::field::FieldErrors;
 use crate::names::{
-    check_cidr, check_dns_label, check_dns_subdomain, check_ip, check_port_name, check_port_number, check_special_ip,
+    check_cidr, check_dns_label, check_dns_subdomain, check_ip, check_port_name, check_port_number,
+    check_qualified_name, check_special_ip,
 };
 
 /// The longest time for which a client sticks to a pod: a day.
@@ -33,9 +34,24 @@ pub fn service(object: &Value, errors: &mut FieldErrors) {
         if !name.is_empty() {
             report(check_dns_subdomain(name.trim_end_matches('.')), "spec.externalName", name, errors);
         }
-        if !text(spec, "clusterIP").is_empty() && !headless {
-            errors.forbidden("spec.clusterIPs", "may not be set when `type` is 'ExternalName'");
+        for key in ["clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            let given = !crate::rules::is_empty(&spec[key]);
+            if given || key == "clusterIPs" && !text(spec, "clusterIP").is_empty() {
+                errors.forbidden(&join("spec", key), "may not be set for ExternalName services");
+            }
         }
+    } else {
+        cluster_ips(spec, errors);
+    }
+    let annotations = &object["metadata"]["annotations"];
+    let [hints, mode] = ["service.kubernetes.io/topology-aware-hints", "service.kubernetes.io/topology-mode"]
+        .map(|key| &annotations[key]);
+    if hints.is_string() && mode.is_string() && hints != mode {
+        errors.invalid(
+            "metadata.annotations[service.kubernetes.io/topology-mode]",
+            mode.clone(),
+            "must match annotations[service.kubernetes.io/topology-aware-hints] when both are specified",
+        );
     }
     let timeout = spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"].as_i64();
     if let Some(seconds) = timeout.filter(|s| !(1..=MAX_AFFINITY_SECONDS).contains(s)) {
@@ -47,7 +63,8 @@ pub fn service(object: &Value, errors: &mut FieldErrors) {
         report([check_ip(ip), check_special_ip(ip)].concat(), &format!("spec.externalIPs[{i}]"), ip, errors);
     }
     for (i, range) in list(spec, "loadBalancerSourceRanges").iter().filter_map(Value::as_str).enumerate() {
-        report(check_cidr(range), &format!("spec.loadBalancerSourceRanges[{i}]"), range, errors);
+        let range = range.trim();
+        report(check_cidr(range), &format!("spec.LoadBalancerSourceRanges[{i}]"), range, errors);
     }
     let external = matches!(kind, "NodePort" | "LoadBalancer") || !list(spec, "externalIPs").is_empty();
     if !external && !text(spec, "externalTrafficPolicy").is_empty() {
@@ -56,6 +73,10 @@ pub fn service(object: &Value, errors: &mut FieldErrors) {
     }
     if kind != "LoadBalancer" && spec["loadBalancerClass"].is_string() {
         errors.forbidden("spec.loadBalancerClass", "may only be used when `type` is 'LoadBalancer'");
+    }
+    if kind == "LoadBalancer" && !text(spec, "loadBalancerClass").is_empty() {
+        let class = text(spec, "loadBalancerClass");
+        report(check_qualified_name(class), "spec.loadBalancerClass", class, errors);
     }
     if kind != "LoadBalancer" && spec["allocateLoadBalancerNodePorts"].is_boolean() {
         errors.forbidden("spec.allocateLoadBalancerNodePorts", "may only be used when `type` is 'LoadBalancer'");
@@ -71,6 +92,37 @@ pub fn service(object: &Value, errors: &mut FieldErrors) {
     }
     if kind != "LoadBalancer" && !list(spec, "loadBalancerSourceRanges").is_empty() {
         errors.forbidden("spec.LoadBalancerSourceRanges", "may only be used when `type` is 'LoadBalancer'");
+    }
+}
+
+/// One address, or one of each family; the families are those that the Service names.
+fn cluster_ips(spec: &Value, errors: &mut FieldErrors) {
+    const PATH: &str = "spec.clusterIPs";
+    let ips: Vec<&str> = list(spec, "clusterIPs").iter().filter_map(Value::as_str).collect();
+    let mut refuse = |why: &str| errors.invalid(PATH, spec["clusterIPs"].clone(), why);
+    let first = ips.first().copied().unwrap_or_default();
+    if !ips.is_empty() && first != text(spec, "clusterIP") && !text(spec, "clusterIP").is_empty() {
+        refuse("first value must match `clusterIP`");
+    }
+    if first == "None" && ips.len() > 1 {
+        refuse("'None' must be the first and only value");
+    }
+    if ips.len() > 2 {
+        refuse("may only hold up to 2 values");
+    }
+    let six: Vec<bool> = ips.iter().map(|ip| ip.contains(':')).collect();
+    if ips.len() > 1 && first != "None" && ips.iter().all(|ip| check_ip(ip).is_empty()) && six[0] == six[1] {
+        refuse("may specify no more than one IP for each IP family");
+    }
+    for (i, ip) in ips.iter().enumerate().filter(|(i, ip)| *i > 0 || **ip != "None") {
+        let path = format!("{PATH}[{i}]");
+        let problems = check_ip(ip);
+        match list(spec, "ipFamilies").get(i).and_then(Value::as_str) {
+            Some(family @ ("IPv4" | "IPv6")) if problems.is_empty() && (family == "IPv6") != six[i] => {
+                errors.invalid(&path, *ip, format!("expected an {family} value as indicated by `ipFamilies[{i}]`"));
+            }
+            _ => report(problems, &path, ip, errors),
+        }
     }
 }
 
@@ -103,11 +155,26 @@ fn ports(spec: &Value, kind: &str, errors: &mut FieldErrors) {
             errors.duplicate(&path, port.clone());
         }
         let node_port = port["nodePort"].as_i64().unwrap_or_default();
-        if node_port != 0 && matches!(kind, "ClusterIP" | "ExternalName") {
-            errors.forbidden(&join(&path, "nodePort"), format!("may not be used when `type` is '{kind}'"));
+        if node_port != 0 && kind == "ClusterIP" {
+            errors.forbidden(&join(&path, "nodePort"), "may not be used when `type` is 'ClusterIP'");
         }
         if node_port != 0 && !node_ports.insert((protocol, node_port)) {
             errors.duplicate(&join(&path, "nodePort"), node_port);
+        }
+    }
+}
+
+/// What a load balancer says of itself; the table says the rest.
+fn balancer_status(status: &Value, errors: &mut FieldErrors) {
+    for (path, ingress) in each(status, "status.loadBalancer", "ingress") {
+        let (ip, mode, name) = (text(ingress, "ip"), &ingress["ipMode"], text(ingress, "hostname"));
+        match (ip.is_empty(), mode.is_null()) {
+            (false, true) => errors.required(&join(&path, "ipMode"), "must be specified when `ip` is set"),
+            (true, false) => errors.forbidden(&join(&path, "ipMode"), "may not be specified when `ip` is not set"),
+            _ => {}
+        }
+        if name.parse::<std::net::IpAddr>().is_ok() {
+            errors.invalid(&join(&path, "hostname"), name, "must be a DNS name, not an IP address");
         }
     }
 }
@@ -121,6 +188,17 @@ pub fn service_update(new: &Value, old: &Value, subresource: &str, errors: &mut 
         && spec["loadBalancerClass"] != was["loadBalancerClass"]
     {
         errors.invalid("spec.loadBalancerClass", spec["loadBalancerClass"].clone(), "may not change once set");
+    }
+    let watched = |spec: &Value| text(spec, "type") == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local";
+    if subresource.is_empty()
+        && watched(spec)
+        && watched(was)
+        && spec["healthCheckNodePort"] != was["healthCheckNodePort"]
+    {
+        errors.forbidden("spec.healthCheckNodePort", super::IMMUTABLE);
+    }
+    if subresource == "status" {
+        balancer_status(&new["status"]["loadBalancer"], errors);
     }
     let external = text(spec, "type") == "ExternalName" || text(was, "type") == "ExternalName";
     if !subresource.is_empty() || external || text(was, "clusterIP").is_empty() {
@@ -139,39 +217,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::validate::told;
-
-    #[test]
-    fn what_people_get_wrong_is_named() {
-        for (spec, expected) in [
-            (json!({"ports": [{"port": 80}]}), vec![]),
-            (json!({}), vec!["spec.ports: Required value"]),
-            (json!({"clusterIP": "None"}), vec![]),
-            (
-                json!({"ports": [{"port": 0}]}),
-                vec![
-                    "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
-                    "spec.ports[0].targetPort: Invalid value: 0: must be between 1 and 65535, inclusive",
-                ],
-            ),
-            (
-                json!({"ports": [{"port": 80}, {"port": 81}]}),
-                vec!["spec.ports[0].name: Required value", "spec.ports[1].name: Required value"],
-            ),
-            (
-                json!({"type": "Nope", "ports": [{"port": 80}]}),
-                vec![
-                    "spec.type: Unsupported value: \"Nope\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\"",
-                ],
-            ),
-            (
-                json!({"ports": [{"port": 80, "nodePort": 30_000}]}),
-                vec!["spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'"],
-            ),
-        ] {
-            assert_eq!(told("core.v1.Service", &json!({ "spec": spec })), expected);
-        }
-    }
 
     #[test]
     fn the_cluster_ip_stays() {

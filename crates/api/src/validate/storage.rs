@@ -46,8 +46,10 @@ pub(super) fn claim_spec(spec: &Value, path: &str, errors: &mut FieldErrors) {
         }
     }
     let same = ["apiGroup", "kind", "name"].iter().all(|key| source[*key] == reference[*key]);
-    if source.is_object() && reference.is_object() && !same {
-        errors.invalid(path, path, "must match dataSourceRef");
+    match (source.is_object() && reference.is_object(), text(reference, "namespace")) {
+        (true, "") if !same => errors.invalid(path, path, "must match dataSourceRef"),
+        (true, "") | (false, _) => {}
+        (true, _) => errors.invalid(path, path, "may not be specified when dataSourceRef.namespace is specified"),
     }
 }
 
@@ -60,11 +62,13 @@ pub fn persistent_volume_claim_update(new: &Value, old: &Value, subresource: &st
         return;
     }
     let (spec, was) = (&new["spec"], &old["spec"]);
+    let bound = text(&new["status"], "phase") == "Bound";
     let fixed = |spec: &Value| {
         let mut spec = spec.clone();
         if let Some(map) = spec.as_object_mut() {
-            for key in ["resources", "volumeAttributesClassName"] {
-                map.remove(key);
+            map.remove("resources");
+            if bound {
+                map.remove("volumeAttributesClassName");
             }
             // The binder and the default class fill these in.
             for (key, was) in [("volumeName", &was["volumeName"]), ("storageClassName", &was["storageClassName"])] {
@@ -81,6 +85,11 @@ pub fn persistent_volume_claim_update(new: &Value, old: &Value, subresource: &st
         errors.forbidden("spec", BOUND_ONLY);
     } else if asks < asked && asks <= amount(old, "/status/capacity/storage") {
         errors.forbidden("spec.resources.requests.storage", "field can not be less than status.capacity");
+    }
+    class_update(spec, was, errors);
+    if spec["volumeAttributesClassName"] == "" && was["volumeAttributesClassName"].is_string() {
+        let why = "update from non-nil value to an empty string is forbidden";
+        errors.forbidden("spec.volumeAttributesClassName", why);
     }
 }
 
@@ -127,10 +136,14 @@ pub(super) fn volume_spec(spec: &Value, path: &str, errors: &mut FieldErrors) {
             let why = "may not be 'recycle' for a hostPath mount of '/'";
             errors.forbidden(&join(path, "persistentVolumeReclaimPolicy"), why);
         }
-        if text(spec, "persistentVolumeReclaimPolicy") == "Recycle" && spec["csi"].is_object() {
-            let why = "may not be 'recycle' for a CSI volume";
-            errors.forbidden(&join(path, "persistentVolumeReclaimPolicy"), why);
-        }
+    } else {
+        inline(spec, path, errors);
+    }
+    if spec["volumeAttributesClassName"] == "" {
+        errors.required(&join(path, "volumeAttributesClassName"), "an empty string is disallowed");
+    }
+    if spec["volumeAttributesClassName"].is_string() && spec["csi"].is_null() {
+        errors.required(&join(path, "csi"), "has to be specified when using volumeAttributesClassName");
     }
     let mut given = sources(spec).map(|(key, _)| key);
     if given.next().is_none() {
@@ -138,6 +151,33 @@ pub(super) fn volume_spec(spec: &Value, path: &str, errors: &mut FieldErrors) {
     }
     for extra in given {
         errors.forbidden(&join(path, extra), "may not specify more than 1 volume type");
+    }
+}
+
+/// The volume of an attachment is a CSI volume and nothing more.
+fn inline(spec: &Value, path: &str, errors: &mut FieldErrors) {
+    const CONTEXT: &str = "in the context of inline volumes";
+    for key in ["claimRef", "capacity", "nodeAffinity", "storageClassName"] {
+        if !crate::rules::is_empty(&spec[key]) {
+            errors.forbidden(&join(path, key), format!("may not be specified {CONTEXT}"));
+        }
+    }
+    if spec["csi"].is_null() {
+        errors.required(&join(path, "csi"), format!("has to be specified {CONTEXT}"));
+    }
+    if !matches!(text(spec, "persistentVolumeReclaimPolicy"), "" | "Retain") {
+        errors.forbidden(&join(path, "persistentVolumeReclaimPolicy"), format!("may only be Retain {CONTEXT}"));
+    }
+    if !matches!(text(spec, "volumeMode"), "" | "Filesystem") {
+        let why = format!("may not specify volumeMode other than Filesystem {CONTEXT}");
+        errors.forbidden(&join(path, "volumeMode"), why);
+    }
+}
+
+/// What has a class keeps one.
+fn class_update(spec: &Value, was: &Value, errors: &mut FieldErrors) {
+    if was["volumeAttributesClassName"].is_string() && spec["volumeAttributesClassName"].is_null() {
+        errors.forbidden("spec.volumeAttributesClassName", "update from non-nil value to nil is forbidden");
     }
 }
 
@@ -154,12 +194,19 @@ pub fn persistent_volume_update(new: &Value, old: &Value, subresource: &str, err
         return;
     }
     let (spec, was) = (&new["spec"], &old["spec"]);
-    if !sources(spec).eq(sources(was)) {
+    let mut moved = spec.clone();
+    // A secret for growing may still be named.
+    if was["csi"]["controllerExpandSecretRef"].is_null() && moved["csi"].is_object() {
+        moved["csi"].as_object_mut().map(|csi| csi.remove("controllerExpandSecretRef"));
+    }
+    if !sources(&moved).eq(sources(was)) {
         errors.forbidden("spec.persistentvolumesource", "spec.persistentvolumesource is immutable after creation");
     }
     if !was["nodeAffinity"].is_null() && spec["nodeAffinity"] != was["nodeAffinity"] {
-        errors.invalid("spec.nodeAffinity", spec["nodeAffinity"].clone(), super::IMMUTABLE);
+        let why = format!("{}, except for updating from beta label to GA", super::IMMUTABLE);
+        errors.invalid("nodeAffinity", spec["nodeAffinity"].clone(), why);
     }
+    class_update(spec, was, errors);
 }
 
 /// What is known of a driver on a node stays, but for how many volumes it can take.
@@ -203,22 +250,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::validate::{told, updated};
+    use crate::validate::updated;
 
     #[test]
-    fn claims_need_a_mode_and_a_size_and_only_grow() {
+    fn bound_claims_only_grow() {
         let claim = |size: &str| {
             json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}, "volumeName": "v"},
                    "status": {"phase": "Bound", "capacity": {"storage": "2Gi"}}})
         };
-        assert_eq!(told("core.v1.PersistentVolumeClaim", &claim("1Gi")), Vec::<String>::new());
-        assert_eq!(
-            told("core.v1.PersistentVolumeClaim", &json!({"spec": {}})),
-            [
-                "spec.accessModes: Required value: at least 1 access mode is required",
-                "spec.resources[storage]: Required value"
-            ]
-        );
         assert_eq!(updated(persistent_volume_claim_update, &claim("2Gi"), &claim("1Gi")), Vec::<String>::new());
         assert_eq!(
             updated(persistent_volume_claim_update, &claim("1Gi"), &claim("2Gi")),

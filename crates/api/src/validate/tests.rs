@@ -21,7 +21,7 @@ fn good(definition: &str) -> Value {
             json!({ "spec": { "resources": { "requests": { "storage": "1Gi" } }, "accessModes": ["ReadWriteOnce"] } })
         }
         "batch.v1.Job" => {
-            json!({ "spec": { "selector": {}, "template": { "spec": { "restartPolicy": "Never", "containers": pod["containers"] } } } })
+            json!({ "spec": { "selector": {}, "manualSelector": true, "template": { "spec": { "restartPolicy": "Never", "containers": pod["containers"] } } } })
         }
         "batch.v1.CronJob" => {
             json!({ "spec": { "schedule": "* * * * *", "jobTemplate": { "spec": { "template": { "spec": { "restartPolicy": "Never", "containers": pod["containers"] } } } } } })
@@ -44,8 +44,40 @@ fn good(definition: &str) -> Value {
         "networking.v1.NetworkPolicy" => {
             json!({ "spec": { "podSelector": {}, "ingress": [{ "from": [{ "ipBlock": { "cidr": "10.0.0.0/8" } }], "ports": [{ "port": 80 }] }] } })
         }
+        "networking.v1.Ingress" => {
+            json!({ "spec": { "defaultBackend": { "service": { "name": "s", "port": { "number": 80 } } } } })
+        }
         "networking.v1.IngressClass" => json!({ "spec": { "controller": "example.com/c" } }),
         "discovery.v1.EndpointSlice" => json!({ "addressType": "IPv4", "endpoints": [{ "addresses": ["10.0.0.1"] }] }),
+        "rbac.v1.Role" => json!({}),
+        "rbac.v1.RoleBinding" => {
+            json!({ "roleRef": { "kind": "Role", "name": "r" }, "subjects": [{ "kind": "User", "name": "u" }] })
+        }
+        "rbac.v1.ClusterRoleBinding" => json!({ "roleRef": { "kind": "ClusterRole", "name": "r" } }),
+        "admissionregistration.v1.MutatingWebhookConfiguration" => json!({ "webhooks": [{
+            "name": "a.example.com",
+            "clientConfig": { "service": { "name": "s", "namespace": "n", "path": "/p", "port": 443 } },
+            "rules": [{ "operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"] }],
+            "sideEffects": "None",
+            "admissionReviewVersions": ["v1"],
+        }] }),
+        "flowcontrol.v1.FlowSchema" => json!({ "metadata": { "name": "mine" }, "spec": {
+            "priorityLevelConfiguration": { "name": "workload-low" },
+            "distinguisherMethod": { "type": "ByUser" },
+            "rules": [{
+                "subjects": [{ "kind": "Group", "group": { "name": "dev" } }],
+                "resourceRules": [{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"] }],
+                "nonResourceRules": [{ "verbs": ["get"], "nonResourceURLs": ["/healthz", "/x/*"] }],
+            }],
+        } }),
+        "flowcontrol.v1.PriorityLevelConfiguration" => {
+            let limited = json!({ "limitResponse": { "type": "Queue", "queuing": {} } });
+            json!({ "metadata": { "name": "mine" }, "spec": { "type": "Limited", "limited": limited } })
+        }
+        "apiregistration.v1.APIService" => json!({ "metadata": { "name": "v1.g.io" }, "spec": {
+            "group": "g.io", "version": "v1", "groupPriorityMinimum": 1, "versionPriority": 1000,
+            "service": { "namespace": "n", "name": "s" },
+        } }),
         "scheduling.v1.PriorityClass" => json!({ "metadata": { "name": "high" }, "value": 1 }),
         "resource.v1.ResourceClaim" => {
             json!({ "spec": { "devices": { "requests": [{ "name": "r", "exactly": { "deviceClassName": "gpu" } }] } } })

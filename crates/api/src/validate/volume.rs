@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::container::{field_reference, resource_reference};
-use super::{each, join, list, quantity, text};
+use super::{each, join, list, quantity, report, text};
 use crate::field::FieldErrors;
+use crate::names::check_volume_path;
 
 /// A volume has one source.
 pub(super) fn volume(volume: &Value, path: &str, errors: &mut FieldErrors) {
@@ -71,6 +72,13 @@ pub(super) fn projected(volume: &Value, path: &str, errors: &mut FieldErrors) {
                     errors.invalid(path, shown, "conflicting duplicate paths");
                 }
             }
+        }
+        // Upstream names the volume's path here, not the source's.
+        let token = &source["serviceAccountToken"];
+        match text(token, "path") {
+            _ if token.is_null() => {}
+            "" => errors.required(&join(path, "path"), ""),
+            file => report(check_volume_path(file), &join(path, "path"), file, errors),
         }
         let bundle = &source["clusterTrustBundle"];
         if bundle.is_object() {

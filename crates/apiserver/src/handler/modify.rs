@@ -163,7 +163,7 @@ impl Call {
             new["metadata"]["resourceVersion"] = version.clone();
         }
         let mut errors = FieldErrors::default();
-        meta::validate_update(new, old, &mut errors);
+        meta::validate_update(&resource, new, old, &mut errors);
         resource.strategy.validate_update(new, old, subresource, &mut errors);
         self.warnings.extend(self.check_rules(new, Some(old), &mut errors));
         if subresource != "status" {
