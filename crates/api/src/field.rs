@@ -12,6 +12,8 @@ pub enum FieldErrorKind {
     Required,
     /// The value is not allowed for this field.
     Invalid,
+    /// The value is not allowed, and not worth showing.
+    InvalidOmitted,
     /// The value is none of those supported.
     NotSupported,
     /// The value may not be set here or now.
@@ -35,7 +37,7 @@ impl FieldErrorKind {
     pub fn reason(self) -> &'static str {
         match self {
             Self::Required => "FieldValueRequired",
-            Self::Invalid => "FieldValueInvalid",
+            Self::Invalid | Self::InvalidOmitted => "FieldValueInvalid",
             Self::NotSupported => "FieldValueNotSupported",
             Self::Forbidden => "FieldValueForbidden",
             Self::Duplicate => "FieldValueDuplicate",
@@ -50,7 +52,7 @@ impl FieldErrorKind {
     fn label(self) -> &'static str {
         match self {
             Self::Required => "Required value",
-            Self::Invalid | Self::TypeInvalid => "Invalid value",
+            Self::Invalid | Self::InvalidOmitted | Self::TypeInvalid => "Invalid value",
             Self::NotSupported => "Unsupported value",
             Self::Forbidden => "Forbidden",
             Self::Duplicate => "Duplicate value",
@@ -81,6 +83,7 @@ impl FieldError {
         let label = self.kind.label();
         let mut text = match self.kind {
             FieldErrorKind::Required
+            | FieldErrorKind::InvalidOmitted
             | FieldErrorKind::Forbidden
             | FieldErrorKind::TooLong
             | FieldErrorKind::Internal => label.to_owned(),
@@ -127,6 +130,11 @@ impl FieldErrors {
     /// The value is not allowed.
     pub fn invalid(&mut self, field: &str, value: impl Into<Value>, detail: impl Into<String>) {
         self.push(field, FieldErrorKind::Invalid, value.into(), detail);
+    }
+
+    /// The value is not allowed; it is not shown.
+    pub fn invalid_omitted(&mut self, field: &str, detail: impl Into<String>) {
+        self.push(field, FieldErrorKind::InvalidOmitted, Value::Null, detail);
     }
 
     /// The value is none of `supported`.

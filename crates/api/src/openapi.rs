@@ -17,7 +17,7 @@ mod schemas;
 mod tests;
 mod v2;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ use crate::resource::Resource;
 use descriptions::Descriptions;
 
 /// The descriptions of fields, such as `core.v1.PodSpec.nodeName`.
-pub fn field_descriptions<'a>(fields: impl Iterator<Item = &'a str>) -> HashMap<&'a str, String> {
+pub fn field_descriptions<'a>(fields: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, String> {
     let texts = Descriptions::unpack();
     let find = |field: &'a str| {
         let (ty, name) = field.rsplit_once('.')?;

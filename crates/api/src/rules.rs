@@ -398,10 +398,8 @@ impl Row {
                     errors.too_many(path, count, *most);
                 }
             }
-            Rule::Bytes(most) => {
-                if value.as_str().is_some_and(|text| text.len() > *most) {
-                    errors.too_long(path, *most);
-                }
+            Rule::Bytes(most) if value.as_str().is_some_and(|text| text.len() > *most) => {
+                errors.too_long(path, *most);
             }
             Rule::Unique(key) => {
                 let mut seen = Vec::new();
@@ -414,10 +412,8 @@ impl Row {
                 }
             }
             Rule::Labels => crate::meta::validate_labels(value, path, errors),
-            Rule::Amount => {
-                if crate::validate::quantity(value).is_negative() {
-                    errors.invalid(path, value.clone(), "must be greater than or equal to 0");
-                }
+            Rule::Amount if crate::validate::quantity(value).is_negative() => {
+                errors.invalid(path, value.clone(), "must be greater than or equal to 0");
             }
             _ => {}
         }

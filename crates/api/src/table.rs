@@ -12,7 +12,7 @@
 mod cells;
 mod pod;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use jiff::Timestamp;
@@ -81,8 +81,8 @@ pub struct Layout {
     cells: Vec<Cell>,
 }
 
-static LAYOUTS: LazyLock<HashMap<&str, Layout>> = LazyLock::new(|| {
-    let mut layouts: HashMap<&str, Layout> = HashMap::new();
+static LAYOUTS: LazyLock<BTreeMap<&str, Layout>> = LazyLock::new(|| {
+    let mut layouts: BTreeMap<&str, Layout> = BTreeMap::new();
     let mut kinds = "";
     for line in TABLE.lines().filter(|line| !line.starts_with('#')) {
         match line.strip_prefix('=') {
@@ -243,7 +243,7 @@ fn modes(modes: &Value) -> String {
 
 /// What a column shows: the description itself, or that of the field it names.
 pub fn description(column: &Column) -> &str {
-    static FIELDS: LazyLock<HashMap<&str, String>> = LazyLock::new(|| {
+    static FIELDS: LazyLock<BTreeMap<&str, String>> = LazyLock::new(|| {
         let named = LAYOUTS.values().flat_map(|layout| &layout.columns).map(|column| column.description.as_str());
         crate::openapi::field_descriptions(named.filter(|text| !text.contains(' ')))
     });

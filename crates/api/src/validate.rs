@@ -12,6 +12,7 @@ mod container;
 mod core;
 mod devices;
 mod flowcontrol;
+mod job_status;
 mod pod;
 mod pod_update;
 mod policy;
@@ -82,6 +83,7 @@ pub(crate) fn of_type(name: &str) -> Option<fn(&Value, &str, &mut FieldErrors)> 
         "core.v1.PersistentVolumeClaimSpec" => storage::claim_spec,
         "apps.v1.StatefulSetSpec" => apps::stateful_set_template,
         "batch.v1.JobSpec" => batch::job_spec,
+        "batch.v1.SuccessPolicyRule" => batch::success_rule,
         "autoscaling.v2.MetricSpec" => policy::metric,
         "networking.v1.IngressBackend" => policy::backend,
         "networking.v1.HTTPIngressPath" => policy::http_path,

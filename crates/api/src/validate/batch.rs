@@ -39,6 +39,17 @@ pub fn job_create(object: &Value, errors: &mut FieldErrors) {
             errors.invalid("spec.selector", spec["selector"].clone(), "`selector` not auto-generated");
         }
     }
+    // Its last pod's name must be one that a host can have.
+    if text(spec, "completionMode") == "Indexed"
+        && let Some(completions) = spec["completions"].as_i64().filter(|completions| *completions > 0)
+    {
+        let name = text(meta, "name");
+        let host = format!("{name}-{}", completions - 1);
+        if !crate::names::check_dns_label(&host).is_empty() {
+            let why = format!("will not able to create pod with invalid DNS label: {host}");
+            errors.invalid("metadata.name", name, why);
+        }
+    }
     if !spec["selector"].is_null() && !selector.matches(labels) {
         let why = "`selector` does not match template `labels`";
         errors.invalid("spec.template.metadata.labels", labels.clone(), why);
@@ -97,19 +108,36 @@ pub(super) fn job_spec(spec: &Value, path: &str, errors: &mut FieldErrors) {
         }
         _ => {}
     }
+    let pod = &spec["template"]["spec"];
+    let containers: Vec<&str> =
+        ["containers", "initContainers"].into_iter().flat_map(|key| list(pod, key)).map(|c| text(c, "name")).collect();
     for (path, rule) in super::each(&spec["podFailurePolicy"], &join(path, "podFailurePolicy"), "rules") {
-        failure_rule(rule, &path, indexed && !spec["backoffLimitPerIndex"].is_null(), errors);
+        failure_rule(rule, &path, !spec["backoffLimitPerIndex"].is_null(), &containers, errors);
+    }
+    for (path, rule) in super::each(&spec["successPolicy"], &join(path, "successPolicy"), "rules") {
+        if let Some(count) = rule["succeededCount"].as_i64().filter(|count| indexed && Some(*count) > completions) {
+            let most = completions.unwrap_or_default();
+            let why = format!("must be less than or equal to {most} (the number of specified completions)");
+            errors.invalid(&join(&path, "succeededCount"), count, why);
+        }
     }
 }
 
-fn failure_rule(rule: &Value, path: &str, per_index: bool, errors: &mut FieldErrors) {
+/// A rule of success says how much must have succeeded.
+pub(super) fn success_rule(rule: &Value, path: &str, errors: &mut FieldErrors) {
+    if rule["succeededCount"].is_null() && rule["succeededIndexes"].is_null() {
+        errors.required(path, "at least one of succeededCount or succeededIndexes must be specified");
+    }
+}
+
+fn failure_rule(rule: &Value, path: &str, per_index: bool, containers: &[&str], errors: &mut FieldErrors) {
     let (codes, conditions) = (&rule["onExitCodes"], list(rule, "onPodConditions"));
     match (codes.is_object(), conditions.is_empty()) {
         (true, false) => {
-            errors.invalid(path, rule.clone(), "specifying both OnExitCodes and OnPodConditions is not supported");
+            errors.invalid_omitted(path, "specifying both OnExitCodes and OnPodConditions is not supported");
         }
         (false, true) => {
-            errors.invalid(path, rule.clone(), "specifying one of OnExitCodes and OnPodConditions is required");
+            errors.invalid_omitted(path, "specifying one of OnExitCodes and OnPodConditions is required");
         }
         _ => {}
     }
@@ -118,6 +146,10 @@ fn failure_rule(rule: &Value, path: &str, per_index: bool, errors: &mut FieldErr
         errors.invalid(&join(path, "action"), "FailIndex", why);
     }
     if codes.is_object() {
+        if let Some(name) = codes["containerName"].as_str().filter(|name| !containers.contains(name)) {
+            let why = "must be one of the container or initContainer names in the pod template";
+            errors.invalid(&join(path, "onExitCodes.containerName"), name, why);
+        }
         let path = join(path, "onExitCodes.values");
         let values = list(codes, "values");
         if values.is_empty() {
@@ -125,16 +157,18 @@ fn failure_rule(rule: &Value, path: &str, per_index: bool, errors: &mut FieldErr
         } else if !values.is_sorted_by_key(|value| value.as_i64()) {
             errors.invalid(&path, codes["values"].clone(), "must be ordered");
         }
-        if text(codes, "operator") == "In" && values.iter().any(|value| *value == 0) {
-            errors.invalid(&path, codes["values"].clone(), "must not be 0 for the In operator");
+        for (i, _) in values.iter().enumerate().filter(|(_, v)| text(codes, "operator") == "In" && **v == 0) {
+            errors.invalid(&format!("{path}[{i}]"), 0, "must not be 0 for the In operator");
         }
     }
 }
 
 /// What makes a Job's pods stays as it was, but for scheduling while it is suspended.
 pub fn job_update(new: &Value, old: &Value, subresource: &str, errors: &mut FieldErrors) {
-    if !subresource.is_empty() {
-        return;
+    match subresource {
+        "" => {}
+        "status" => return super::job_status::change(new, old, errors),
+        _ => return,
     }
     let (spec, was) = (&new["spec"], &old["spec"]);
     // An indexed Job may grow and shrink with its parallelism.
