@@ -4,7 +4,7 @@
 //! to one of the pods behind it. The loop:
 //!
 //! ```text
-//! Services, EndpointSlices ──► model (pure) ──► nftables script (pure) ──► one atomic `nft -f -`
+//! Services, EndpointSlices ──► model (pure) ──► nftables (pure) ──► what differs, by `nft -f -`
 //!                                         └───► or user-space listeners, where nftables may not be used
 //! ```
 //!

@@ -22,7 +22,7 @@ pub struct Endpoint {
 /// One port of one Service: the addresses under which it is reached, and the pods that answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// `namespace/service:port`, for people.
+    /// `namespace/service[/port]`, for people.
     pub name: String,
     /// `tcp`, `udp` or `sctp`.
     pub protocol: String,
@@ -99,12 +99,11 @@ fn entry(
         Duration::from_secs(seconds.unsigned_abs().into())
     });
     Some(Entry {
-        name: format!(
-            "{}/{}:{}",
-            service.namespace().unwrap_or_default(),
-            service.name_any(),
-            port.name.as_deref().unwrap_or_default()
-        ),
+        name: [service.namespace(), Some(service.name_any()), port.name.clone()]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join("/"),
         protocol: protocol.to_lowercase(),
         port: u16::try_from(port.port).ok()?,
         cluster_ips: ips(&mut spec.cluster_ips.iter().flatten().chain(

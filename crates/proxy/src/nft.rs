@@ -1,4 +1,4 @@
-//! The model as nftables: one table of our own, replaced atomically.
+//! The model as nftables: one table of our own, of which only what differs is ever rewritten.
 //!
 //! ```text
 //! prerouting, output ──► services ──(verdict map: address . protocol . port)──► one chain per Service port
@@ -9,9 +9,15 @@
 //! ```
 //!
 //! Verdict maps are hash tables, so a packet costs the same with one Service as with thousands.
+//!
+//! A transaction of nftables is atomic for rules and for elements, but a packet on its way through a chain keeps to
+//! the rules it began with while it looks up elements as they are now. Were the whole table replaced, it would find
+//! the new maps empty in the old rules, and its connection would lead nowhere. So chains are never changed, only added
+//! and removed: [`Table::change_from`] adds the new ones first, and turns the maps to them in a second transaction.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv4Addr;
 
 use crate::model::{Endpoint, Entry};
@@ -30,92 +36,172 @@ pub struct Parameters {
 /// Packets with this mark are masqueraded; the bit that kube-proxy uses.
 const MASQUERADE: &str = "0x4000";
 
-/// The script that replaces the table by one that does what `entries` say.
-pub fn script(entries: &[Entry], parameters: &Parameters) -> String {
-    let mut out = String::with_capacity(2048 + entries.len() * 512);
-    let table = &parameters.table;
-    // Adding before deleting makes the deletion succeed whether or not there was one.
-    let _ = write!(out, "add table ip {table}\ndelete table ip {table}\ntable ip {table} {{\n");
-    let (mut by_ip, mut by_node_port, mut dead_ips, mut dead_ports) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for (number, entry) in entries.iter().enumerate() {
-        let key = |ip: &Ipv4Addr| format!("{ip} . {} . {}", entry.protocol, entry.port);
-        let inside = format!("svc{number}");
-        if entry.internal.is_empty() {
-            dead_ips.extend(entry.cluster_ips.iter().map(key));
-        } else {
-            by_ip.extend(entry.cluster_ips.iter().map(|ip| format!("{} : goto {inside}", key(ip))));
-            service_chain(&mut out, &inside, entry, &entry.internal, parameters, false);
-        }
-        if !entry.is_external() {
-            continue;
-        }
-        let outside = format!("ext{number}");
-        let node_port = entry.node_port.map(|port| format!("{} . {port}", entry.protocol));
-        if entry.external.is_empty() {
-            dead_ips.extend(entry.external_ips.iter().map(key));
-            dead_ports.extend(node_port);
-        } else {
-            by_ip.extend(entry.external_ips.iter().map(|ip| format!("{} : goto {outside}", key(ip))));
-            by_node_port.extend(node_port.map(|port| format!("{port} : goto {outside}")));
-            service_chain(&mut out, &outside, entry, &entry.external, parameters, true);
-        }
-    }
-    map(&mut out, "map service_ips", "ipv4_addr . inet_proto . inet_service : verdict", &by_ip);
-    map(&mut out, "map service_nodeports", "inet_proto . inet_service : verdict", &by_node_port);
-    map(&mut out, "set dead_ips", "ipv4_addr . inet_proto . inet_service", &dead_ips);
-    map(&mut out, "set dead_nodeports", "inet_proto . inet_service", &dead_ports);
-    let all: BTreeSet<_> = entries.iter().flat_map(|e| e.internal.iter().chain(&e.external)).map(|e| e.ip).collect();
-    let hairpins: Vec<_> = all.iter().map(|ip| format!("{ip} . {ip}")).collect();
-    map(&mut out, "set hairpins", "ipv4_addr . ipv4_addr", &hairpins);
-    out.push_str(&base_chains());
-    out.push_str("}\n");
-    out
+/// The maps and sets whose elements come and go, and their types.
+const MAPS: [(&str, &str, &str); 5] = [
+    ("map", "service_ips", "ipv4_addr . inet_proto . inet_service : verdict"),
+    ("map", "service_nodeports", "inet_proto . inet_service : verdict"),
+    ("set", "dead_ips", "ipv4_addr . inet_proto . inet_service"),
+    ("set", "dead_nodeports", "inet_proto . inet_service"),
+    ("set", "hairpins", "ipv4_addr . ipv4_addr"),
+];
+
+/// The table's changing contents. Sets and chains of the same name are equal, for the name has a hash of the body.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    name: String,
+    /// Clients that stay with their pod. They outlive a change of the other pods.
+    sets: BTreeMap<String, String>,
+    /// In this order a chain comes after those that it leads to.
+    chains: BTreeMap<String, String>,
+    /// Map and key, to what follows the key.
+    elements: BTreeMap<(&'static str, String), String>,
 }
 
-fn map(out: &mut String, declaration: &str, kind: &str, elements: &[String]) {
-    let _ = write!(out, "\t{declaration} {{\n\t\ttype {kind}\n");
-    if !elements.is_empty() {
-        let _ = writeln!(out, "\t\telements = {{ {} }}", elements.join(",\n\t\t\t"));
+impl Table {
+    /// The table that does what `entries` say.
+    pub fn new(entries: &[Entry], parameters: &Parameters) -> Table {
+        let mut table = Table { name: parameters.table.clone(), ..Table::default() };
+        for entry in entries {
+            let key = |ip: &Ipv4Addr| format!("{ip} . {} . {}", entry.protocol, entry.port);
+            let node_port = entry.node_port.iter().map(|port| format!("{} . {port}", entry.protocol));
+            let inside = table.service(entry, &entry.internal, parameters, false);
+            table.lead(["service_ips", "dead_ips"], entry.cluster_ips.iter().map(key), inside);
+            if entry.is_external() {
+                let outside = table.service(entry, &entry.external, parameters, true);
+                table.lead(["service_ips", "dead_ips"], entry.external_ips.iter().map(key), outside.clone());
+                table.lead(["service_nodeports", "dead_nodeports"], node_port, outside);
+            }
+        }
+        for pod in entries.iter().flat_map(|entry| entry.internal.iter().chain(&entry.external)) {
+            table.elements.insert(("hairpins", format!("{0} . {0}", pod.ip)), String::new());
+        }
+        table
     }
-    out.push_str("\t}\n");
+
+    /// Leads `keys` to a chain by the first map, or to their refusal by the second.
+    fn lead(&mut self, maps: [&'static str; 2], keys: impl Iterator<Item = String>, chain: Option<String>) {
+        let (map, verdict) = match chain {
+            Some(chain) => (maps[0], format!(" : goto {chain}")),
+            None => (maps[1], String::new()),
+        };
+        for key in keys {
+            // Of two Services that claim an address the first has it.
+            self.elements.entry((map, key)).or_insert_with(|| verdict.clone());
+        }
+    }
+
+    /// The chain that chooses one of `pods`, if there is any.
+    fn service(
+        &mut self,
+        entry: &Entry,
+        pods: &BTreeSet<Endpoint>,
+        parameters: &Parameters,
+        outside: bool,
+    ) -> Option<String> {
+        let mut rules = String::new();
+        if outside && !entry.source_ranges.is_empty() {
+            let _ = writeln!(rules, "\t\tip saddr != {{ {} }} drop", entry.source_ranges.join(", "));
+        }
+        if !(outside && entry.keep_source) {
+            let from =
+                if parameters.masquerade_all { String::new() } else { format!("ip saddr != {} ", parameters.pod_cidr) };
+            let _ = writeln!(rules, "\t\t{from}meta mark set meta mark or {MASQUERADE}");
+        }
+        let mut choices = Vec::new();
+        for (number, pod) in pods.iter().enumerate() {
+            let mut body = String::new();
+            let address = format!("{}/{}", pod.ip, pod.port);
+            let clients = entry.affinity.map(|timeout| {
+                let seconds = timeout.as_secs();
+                let body = format!("\t\ttype ipv4_addr\n\t\tflags dynamic,timeout\n\t\ttimeout {seconds}s\n");
+                let name = name("clients", &format!("{}/{address}", entry.name), &body);
+                self.sets.insert(name.clone(), body);
+                name
+            });
+            if let Some(clients) = &clients {
+                let _ = writeln!(body, "\t\tupdate @{clients} {{ ip saddr }}");
+            }
+            let _ = writeln!(body, "\t\tmeta l4proto {} dnat to {}:{}", entry.protocol, pod.ip, pod.port);
+            let chain = name("pod", &address, &body);
+            if let Some(clients) = clients {
+                let _ = writeln!(rules, "\t\tip saddr @{clients} goto {chain}");
+            }
+            choices.push(format!("{number} : goto {chain}"));
+            self.chains.insert(chain, body);
+        }
+        if choices.is_empty() {
+            return None;
+        }
+        let _ = writeln!(rules, "\t\tnumgen random mod {} vmap {{ {} }}", choices.len(), choices.join(", "));
+        let chain = name("service", &entry.name, &rules);
+        self.chains.insert(chain.clone(), rules);
+        Some(chain)
+    }
+
+    /// The script that makes this table, whatever was there.
+    pub fn script(&self) -> String {
+        let table = &self.name;
+        // Adding before deleting makes the deletion succeed whether or not there was one.
+        let mut out = format!("add table ip {table}\ndelete table ip {table}\ntable ip {table} {{\n");
+        for (kind, name, types) in MAPS {
+            let _ = write!(out, "\t{kind} {name} {{\n\t\ttype {types}\n\t}}\n");
+        }
+        out.push_str(&base_chains());
+        out.push_str("}\n");
+        self.add(&Table::default(), &mut out);
+        self.turn(&Table::default(), &mut out);
+        out
+    }
+
+    /// The scripts that make this table out of `old`, one transaction each.
+    pub fn change_from(&self, old: &Table) -> Vec<String> {
+        let (mut additions, mut changes) = (String::new(), String::new());
+        self.add(old, &mut additions);
+        self.turn(old, &mut changes);
+        let table = &self.name;
+        for chain in old.chains.keys().rev().filter(|chain| !self.chains.contains_key(*chain)) {
+            let _ = writeln!(changes, "delete chain ip {table} {chain}");
+        }
+        for set in old.sets.keys().filter(|set| !self.sets.contains_key(*set)) {
+            let _ = writeln!(changes, "delete set ip {table} {set}");
+        }
+        [additions, changes].into_iter().filter(|script| !script.is_empty()).collect()
+    }
+
+    /// Adds the sets and chains that `old` has not.
+    fn add(&self, old: &Table, out: &mut String) {
+        let chains: Vec<_> = self.chains.iter().filter(|(name, _)| !old.chains.contains_key(*name)).collect();
+        // `nft` knows only the sets that a script names, so those that are there are added again, which does nothing.
+        let sets = self.sets.iter().filter(|_| !chains.is_empty()).map(|set| ("set", set));
+        for (kind, (name, body)) in sets.chain(chains.iter().map(|chain| ("chain", *chain))) {
+            let _ = write!(out, "add {kind} ip {} {name} {{\n{body}\t}}\n", self.name);
+        }
+    }
+
+    /// Takes the elements away that `old` has and this has not, and adds those that are new.
+    fn turn(&self, old: &Table, out: &mut String) {
+        let mut write = |verb: &str, from: &Table, to: &Table| {
+            for (_, map, _) in MAPS {
+                let of_map = from.elements.iter().filter(|((name, _), _)| *name == map);
+                let differing = of_map.filter(|(item, verdict)| to.elements.get(*item) != Some(*verdict));
+                let elements: Vec<_> = differing.map(|((_, key), verdict)| format!("{key}{verdict}")).collect();
+                if !elements.is_empty() {
+                    let _ = writeln!(out, "{verb} element ip {} {map} {{ {} }}", self.name, elements.join(",\n\t"));
+                }
+            }
+        };
+        write("delete", old, self);
+        write("add", self, old);
+    }
 }
 
-fn service_chain(
-    out: &mut String,
-    chain: &str,
-    entry: &Entry,
-    endpoints: &BTreeSet<Endpoint>,
-    parameters: &Parameters,
-    outside: bool,
-) {
-    let mut rules = String::new();
-    if outside && !entry.source_ranges.is_empty() {
-        let _ = writeln!(rules, "\t\tip saddr != {{ {} }} drop", entry.source_ranges.join(", "));
-    }
-    if !(outside && entry.keep_source) {
-        let from =
-            if parameters.masquerade_all { String::new() } else { format!("ip saddr != {} ", parameters.pod_cidr) };
-        let _ = writeln!(rules, "\t\t{from}meta mark set meta mark or {MASQUERADE}");
-    }
-    for (number, endpoint) in endpoints.iter().enumerate() {
-        let pod = format!("{chain}_{number}");
-        if let Some(timeout) = entry.affinity {
-            let _ = write!(
-                out,
-                "\tset {pod}_clients {{\n\t\ttype ipv4_addr\n\t\tflags dynamic,timeout\n\t\ttimeout {}s\n\t}}\n",
-                timeout.as_secs()
-            );
-            let _ = writeln!(rules, "\t\tip saddr @{pod}_clients goto {pod}");
-        }
-        let _ = writeln!(out, "\tchain {pod} {{");
-        if entry.affinity.is_some() {
-            let _ = writeln!(out, "\t\tupdate @{pod}_clients {{ ip saddr }}");
-        }
-        let _ = writeln!(out, "\t\tmeta l4proto {} dnat to {}:{}\n\t}}", entry.protocol, endpoint.ip, endpoint.port);
-    }
-    let choices: Vec<_> = (0..endpoints.len()).map(|number| format!("{number} : goto {chain}_{number}")).collect();
-    let _ = writeln!(rules, "\t\tnumgen random mod {} vmap {{ {} }}", choices.len(), choices.join(", "));
-    let _ = write!(out, "\t# {}\n\tchain {chain} {{\n{rules}\t}}\n", entry.name);
+/// A name that tells people what it is for, and differs where `body` does. The kernel's limit is 127 bytes.
+fn name(kind: &str, what: &str, body: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    (what, body).hash(&mut hasher);
+    let mut name = format!("{kind}-{:08x}-{what}", hasher.finish() as u32);
+    name.truncate(120);
+    name
 }
 
 fn base_chains() -> String {
@@ -139,7 +225,11 @@ fn base_chains() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{self, Write};
+    use std::net::{TcpListener, TcpStream};
     use std::process::{Command, Stdio};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
 
     use serde_json::json;
 
@@ -147,42 +237,69 @@ mod tests {
     use crate::model::build;
     use crate::model::tests::{service, slice};
 
-    fn parameters() -> Parameters {
-        Parameters { table: "coracle-test".into(), pod_cidr: "10.244.0.0/16".into(), masquerade_all: false }
+    fn table(services: &[serde_json::Value], pods: &[&str]) -> Table {
+        let parameters =
+            Parameters { table: "coracle-test".into(), pod_cidr: "10.244.0.0/16".into(), masquerade_all: false };
+        let services: Vec<_> = services.iter().map(|spec| service(spec.clone())).collect();
+        let pods: Vec<_> = pods.iter().map(|ip| (*ip, "n1", true, true, false)).collect();
+        Table::new(&build(&services, &[slice(&pods)], |_| true), &parameters)
     }
 
-    fn load_balancer() -> String {
-        let service = service(json!({
-            "clusterIP": "10.96.0.9", "type": "LoadBalancer", "sessionAffinity": "ClientIP",
+    fn load_balancer() -> serde_json::Value {
+        json!({
+            "clusterIP": "10.96.0.8", "type": "LoadBalancer", "sessionAffinity": "ClientIP",
             "loadBalancerSourceRanges": ["192.0.2.0/24"], "ports": [{ "port": 80, "nodePort": 30080 }],
-        }));
-        let slices = [slice(&[("10.244.1.2", "n1", true, true, false), ("10.244.2.2", "n2", true, true, false)])];
-        script(&build(&[service], &slices, |_| true), &parameters())
+        })
+    }
+
+    fn cluster_ip() -> serde_json::Value {
+        json!({ "clusterIP": "10.96.0.9", "ports": [{ "port": 80 }] })
     }
 
     #[test]
     fn every_address_of_a_service_leads_to_its_pods() {
-        let script = load_balancer();
+        let script = table(&[load_balancer()], &["10.244.1.2", "10.244.2.2"]).script();
+        let is_hash = |part: &str| part.len() == 8 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let shape: Vec<_> = script.split('-').map(|part| if is_hash(part) { "#" } else { part }).collect();
+        let shape = shape.join("-");
         for line in [
-            "10.96.0.9 . tcp . 80 : goto svc0",
-            "10.112.0.1 . tcp . 80 : goto ext0",
-            "tcp . 30080 : goto ext0",
-            "numgen random mod 2 vmap { 0 : goto svc0_0, 1 : goto svc0_1 }",
+            "10.96.0.8 . tcp . 80 : goto service-#-default/web",
+            "10.112.0.1 . tcp . 80 : goto service-#-default/web",
+            "tcp . 30080 : goto service-#-default/web",
+            "numgen random mod 2 vmap { 0 : goto pod-#-10.244.1.2/8080, 1 : goto pod-#-10.244.2.2/8080 }",
+            "ip saddr @clients-#-default/web/10.244.1.2/8080 goto pod-#-10.244.1.2/8080",
             "meta l4proto tcp dnat to 10.244.1.2:8080",
             "ip saddr != 10.244.0.0/16 meta mark set meta mark or 0x4000",
             "ip saddr != { 192.0.2.0/24 } drop",
             "timeout 10800s",
         ] {
-            assert!(script.contains(line), "{line} is missing in\n{script}");
+            assert!(shape.contains(line), "{line} is missing in\n{shape}");
         }
     }
 
     #[test]
     fn a_service_without_pods_is_refused_not_routed_away() {
-        let service = service(json!({ "clusterIP": "10.96.0.9", "ports": [{ "port": 80 }] }));
-        let script = script(&build(&[service], &[], |_| true), &parameters());
-        assert!(script.contains("elements = { 10.96.0.9 . tcp . 80,"), "{script}");
-        assert!(!script.contains("goto svc0"), "{script}");
+        let script = table(&[cluster_ip()], &[]).script();
+        assert!(script.contains("dead_ips { 10.112.0.1 . tcp . 80,\n\t10.96.0.9 . tcp . 80 }"), "{script}");
+        assert!(!script.contains("goto"), "{script}");
+    }
+
+    #[test]
+    fn a_change_touches_only_what_differs() {
+        let (two, three) = (["10.244.1.2", "10.244.2.2"], ["10.244.1.2", "10.244.2.2", "10.244.2.3"]);
+        let (old, new) = (table(&[load_balancer()], &two), table(&[load_balancer()], &three));
+        assert_eq!(new.change_from(&new), [""; 0]);
+        let scripts = new.change_from(&old);
+        let [additions, changes] = &scripts[..] else { panic!("two transactions, not {scripts:?}") };
+        assert!(additions.contains("10.244.2.3"), "{additions}");
+        let kept = old.sets.keys().chain(old.chains.keys().filter(|chain| chain.starts_with("pod-")));
+        for name in kept {
+            assert!(!additions.contains(&format!("chain ip coracle-test {name}")), "{name} in {additions}");
+            assert!(!changes.contains(name.as_str()), "{name} in {changes}");
+        }
+        let deleted = changes.lines().filter(|line| line.starts_with("delete chain")).count();
+        assert_eq!(deleted, 2, "inside and outside: {changes}");
+        assert!(!changes.contains("add chain"), "{changes}");
     }
 
     /// Where the gate runs, nothing is skipped: what Docker needs brings nftables too.
@@ -191,27 +308,88 @@ mod tests {
         eprintln!("skipped: {why}");
     }
 
-    #[test]
-    fn nft_accepts_the_script() {
-        let check = || -> std::io::Result<std::process::Output> {
-            let mut nft = Command::new("nft")
-                .args(["--check", "-f", "-"])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()?;
-            std::io::Write::write_all(&mut nft.stdin.take().unwrap(), load_balancer().as_bytes())?;
-            nft.wait_with_output()
-        };
-        match check() {
-            Ok(output) => {
-                let error = String::from_utf8_lossy(&output.stderr).into_owned();
-                if error.contains("Operation not permitted") {
-                    return skip("no right to use nftables");
-                }
-                assert!(output.status.success(), "{error}\n{}", load_balancer());
-            }
-            Err(error) => skip(&format!("no nft: {error}")),
+    /// Runs the script; what `nft` says if it refuses.
+    fn nft(script: &str) -> io::Result<()> {
+        let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        nft.stdin.take().unwrap().write_all(script.as_bytes())?;
+        let output = nft.wait_with_output()?;
+        let error = || io::Error::other(format!("{}{script}", String::from_utf8_lossy(&output.stderr)));
+        if output.status.success() { Ok(()) } else { Err(error()) }
+    }
+
+    /// Runs the test again with a network of its own. Whether this is that run.
+    fn in_a_network_of_its_own(test: &str) -> bool {
+        const INSIDE: &str = "CORACLE_TEST_NETWORK";
+        if std::env::var_os(INSIDE).is_some() {
+            return true;
         }
+        let exe = std::env::current_exe().unwrap();
+        let output = Command::new("unshare")
+            .arg("--net")
+            .arg(exe)
+            .args(["--exact", test, "--nocapture"])
+            .env(INSIDE, "1")
+            .output();
+        match output {
+            Err(error) => skip(&format!("no unshare: {error}")),
+            Ok(output) => {
+                let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+                if said.contains("unshare failed") {
+                    skip(&said);
+                } else {
+                    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+                }
+            }
+        }
+        false
+    }
+
+    #[test]
+    fn no_connection_is_lost_while_pods_come_and_go() {
+        if !in_a_network_of_its_own("nft::tests::no_connection_is_lost_while_pods_come_and_go") {
+            return;
+        }
+        for line in [
+            "link set lo up",
+            "link add pods type veth peer name others",
+            "address add 10.244.0.1/16 dev pods",
+            "address add 10.244.0.2/16 dev pods",
+            "link set pods up",
+            "link set others up",
+            "route add 10.96.0.0/16 dev pods",
+        ] {
+            assert!(Command::new("ip").args(line.split(' ')).status().unwrap().success(), "{line}");
+        }
+        let listeners = ["10.244.0.1:8080", "10.244.0.2:8080"].map(|address| TcpListener::bind(address).unwrap());
+        let [one, two] = [&["10.244.0.1"][..], &["10.244.0.1", "10.244.0.2"]]
+            .map(|pods| table(&[load_balancer(), cluster_ip()], pods));
+        nft(&one.script()).unwrap();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for listener in &listeners {
+                scope.spawn(|| listener.incoming().take_while(|_| !over.load(Ordering::Relaxed)).count());
+            }
+            let client = || {
+                let address = "10.96.0.9:80".parse().unwrap();
+                let mut connections = 0;
+                while !over.load(Ordering::Relaxed) {
+                    TcpStream::connect_timeout(&address, Duration::from_secs(10)).map(drop)?;
+                    connections += 1;
+                }
+                Ok::<usize, io::Error>(connections)
+            };
+            let clients = [scope.spawn(client), scope.spawn(client)];
+            let changes = (0..25).try_for_each(|_| {
+                let scripts = two.change_from(&one).into_iter().chain(one.change_from(&two));
+                scripts.into_iter().try_for_each(|script| nft(&script))
+            });
+            over.store(true, Ordering::Relaxed);
+            for listener in &listeners {
+                drop(TcpStream::connect(listener.local_addr().unwrap()));
+            }
+            let connections = clients.map(|client| client.join().unwrap().unwrap());
+            changes.unwrap();
+            assert!(connections.iter().all(|count| *count > 100), "{connections:?}");
+        });
     }
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::host;
 use crate::model::{Entry, build};
-use crate::nft::{Parameters, script};
+use crate::nft::{Parameters, Table};
 use crate::userspace::Listeners;
 
 /// How Services are served.
@@ -90,7 +90,7 @@ pub async fn remove(table: &str) -> Result<(), host::HostError> {
 }
 
 enum Backend {
-    Nftables { last: Option<String> },
+    Nftables { last: Option<Table> },
     Userspace(Listeners),
 }
 
@@ -124,17 +124,22 @@ impl Backend {
                     pod_cidr: config.pod_cidr.clone(),
                     masquerade_all: !host::bridge_passes_netfilter(),
                 };
-                let script = script(entries, &parameters);
-                if last.is_none() {
-                    let ranges: Vec<_> = config.service_ranges.iter().map(String::as_str).collect();
-                    host::route(&ranges, &config.bridge).await?;
-                    host::pass_docker(&config.bridge).await;
-                }
+                let table = Table::new(entries, &parameters);
                 host::allow_hairpin(&config.bridge);
-                if last.as_ref() != Some(&script) {
-                    host::nft(&script).await?;
-                    *last = Some(script);
+                // If anything fails, the next attempt begins with a table whose contents are known.
+                let scripts = match last.take() {
+                    Some(last) => table.change_from(&last),
+                    None => {
+                        let ranges: Vec<_> = config.service_ranges.iter().map(String::as_str).collect();
+                        host::route(&ranges, &config.bridge).await?;
+                        host::pass_docker(&config.bridge).await;
+                        vec![table.script()]
+                    }
+                };
+                for script in &scripts {
+                    host::nft(script).await?;
                 }
+                *last = Some(table);
                 Ok(())
             }
         }
