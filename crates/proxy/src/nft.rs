@@ -31,7 +31,18 @@ pub struct Parameters {
     pub pod_cidr: String,
     /// Masquerade pods as well: needed where bridged traffic does not pass netfilter on its way back.
     pub masquerade_all: bool,
+    /// Whether the kernel can be told how long it remembers connections that are over ([`FORGET`]).
+    pub forget: bool,
 }
+
+/// How long the kernel remembers TCP connections to Services that are over; two minutes, were it not told.
+///
+/// When a pod goes, Docker lists what the kernel remembers of it and then deletes that entry by entry. If a client
+/// meanwhile uses a source port again, the new connection's entry has the same addresses and, made in the same place
+/// of memory, the same ID as the old one: Docker deletes it although it leads to another pod, whose answers then
+/// never arrive. What is forgotten at once cannot be mistaken.
+const FORGET: &str =
+    "ct timeout ended {\n\t\tprotocol tcp\n\t\tl3proto ip\n\t\tpolicy = { time_wait : 1, close : 1 }\n\t}";
 
 /// Packets with this mark are masqueraded; the bit that kube-proxy uses.
 const MASQUERADE: &str = "0x4000";
@@ -49,6 +60,7 @@ const MAPS: [(&str, &str, &str); 5] = [
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
     name: String,
+    forget: bool,
     /// Clients that stay with their pod. They outlive a change of the other pods.
     sets: BTreeMap<String, String>,
     /// In this order a chain comes after those that it leads to.
@@ -60,7 +72,7 @@ pub struct Table {
 impl Table {
     /// The table that does what `entries` say.
     pub fn new(entries: &[Entry], parameters: &Parameters) -> Table {
-        let mut table = Table { name: parameters.table.clone(), ..Table::default() };
+        let mut table = Table { name: parameters.table.clone(), forget: parameters.forget, ..Table::default() };
         for entry in entries {
             let key = |ip: &Ipv4Addr| format!("{ip} . {} . {}", entry.protocol, entry.port);
             let node_port = entry.node_port.iter().map(|port| format!("{} . {port}", entry.protocol));
@@ -121,6 +133,9 @@ impl Table {
             if let Some(clients) = &clients {
                 let _ = writeln!(body, "\t\tupdate @{clients} {{ ip saddr }}");
             }
+            if parameters.forget && entry.protocol == "tcp" {
+                let _ = writeln!(body, "\t\tct timeout set \"ended\"");
+            }
             let _ = writeln!(body, "\t\tmeta l4proto {} dnat to {}:{}", entry.protocol, pod.ip, pod.port);
             let chain = name("pod", &address, &body);
             if let Some(clients) = clients {
@@ -145,6 +160,9 @@ impl Table {
         let mut out = format!("add table ip {table}\ndelete table ip {table}\ntable ip {table} {{\n");
         for (kind, name, types) in MAPS {
             let _ = write!(out, "\t{kind} {name} {{\n\t\ttype {types}\n\t}}\n");
+        }
+        if self.forget {
+            let _ = writeln!(out, "\t{FORGET}");
         }
         out.push_str(&base_chains());
         out.push_str("}\n");
@@ -204,6 +222,11 @@ fn name(kind: &str, what: &str, body: &str) -> String {
     name
 }
 
+/// A script that succeeds where the kernel knows [`FORGET`], and leaves nothing.
+pub fn probe_forget() -> String {
+    format!("table ip coracle-probe {{\n\t{FORGET}\n}}\ndelete table ip coracle-probe\n")
+}
+
 fn base_chains() -> String {
     let dead = "\t\tct state new ip daddr . meta l4proto . th dport @dead_ips reject\n\
                 \t\tct state new fib daddr type local meta l4proto . th dport @dead_nodeports reject\n";
@@ -238,8 +261,12 @@ mod tests {
     use crate::model::tests::{service, slice};
 
     fn table(services: &[serde_json::Value], pods: &[&str]) -> Table {
-        let parameters =
-            Parameters { table: "coracle-test".into(), pod_cidr: "10.244.0.0/16".into(), masquerade_all: false };
+        let parameters = Parameters {
+            table: "coracle-test".into(),
+            pod_cidr: "10.244.0.0/16".into(),
+            masquerade_all: false,
+            forget: true,
+        };
         let services: Vec<_> = services.iter().map(|spec| service(spec.clone())).collect();
         let pods: Vec<_> = pods.iter().map(|ip| (*ip, "n1", true, true, false)).collect();
         Table::new(&build(&services, &[slice(&pods)], |_| true), &parameters)
@@ -272,6 +299,7 @@ mod tests {
             "ip saddr != 10.244.0.0/16 meta mark set meta mark or 0x4000",
             "ip saddr != { 192.0.2.0/24 } drop",
             "timeout 10800s",
+            "ct timeout set \"ended\"",
         ] {
             assert!(shape.contains(line), "{line} is missing in\n{shape}");
         }
@@ -390,6 +418,12 @@ mod tests {
             let connections = clients.map(|client| client.join().unwrap().unwrap());
             changes.unwrap();
             assert!(connections.iter().all(|count| *count > 100), "{connections:?}");
+            // `ipv4 2 tcp 6 <seconds left> TIME_WAIT ...`, where the kernel shows it.
+            let remembered = std::fs::read_to_string("/proc/net/nf_conntrack").unwrap_or_default();
+            let mut ended =
+                remembered.lines().filter(|line| line.contains(" TIME_WAIT ") && line.contains("dport=80 "));
+            let forgotten = |line: &str| line.split_whitespace().nth(4).is_some_and(|left| matches!(left, "0" | "1"));
+            assert!(ended.all(forgotten), "{remembered}");
         });
     }
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::host;
 use crate::model::{Entry, build};
-use crate::nft::{Parameters, Table};
+use crate::nft::{Parameters, Table, probe_forget};
 use crate::userspace::Listeners;
 
 /// How Services are served.
@@ -90,7 +90,7 @@ pub async fn remove(table: &str) -> Result<(), host::HostError> {
 }
 
 enum Backend {
-    Nftables { last: Option<Table> },
+    Nftables { last: Option<Table>, forget: bool },
     Userspace(Listeners),
 }
 
@@ -100,7 +100,7 @@ impl Backend {
             return Ok(Backend::Userspace(Listeners::default()));
         }
         match host::nft_usable().await {
-            Ok(()) => Ok(Backend::Nftables { last: None }),
+            Ok(()) => Ok(Backend::Nftables { last: None, forget: host::nft(&probe_forget()).await.is_ok() }),
             Err(error) if config.mode == Mode::Nftables => Err(error.into()),
             Err(error) => {
                 tracing::warn!(
@@ -118,11 +118,12 @@ impl Backend {
                 listeners.set(entries).await;
                 Ok(())
             }
-            Backend::Nftables { last } => {
+            Backend::Nftables { last, forget } => {
                 let parameters = Parameters {
                     table: config.table.clone(),
                     pod_cidr: config.pod_cidr.clone(),
                     masquerade_all: !host::bridge_passes_netfilter(),
+                    forget: *forget,
                 };
                 let table = Table::new(entries, &parameters);
                 host::allow_hairpin(&config.bridge);
