@@ -10,10 +10,11 @@
 //!
 //! Verdict maps are hash tables, so a packet costs the same with one Service as with thousands.
 //!
-//! A transaction of nftables is atomic for rules and for elements, but a packet on its way through a chain keeps to
-//! the rules it began with while it looks up elements as they are now. Were the whole table replaced, it would find
-//! the new maps empty in the old rules, and its connection would lead nowhere. So chains are never changed, only added
-//! and removed: [`Table::change_from`] adds the new ones first, and turns the maps to them in a second transaction.
+//! A transaction of nftables is atomic, but a packet that is in a chain while it is made goes on in chains of before
+//! with maps of after. Were the whole table replaced, such a packet would find the new maps empty in the old chains,
+//! or the new chains empty, and its connection would lead nowhere. So no chain ever changes: [`Table::change_from`]
+//! adds the new ones first, turns the maps to them in a second transaction, and leaves it to the next change to take
+//! away those that nothing leads to any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -56,17 +57,24 @@ const MAPS: [(&str, &str, &str); 5] = [
     ("set", "hairpins", "ipv4_addr . ipv4_addr"),
 ];
 
-/// The table's changing contents. Sets and chains of the same name are equal, for the name has a hash of the body.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The table's changing contents.
+#[derive(Clone, Debug, Default)]
 pub struct Table {
     name: String,
     forget: bool,
-    /// Clients that stay with their pod. They outlive a change of the other pods.
-    sets: BTreeMap<String, String>,
-    /// In this order a chain comes after those that it leads to.
-    chains: BTreeMap<String, String>,
+    /// Chains, and sets of clients that stay with their pod. One comes after those that it names; and what has the
+    /// same name is equal, for the name has a hash of the body.
+    objects: BTreeMap<String, Object>,
+    /// Objects of an earlier table that are still there.
+    stale: BTreeMap<String, Object>,
     /// Map and key, to what follows the key.
     elements: BTreeMap<(&'static str, String), String>,
+}
+
+#[derive(Clone, Debug)]
+struct Object {
+    kind: &'static str,
+    body: String,
 }
 
 impl Table {
@@ -126,9 +134,7 @@ impl Table {
             let clients = entry.affinity.map(|timeout| {
                 let seconds = timeout.as_secs();
                 let body = format!("\t\ttype ipv4_addr\n\t\tflags dynamic,timeout\n\t\ttimeout {seconds}s\n");
-                let name = name("clients", &format!("{}/{address}", entry.name), &body);
-                self.sets.insert(name.clone(), body);
-                name
+                self.object("set", "clients", &format!("{}/{address}", entry.name), body)
             });
             if let Some(clients) = &clients {
                 let _ = writeln!(body, "\t\tupdate @{clients} {{ ip saddr }}");
@@ -137,20 +143,28 @@ impl Table {
                 let _ = writeln!(body, "\t\tct timeout set \"ended\"");
             }
             let _ = writeln!(body, "\t\tmeta l4proto {} dnat to {}:{}", entry.protocol, pod.ip, pod.port);
-            let chain = name("pod", &address, &body);
+            let chain = self.object("chain", "pod", &address, body);
             if let Some(clients) = clients {
                 let _ = writeln!(rules, "\t\tip saddr @{clients} goto {chain}");
             }
             choices.push(format!("{number} : goto {chain}"));
-            self.chains.insert(chain, body);
         }
         if choices.is_empty() {
             return None;
         }
         let _ = writeln!(rules, "\t\tnumgen random mod {} vmap {{ {} }}", choices.len(), choices.join(", "));
-        let chain = name("service", &entry.name, &rules);
-        self.chains.insert(chain.clone(), rules);
-        Some(chain)
+        Some(self.object("chain", "service", &entry.name, rules))
+    }
+
+    /// Adds an object and tells its name: what it is for, for people, with a hash that differs where `body` does.
+    fn object(&mut self, kind: &'static str, prefix: &str, what: &str, body: String) -> String {
+        let mut hasher = DefaultHasher::new();
+        (what, &body).hash(&mut hasher);
+        let mut name = format!("{prefix}-{:08x}-{what}", hasher.finish() as u32);
+        // The kernel's limit is 127 bytes.
+        name.truncate(120);
+        self.objects.insert(name.clone(), Object { kind, body });
+        name
     }
 
     /// The script that makes this table, whatever was there.
@@ -172,27 +186,28 @@ impl Table {
     }
 
     /// The scripts that make this table out of `old`, one transaction each.
-    pub fn change_from(&self, old: &Table) -> Vec<String> {
-        let (mut additions, mut changes) = (String::new(), String::new());
-        self.add(old, &mut additions);
-        self.turn(old, &mut changes);
-        let table = &self.name;
-        for chain in old.chains.keys().rev().filter(|chain| !self.chains.contains_key(*chain)) {
-            let _ = writeln!(changes, "delete chain ip {table} {chain}");
+    pub fn change_from(&mut self, old: Table) -> Vec<String> {
+        let (mut objects, mut elements) = (String::new(), String::new());
+        self.add(&old, &mut objects);
+        self.turn(&old, &mut elements);
+        let gone = |(name, _): &(&String, &Object)| !self.objects.contains_key(*name);
+        for (name, Object { kind, .. }) in old.stale.iter().rev().filter(gone) {
+            let _ = writeln!(objects, "delete {kind} ip {} {name}", self.name);
         }
-        for set in old.sets.keys().filter(|set| !self.sets.contains_key(*set)) {
-            let _ = writeln!(changes, "delete set ip {table} {set}");
-        }
-        [additions, changes].into_iter().filter(|script| !script.is_empty()).collect()
+        self.stale = old.objects.into_iter().filter(|(name, _)| !self.objects.contains_key(name)).collect();
+        [objects, elements].into_iter().filter(|script| !script.is_empty()).collect()
     }
 
-    /// Adds the sets and chains that `old` has not.
+    /// Adds the objects that `old` has not.
     fn add(&self, old: &Table, out: &mut String) {
-        let chains: Vec<_> = self.chains.iter().filter(|(name, _)| !old.chains.contains_key(*name)).collect();
-        // `nft` knows only the sets that a script names, so those that are there are added again, which does nothing.
-        let sets = self.sets.iter().filter(|_| !chains.is_empty()).map(|set| ("set", set));
-        for (kind, (name, body)) in sets.chain(chains.iter().map(|chain| ("chain", *chain))) {
-            let _ = write!(out, "add {kind} ip {} {name} {{\n{body}\t}}\n", self.name);
+        let there = |name: &String| old.objects.contains_key(name) || old.stale.contains_key(name);
+        let news = self.objects.keys().any(|name| !there(name));
+        for (name, Object { kind, body }) in &self.objects {
+            // `nft` knows only the sets that a script names, so those that are there are added again, which does
+            // nothing.
+            if !there(name) || (news && *kind == "set") {
+                let _ = write!(out, "add {kind} ip {} {name} {{\n{body}\t}}\n", self.name);
+            }
         }
     }
 
@@ -211,15 +226,6 @@ impl Table {
         write("delete", old, self);
         write("add", self, old);
     }
-}
-
-/// A name that tells people what it is for, and differs where `body` does. The kernel's limit is 127 bytes.
-fn name(kind: &str, what: &str, body: &str) -> String {
-    let mut hasher = DefaultHasher::new();
-    (what, body).hash(&mut hasher);
-    let mut name = format!("{kind}-{:08x}-{what}", hasher.finish() as u32);
-    name.truncate(120);
-    name
 }
 
 /// A script that succeeds where the kernel knows [`FORGET`], and leaves nothing.
@@ -315,19 +321,28 @@ mod tests {
     #[test]
     fn a_change_touches_only_what_differs() {
         let (two, three) = (["10.244.1.2", "10.244.2.2"], ["10.244.1.2", "10.244.2.2", "10.244.2.3"]);
-        let (old, new) = (table(&[load_balancer()], &two), table(&[load_balancer()], &three));
-        assert_eq!(new.change_from(&new), [""; 0]);
-        let scripts = new.change_from(&old);
-        let [additions, changes] = &scripts[..] else { panic!("two transactions, not {scripts:?}") };
-        assert!(additions.contains("10.244.2.3"), "{additions}");
-        let kept = old.sets.keys().chain(old.chains.keys().filter(|chain| chain.starts_with("pod-")));
-        for name in kept {
-            assert!(!additions.contains(&format!("chain ip coracle-test {name}")), "{name} in {additions}");
-            assert!(!changes.contains(name.as_str()), "{name} in {changes}");
-        }
-        let deleted = changes.lines().filter(|line| line.starts_with("delete chain")).count();
-        assert_eq!(deleted, 2, "inside and outside: {changes}");
-        assert!(!changes.contains("add chain"), "{changes}");
+        let [old, mut new] = [&two[..], &three].map(|pods| table(&[load_balancer()], pods));
+        assert_eq!(old.clone().change_from(old.clone()), [""; 0]);
+        let chains = |table: &Table, prefix| {
+            let named = table.objects.keys().filter(move |name| name.starts_with(prefix));
+            named.map(|name| format!("chain ip coracle-test {name}")).collect::<Vec<_>>()
+        };
+        let scripts = new.change_from(old.clone());
+        let [objects, elements] = &scripts[..] else { panic!("two transactions, not {scripts:?}") };
+        assert!(objects.contains("10.244.2.3") && !objects.contains("delete"), "{objects}");
+        assert!(chains(&old, "pod-").iter().all(|chain| !objects.contains(chain)), "{objects}");
+        assert!(elements.lines().all(|line| !line.contains(" chain ")), "{elements}");
+
+        // What nothing leads to goes with the next change, unless it is wanted again.
+        let scripts = table(&[load_balancer()], &two[..1]).change_from(new.clone());
+        assert!(chains(&old, "service-").iter().all(|chain| scripts[0].contains(&format!("delete {chain}"))));
+        let mut again = old.clone();
+        assert!(again.change_from(new.clone()).iter().all(|script| !script.contains(" chain ")));
+        assert_eq!(
+            again.stale.len(),
+            new.objects.len() - old.objects.len() + 2,
+            "a pod with its clients, two Services"
+        );
     }
 
     /// Where the gate runs, nothing is skipped: what Docker needs brings nftables too.
@@ -392,6 +407,7 @@ mod tests {
         let [one, two] = [&["10.244.0.1"][..], &["10.244.0.1", "10.244.0.2"]]
             .map(|pods| table(&[load_balancer(), cluster_ip()], pods));
         nft(&one.script()).unwrap();
+        let mut now = one.clone();
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for listener in &listeners {
@@ -408,8 +424,12 @@ mod tests {
             };
             let clients = [scope.spawn(client), scope.spawn(client)];
             let changes = (0..25).try_for_each(|_| {
-                let scripts = two.change_from(&one).into_iter().chain(one.change_from(&two));
-                scripts.into_iter().try_for_each(|script| nft(&script))
+                [&two, &one].into_iter().try_for_each(|next| {
+                    let mut next = next.clone();
+                    let scripts = next.change_from(now.clone());
+                    now = next;
+                    scripts.iter().try_for_each(|script| nft(script))
+                })
             });
             over.store(true, Ordering::Relaxed);
             for listener in &listeners {

@@ -125,11 +125,11 @@ impl Backend {
                     masquerade_all: !host::bridge_passes_netfilter(),
                     forget: *forget,
                 };
-                let table = Table::new(entries, &parameters);
+                let mut table = Table::new(entries, &parameters);
                 host::allow_hairpin(&config.bridge);
                 // If anything fails, the next attempt begins with a table whose contents are known.
                 let scripts = match last.take() {
-                    Some(last) => table.change_from(&last),
+                    Some(last) => table.change_from(last),
                     None => {
                         let ranges: Vec<_> = config.service_ranges.iter().map(String::as_str).collect();
                         host::route(&ranges, &config.bridge).await?;
