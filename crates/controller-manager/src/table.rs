@@ -42,6 +42,8 @@ controllers! {
     "persistentvolume-binder-controller", "persistentvolume-binder", crate::volumes::run;
     "persistentvolumeclaim-protection-controller", "pvc-protection", crate::volumes::protection::run_claims;
     "persistentvolume-protection-controller", "pv-protection", crate::volumes::protection::run_volumes;
+    "volumeattributesclass-protection-controller", "volumeattributesclass-protection-controller",
+        crate::volumes::protection::run_attributes_classes;
     "namespace-controller", "namespace", crate::namespace::run;
     "garbage-collector-controller", "garbagecollector", crate::garbage_collector::run;
     "node-lifecycle-controller", "nodelifecycle", crate::node_lifecycle::run;

@@ -330,6 +330,42 @@ fn the_same_seed_gives_the_same_history() {
 }
 
 #[test]
+fn a_class_of_volume_attributes_outlives_the_claims_that_name_it() {
+    simulate(async || {
+        let cluster = Cluster::start(&["*"]).await;
+        const KIND: (&str, &str) = ("VolumeAttributesClass", "storage.k8s.io/v1");
+        for name in ["fast", "slow"] {
+            cluster
+                .create(json!({
+                    "apiVersion": KIND.1, "kind": KIND.0, "metadata": { "name": name },
+                    "driverName": "d.example.com", "parameters": { "iops": "100" },
+                }))
+                .await;
+        }
+        let finalizers =
+            async |name: &str| cluster.get(KIND.0, KIND.1, "", name).await["metadata"]["finalizers"].take();
+        let protected = json!(["kubernetes.io/vac-protection"]);
+        cluster.until("it is protected", async || finalizers("fast").await == protected).await;
+        cluster
+            .create(json!({
+                "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "data" },
+                "spec": { "volumeAttributesClassName": "fast", "accessModes": ["ReadWriteOnce"],
+                    "storageClassName": "", "resources": { "requests": { "storage": "1Gi" } } },
+            }))
+            .await;
+        coracle_clock::sleep(std::time::Duration::from_secs(1)).await;
+        for name in ["fast", "slow"] {
+            cluster.delete(KIND.0, KIND.1, "", name, DeleteParams::default()).await;
+        }
+        cluster.until("what nobody names is gone", async || finalizers("slow").await.is_null()).await;
+        coracle_clock::sleep(std::time::Duration::from_secs(30)).await;
+        assert_eq!(finalizers("fast").await, protected);
+        cluster.delete("PersistentVolumeClaim", "v1", "default", "data", DeleteParams::default()).await;
+        cluster.until("the class is gone, too", async || finalizers("fast").await.is_null()).await;
+    });
+}
+
+#[test]
 fn the_controllers_end_when_told_to() {
     simulate(async || {
         let cluster = Cluster::start(&["*"]).await;

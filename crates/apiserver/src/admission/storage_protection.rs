@@ -1,5 +1,5 @@
-//! StorageObjectInUseProtection: volumes and claims are not gone while something uses them. The finalizers
-//! put here are taken off by the protection controllers.
+//! StorageObjectInUseProtection: volumes, claims and VolumeAttributesClasses are not gone while something uses them. The
+//! finalizers put here are taken off by the protection controllers.
 
 use async_trait::async_trait;
 use coracle_api::ApiResult;
@@ -24,6 +24,7 @@ impl AdmissionPlugin for StorageObjectInUseProtection {
         let finalizer = match () {
             () if is(request, "persistentvolumeclaims") => "kubernetes.io/pvc-protection",
             () if is(request, "persistentvolumes") => "kubernetes.io/pv-protection",
+            () if is(request, "volumeattributesclasses.storage.k8s.io") => "kubernetes.io/vac-protection",
             () => return Ok(()),
         };
         if let Some(finalizers) = list_mut(&mut request.object["metadata"], "finalizers")

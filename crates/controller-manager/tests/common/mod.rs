@@ -104,8 +104,15 @@ impl Cluster {
             none if none.is_empty() => "default".to_owned(),
             other => other,
         };
-        let cluster_scoped =
-            ["ClusterRole", "Namespace", "Node", "PersistentVolume", "StorageClass", "ValidatingAdmissionPolicy"];
+        let cluster_scoped = [
+            "ClusterRole",
+            "Namespace",
+            "Node",
+            "PersistentVolume",
+            "StorageClass",
+            "ValidatingAdmissionPolicy",
+            "VolumeAttributesClass",
+        ];
         let kind = text(&object["kind"]);
         let namespace = if cluster_scoped.contains(&kind.as_str()) { String::new() } else { namespace };
         let api = self.api(&kind, &text(&object["apiVersion"]), &namespace);
