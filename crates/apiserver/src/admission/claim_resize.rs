@@ -52,3 +52,31 @@ impl AdmissionPlugin for PersistentVolumeClaimResize {
         Err(refuse(request, why))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::admission::testing::*;
+
+    #[test]
+    fn a_claim_grows_only_where_its_class_lets_it() {
+        in_world("PersistentVolumeClaimResize", async |world| {
+            let claim = |size: &str, phase: &str| {
+                json!({ "metadata": { "name": "data" }, "status": { "phase": phase },
+                    "spec": { "storageClassName": "c", "resources": { "requests": { "storage": size } } } })
+            };
+            let grow = async |from: Value, to: &str| {
+                let mut request = world.request(Operation::Update, "", "persistentvolumeclaims", claim(to, "Bound"));
+                request.old_object = from;
+                world.run(request).await.map(|_| ()).map_err(|e| e.message)
+            };
+            grow(claim("1Gi", "Bound"), "1Gi").await.unwrap();
+            assert!(grow(claim("1Gi", "Bound"), "2Gi").await.unwrap_err().contains("must support resize"));
+            let class = json!({ "metadata": { "name": "c" }, "allowVolumeExpansion": true });
+            put(&world.storage, "storage.k8s.io", "storageclasses", class).await;
+            grow(claim("1Gi", "Bound"), "2Gi").await.unwrap();
+            assert!(
+                grow(claim("1Gi", "Pending"), "2Gi").await.unwrap_err().contains("Only bound persistent volume claims")
+            );
+        });
+    }
+}

@@ -48,3 +48,32 @@ impl AdmissionPlugin for DefaultStorageClass {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::admission::testing::*;
+
+    #[test]
+    fn a_claim_without_a_class_gets_the_newest_default() {
+        in_world("DefaultStorageClass", async |world| {
+            let claim = json!({ "metadata": { "name": "data" }, "spec": {} });
+            let admitted = world.create("", "persistentvolumeclaims", claim.clone()).await.unwrap();
+            assert!(admitted["spec"]["storageClassName"].is_null());
+            for (name, created, default) in [
+                ("a", "2026-01-01T00:00:00Z", "true"),
+                ("b", "2026-01-02T00:00:00Z", "true"),
+                ("c", "2026-01-03T00:00:00Z", "false"),
+            ] {
+                let annotations = json!({ "storageclass.kubernetes.io/is-default-class": default });
+                let class =
+                    json!({ "metadata": { "name": name, "creationTimestamp": created, "annotations": annotations } });
+                put(&world.storage, "storage.k8s.io", "storageclasses", class).await;
+            }
+            let admitted = world.create("", "persistentvolumeclaims", claim).await.unwrap();
+            assert_eq!(admitted["spec"]["storageClassName"], "b");
+            let none = json!({ "metadata": { "name": "data" }, "spec": { "storageClassName": "" } });
+            let admitted = world.create("", "persistentvolumeclaims", none).await.unwrap();
+            assert_eq!(admitted["spec"]["storageClassName"], "");
+        });
+    }
+}

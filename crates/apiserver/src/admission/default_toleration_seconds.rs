@@ -47,3 +47,20 @@ impl AdmissionPlugin for DefaultTolerationSeconds {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::admission::testing::*;
+
+    #[test]
+    fn pods_tolerate_an_absent_node_for_five_minutes_unless_they_say_otherwise() {
+        in_world("DefaultTolerationSeconds", async |world| {
+            let admitted = world.create("", "pods", pod(json!({}))).await.unwrap();
+            let keys: Vec<&str> = items(&admitted["spec"]["tolerations"]).map(|t| text(t, "/key")).collect();
+            assert_eq!(keys, ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]);
+            let own = json!([{ "operator": "Exists" }]);
+            let admitted = world.create("", "pods", pod(json!({ "tolerations": own }))).await.unwrap();
+            assert_eq!(admitted["spec"]["tolerations"], own);
+        });
+    }
+}

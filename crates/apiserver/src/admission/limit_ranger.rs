@@ -194,3 +194,91 @@ fn check(limit: &Value, kind: &str, resources: &Value, complaints: &mut Vec<Stri
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::admission::testing::*;
+
+    #[test]
+    fn limits_are_told_in_upstreams_order_and_words() {
+        in_simulation(async || {
+            for (limit, resources, refused) in [
+                (
+                    json!({ "max": { "cpu": "1" } }),
+                    json!({ "requests": { "cpu": "2" } }),
+                    "maximum cpu usage per Container is 1.  No limit is specified",
+                ),
+                (
+                    json!({ "max": { "cpu": "1" } }),
+                    json!({ "requests": { "cpu": "2" }, "limits": { "cpu": "3" } }),
+                    "maximum cpu usage per Container is 1, but limit is 3",
+                ),
+                (
+                    json!({ "min": { "cpu": "1" } }),
+                    json!({ "limits": { "cpu": "2" } }),
+                    "minimum cpu usage per Container is 1.  No request is specified",
+                ),
+                (
+                    json!({ "maxLimitRequestRatio": { "cpu": "2" } }),
+                    json!({ "limits": { "cpu": "2" } }),
+                    "cpu max limit to request ratio per Container is 2, but no request is specified or request is 0",
+                ),
+                (
+                    json!({ "maxLimitRequestRatio": { "cpu": "2" } }),
+                    json!({ "requests": { "cpu": "2" } }),
+                    "cpu max limit to request ratio per Container is 2, but no limit is specified or limit is 0",
+                ),
+                (
+                    json!({ "maxLimitRequestRatio": { "cpu": "2" } }),
+                    json!({ "requests": { "cpu": "1" }, "limits": { "cpu": "3" } }),
+                    "cpu max limit to request ratio per Container is 2, but provided ratio is 3.000000",
+                ),
+            ] {
+                let world = World::new("LimitRanger").await;
+                let mut limit = limit;
+                limit["type"] = "Container".into();
+                let range =
+                    json!({ "metadata": { "name": "l", "namespace": "default" }, "spec": { "limits": [limit] } });
+                put(&world.storage, "", "limitranges", range).await;
+                let pod = pod(json!({ "containers": [{ "name": "c", "resources": resources }] }));
+                let mut resize = world.request(Operation::Update, "", "pods", pod.clone());
+                (resize.old_object, resize.subresource) = (pod.clone(), "resize".into());
+                let mut going = resize.clone();
+                going.old_object["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+                let told = format!("pods \"web\" is forbidden: {refused}");
+                assert_eq!(world.create("", "pods", pod).await.unwrap_err(), told);
+                assert_eq!(world.run(resize).await.unwrap_err().message, told);
+                world.run(going).await.unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn limit_ranges_give_defaults_and_refuse_what_is_too_small_or_too_large() {
+        in_world("LimitRanger", async |world| {
+            let range = json!({ "metadata": { "name": "limits", "namespace": "default" }, "spec": { "limits": [{
+                "type": "Container",
+                "defaultRequest": { "cpu": "100m" }, "default": { "cpu": "500m" },
+                "min": { "cpu": "50m" }, "max": { "cpu": "1" },
+            }] } });
+            put(&world.storage, "", "limitranges", range).await;
+            let admit = async |resources: Value| {
+                let pod = pod(json!({ "containers": [{ "name": "c", "resources": resources }] }));
+                world.create("", "pods", pod).await
+            };
+            let admitted = admit(json!({})).await.unwrap();
+            assert_eq!(
+                admitted["spec"]["containers"][0]["resources"],
+                json!({ "requests": { "cpu": "100m" }, "limits": { "cpu": "500m" } })
+            );
+            assert_eq!(
+                admitted["metadata"]["annotations"]["kubernetes.io/limit-ranger"],
+                "LimitRanger plugin set: cpu request for container c; cpu limit for container c"
+            );
+            assert_eq!(
+                admit(json!({ "requests": { "cpu": "10m" }, "limits": { "cpu": "2" } })).await.unwrap_err(),
+                "pods \"web\" is forbidden: [minimum cpu usage per Container is 50m, but request is 10m, maximum cpu usage per Container is 1, but limit is 2]"
+            );
+        });
+    }
+}

@@ -151,4 +151,29 @@ fn containers(spec: &Value) -> impl Iterator<Item = (&'static str, &Value)> {
 }
 
 #[cfg(test)]
-mod tests;
+mod testing;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plugins_are_switched_by_name_and_keep_their_order() {
+        let names = |enable: &[&str], disable: &[&str]| {
+            let list = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+            plugins(&list(enable), &list(disable)).map(|all| all.iter().map(|p| p.name()).collect::<Vec<_>>())
+        };
+        let default = names(&[], &[]).unwrap();
+        assert_eq!((default.first(), default.last()), (Some(&"NamespaceLifecycle"), Some(&"ResourceQuota")));
+        assert!(!default.contains(&"AlwaysPullImages"));
+        assert!(names(&["AlwaysPullImages"], &[]).unwrap().contains(&"AlwaysPullImages"));
+        assert!(!names(&["LimitRanger"], &["LimitRanger"]).unwrap().contains(&"LimitRanger"));
+        assert!(
+            names(&["Nonsense"], &[]).unwrap_err().to_string().starts_with("admission plugin \"Nonsense\" is unknown")
+        );
+        assert!(names(&[], &["EventRateLimit"]).is_ok() && names(&["EventRateLimit"], &[]).is_err());
+        for (name, _, make) in PLUGINS {
+            assert_eq!(make().name(), name);
+        }
+    }
+}

@@ -51,3 +51,39 @@ impl AdmissionPlugin for NamespaceLifecycle {
         Err(error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::admission::testing::*;
+
+    #[test]
+    fn nothing_is_made_in_a_namespace_that_is_missing_or_going() {
+        in_world("NamespaceLifecycle", async |world| {
+            world.create("", "pods", pod(json!({}))).await.unwrap();
+            let going = json!({ "metadata": { "name": "default", "deletionTimestamp": "2026-01-01T00:00:00Z" } });
+            put(&world.storage, "", "namespaces", going).await;
+            let request = world.request(Operation::Create, "", "pods", pod(json!({})));
+            let error = world.run(request).await.unwrap_err();
+            assert_eq!(
+                error.message,
+                "pods \"web\" is forbidden: unable to create new content in namespace default because it is being terminated"
+            );
+            assert_eq!(error.details["causes"][0]["reason"], "NamespaceTerminating");
+            let mut request = world.request(Operation::Create, "", "pods", pod(json!({})));
+            request.namespace = "nowhere".into();
+            let error = world.run(request).await.unwrap_err();
+            assert_eq!((error.code, error.message.as_str()), (404, "namespaces \"nowhere\" not found"));
+        });
+    }
+
+    #[test]
+    fn the_systems_namespaces_stay() {
+        in_world("NamespaceLifecycle", async |world| {
+            for name in ["default", "kube-system", "kube-public"] {
+                let message = world.delete("namespaces", name).await.unwrap_err();
+                assert_eq!(message, format!("namespaces {name:?} is forbidden: this namespace may not be deleted"));
+            }
+            world.delete("namespaces", "mine").await.unwrap();
+        });
+    }
+}

@@ -279,3 +279,6 @@ fn certificates(request: &AdmissionRequest, node: &str) -> Objection {
             .then(|| format!("can only create a node CSR with CN=system:node:{node}")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -215,3 +215,6 @@ fn significant(new: &Value, old: &Value) -> bool {
         items(new).count() != items(old).count() || !items(new).all(same)
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,3 +44,30 @@ impl AdmissionPlugin for PodTopologyLabels {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::admission::testing::*;
+
+    #[test]
+    fn a_pod_that_is_bound_learns_its_nodes_zone_and_region() {
+        in_world("PodTopologyLabels", async |world| {
+            let labels =
+                json!({ "topology.kubernetes.io/zone": "a", "topology.kubernetes.io/region": "r", "other": "x" });
+            put(&world.storage, "", "nodes", json!({ "metadata": { "name": "n1", "labels": labels } })).await;
+            let bind = async |target: Value| {
+                let object = json!({ "metadata": { "name": "web", "labels": { "topology.kubernetes.io/zone": "mine", "a": "b" } }, "target": target });
+                let mut request = world.request(Operation::Create, "", "pods", object);
+                request.subresource = "binding".into();
+                world.run(request).await.unwrap().object["metadata"]["labels"].take()
+            };
+            let expected =
+                json!({ "topology.kubernetes.io/zone": "a", "topology.kubernetes.io/region": "r", "a": "b" });
+            assert_eq!(bind(json!({ "kind": "Node", "name": "n1" })).await, expected);
+            let unknown = bind(json!({ "kind": "Node", "name": "n2" })).await;
+            assert_eq!(unknown, json!({ "topology.kubernetes.io/zone": "mine", "a": "b" }));
+            let made = world.create("", "pods", pod(json!({ "nodeName": "n1" }))).await.unwrap();
+            assert_eq!(made["metadata"]["labels"]["topology.kubernetes.io/zone"], "a");
+        });
+    }
+}

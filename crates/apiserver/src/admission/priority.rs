@@ -94,3 +94,33 @@ fn default_class(classes: &[Value]) -> Option<Value> {
     let defaults = classes.iter().filter(|class| class["globalDefault"] == true);
     defaults.min_by_key(|class| class["value"].as_i64().unwrap_or(0)).cloned()
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::admission::testing::*;
+
+    #[test]
+    fn a_priority_class_becomes_a_number() {
+        in_world("Priority", async |world| {
+            let class = |name: &str, value: i64, default: bool| json!({ "metadata": { "name": name }, "value": value, "globalDefault": default });
+            put(&world.storage, "scheduling.k8s.io", "priorityclasses", class("high", 1000, false)).await;
+            let admit = async |spec: Value| world.create("", "pods", pod(spec)).await;
+            assert_eq!(admit(json!({})).await.unwrap()["spec"]["priority"], 0);
+            assert_eq!(admit(json!({ "priorityClassName": "high" })).await.unwrap()["spec"]["priority"], 1000);
+            assert_eq!(
+                admit(json!({ "priorityClassName": "none" })).await.unwrap_err(),
+                "pods \"web\" is forbidden: no PriorityClass with name none was found"
+            );
+            assert!(
+                admit(json!({ "priorityClassName": "high", "priority": 5 }))
+                    .await
+                    .unwrap_err()
+                    .contains("computed 1000")
+            );
+            put(&world.storage, "scheduling.k8s.io", "priorityclasses", class("usual", 7, true)).await;
+            assert_eq!(admit(json!({})).await.unwrap()["spec"]["priorityClassName"], "usual");
+            let second = world.create("scheduling.k8s.io", "priorityclasses", class("other", 1, true)).await;
+            assert!(second.unwrap_err().contains("Only one default can exist"));
+        });
+    }
+}

@@ -124,3 +124,41 @@ fn unspecified(name: &str, pod: &Value) -> Option<String> {
     let silent: Vec<&str> = silent.into_iter().collect();
     (!silent.is_empty()).then(|| format!("{name} for: {}", silent.join(",")))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::admission::testing::*;
+
+    #[test]
+    fn a_namespace_holds_no_more_than_its_quota() {
+        in_world("ResourceQuota", async |world| {
+            let quota = json!({ "metadata": { "name": "q", "namespace": "default" },
+                "spec": { "hard": { "pods": "2", "limits.cpu": "1" } } });
+            put(&world.storage, "", "resourcequotas", quota).await;
+            let with = |name: &str, cpu: &str| {
+                let mut pod =
+                    pod(json!({ "containers": [{ "name": "c", "resources": { "limits": { "cpu": cpu } } }] }));
+                pod["metadata"]["name"] = name.into();
+                pod
+            };
+            put(&world.storage, "", "pods", with("one", "600m")).await;
+            world.create("", "pods", with("two", "400m")).await.unwrap();
+            assert_eq!(
+                world.create("", "pods", with("two", "500m")).await.unwrap_err(),
+                "pods \"two\" is forbidden: exceeded quota: q, requested: limits.cpu=500m, used: limits.cpu=600m, limited: limits.cpu=1"
+            );
+            assert_eq!(
+                world.create("", "pods", pod(json!({}))).await.unwrap_err(),
+                "pods \"web\" is forbidden: failed quota: q: must specify limits.cpu for: c"
+            );
+            let mut resize = world.request(Operation::Update, "", "pods", with("one", "1100m"));
+            resize.old_object = with("one", "600m");
+            assert!(world.run(resize.clone()).await.is_ok(), "no other update makes a pod larger");
+            resize.subresource = "resize".into();
+            assert_eq!(
+                world.run(resize).await.unwrap_err().message,
+                "pods \"one\" is forbidden: exceeded quota: q, requested: limits.cpu=500m, used: limits.cpu=600m, limited: limits.cpu=1"
+            );
+        });
+    }
+}

@@ -90,3 +90,34 @@ impl AdmissionPlugin for RuntimeClass {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::admission::testing::*;
+
+    #[test]
+    fn a_pod_of_a_runtime_class_gets_its_overhead_and_its_nodes() {
+        in_world("RuntimeClass", async |world| {
+            let admit = async || world.create("", "pods", pod(json!({ "runtimeClassName": "vm" }))).await;
+            assert_eq!(
+                admit().await.unwrap_err(),
+                "pods \"web\" is forbidden: pod rejected: RuntimeClass \"vm\" not found"
+            );
+            let class = json!({ "metadata": { "name": "vm" }, "handler": "vm", "overhead": { "podFixed": { "cpu": "1" } },
+                "scheduling": { "nodeSelector": { "vm": "yes" } } });
+            put(&world.storage, "node.k8s.io", "runtimeclasses", class).await;
+            let admitted = admit().await.unwrap();
+            assert_eq!(admitted["spec"]["overhead"], json!({ "cpu": "1" }));
+            assert_eq!(admitted["spec"]["nodeSelector"], json!({ "vm": "yes" }));
+            let heavy = |spec: Value| async { world.create("", "pods", pod(spec)).await.unwrap_err() };
+            assert!(
+                heavy(json!({ "overhead": { "cpu": "1" } }))
+                    .await
+                    .ends_with("Pod Overhead set without corresponding RuntimeClass defined Overhead")
+            );
+            assert!(heavy(json!({ "runtimeClassName": "vm", "nodeSelector": { "vm": "no" } })).await.ends_with(
+                "is forbidden: conflict: runtimeClass.scheduling.nodeSelector[vm] = yes; pod.spec.nodeSelector[vm] = no"
+            ));
+        });
+    }
+}

@@ -205,3 +205,88 @@ fn token_volume(name: &str) -> Value {
         },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::admission::testing::*;
+
+    #[test]
+    fn a_pod_runs_as_its_service_account_and_finds_its_token() {
+        in_world("ServiceAccount", async |world| {
+            let admitted = world.create("", "pods", pod(json!({}))).await.unwrap();
+            let spec = &admitted["spec"];
+            assert_eq!((&spec["serviceAccountName"], &spec["serviceAccount"]), (&json!("default"), &json!("default")));
+            let volume = &spec["volumes"][0];
+            assert!(text(volume, "/name").starts_with("kube-api-access-") && text(volume, "/name").len() == 21);
+            assert_eq!(volume["projected"]["sources"][0]["serviceAccountToken"]["expirationSeconds"], 3607);
+            let mount = &spec["containers"][0]["volumeMounts"][0];
+            assert_eq!((&mount["name"], &mount["readOnly"]), (&volume["name"], &json!(true)));
+
+            let without = pod(json!({ "automountServiceAccountToken": false }));
+            assert!(world.create("", "pods", without).await.unwrap()["spec"]["volumes"].is_null());
+
+            let message = world.create("", "pods", pod(json!({ "serviceAccountName": "x" }))).await.unwrap_err();
+            assert_eq!(
+                message,
+                "pods \"web\" is forbidden: error looking up service account default/x: serviceaccount \"x\" not found"
+            );
+        });
+    }
+
+    #[test]
+    fn an_account_may_list_the_secrets_its_pods_use() {
+        in_world("ServiceAccount", async |world| {
+            let account = json!({ "metadata": { "name": "robot", "namespace": "default",
+                "annotations": { "kubernetes.io/enforce-mountable-secrets": "true" } },
+                "secrets": [{ "name": "mine" }], "imagePullSecrets": [{ "name": "registry" }] });
+            put(&world.storage, "", "serviceaccounts", account).await;
+            let env = |name: &str| json!([{ "name": "c", "env": [{ "name": "A", "valueFrom": { "secretKeyRef": { "name": name, "key": "k" } } }] }]);
+            let volume = |name: &str| json!([{ "name": "v", "secret": { "secretName": name } }]);
+            let because = "is not allowed because service account robot does not reference that";
+            for (spec, refused) in [
+                (json!({ "containers": env("mine"), "volumes": volume("mine") }), String::new()),
+                (
+                    json!({ "volumes": volume("other") }),
+                    format!("volume with secret.secretName=\"other\" {because} secret"),
+                ),
+                (
+                    json!({ "containers": env("other") }),
+                    format!("container c with envVar A referencing secret.secretName=\"other\" {because} secret"),
+                ),
+                (
+                    json!({ "initContainers": [{ "name": "i", "envFrom": [{ "secretRef": { "name": "other" } }] }] }),
+                    format!("init container i with envFrom referencing secret.secretName=\"other\" {because} secret"),
+                ),
+                (
+                    json!({ "imagePullSecrets": [{ "name": "registry" }, { "name": "other" }] }),
+                    format!("imagePullSecrets[1].name=\"other\" {because} imagePullSecret"),
+                ),
+            ] {
+                let mut pod = pod(spec);
+                pod["spec"]["serviceAccountName"] = "robot".into();
+                let told = world.create("", "pods", pod).await.err().unwrap_or_default();
+                assert_eq!(told.trim_start_matches("pods \"web\" is forbidden: "), refused);
+            }
+        });
+    }
+
+    #[test]
+    fn a_mirror_pod_has_nothing_of_the_api() {
+        in_world("ServiceAccount", async |world| {
+            for (spec, refused) in [
+                (json!({}), ""),
+                (json!({ "serviceAccountName": "x" }), "a mirror pod may not reference service accounts"),
+                (json!({ "imagePullSecrets": [{ "name": "s" }] }), "a mirror pod may not reference secrets"),
+                (
+                    json!({ "volumes": [{ "name": "v", "projected": { "sources": [{ "serviceAccountToken": { "path": "t" } }] } }] }),
+                    "a mirror pod may not use ServiceAccountToken volume projections",
+                ),
+            ] {
+                let mut pod = pod(spec);
+                pod["metadata"]["annotations"] = json!({ "kubernetes.io/config.mirror": "x" });
+                let told = world.create("", "pods", pod).await.err().unwrap_or_default();
+                assert_eq!(told.trim_start_matches("pods \"web\" is forbidden: "), refused);
+            }
+        });
+    }
+}

@@ -35,3 +35,22 @@ impl AdmissionPlugin for StorageObjectInUseProtection {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::admission::testing::*;
+
+    #[test]
+    fn claims_and_volumes_are_protected_while_in_use() {
+        in_world("StorageObjectInUseProtection", async |world| {
+            for (plural, finalizer) in [
+                ("persistentvolumeclaims", "kubernetes.io/pvc-protection"),
+                ("persistentvolumes", "kubernetes.io/pv-protection"),
+            ] {
+                let object = json!({ "metadata": { "name": "x" } });
+                let admitted = world.create("", plural, object).await.unwrap();
+                assert_eq!(admitted["metadata"]["finalizers"], json!([finalizer]));
+            }
+        });
+    }
+}

@@ -38,3 +38,20 @@ impl AdmissionPlugin for TaintNodesByCondition {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::admission::testing::*;
+
+    #[test]
+    fn a_new_node_takes_no_pods_until_it_is_ready() {
+        in_world("TaintNodesByCondition", async |world| {
+            let node = json!({ "metadata": { "name": "n1" } });
+            let admitted = world.create("", "nodes", node).await.unwrap();
+            assert_eq!(
+                admitted["spec"]["taints"],
+                json!([{ "key": "node.kubernetes.io/not-ready", "effect": "NoSchedule" }])
+            );
+        });
+    }
+}
