@@ -41,14 +41,15 @@ mod tests {
     use crate::admission::testing::*;
 
     #[test]
-    fn claims_and_volumes_are_protected_while_in_use() {
+    fn what_storage_is_made_of_is_protected_while_in_use() {
         in_world("StorageObjectInUseProtection", async |world| {
-            for (plural, finalizer) in [
-                ("persistentvolumeclaims", "kubernetes.io/pvc-protection"),
-                ("persistentvolumes", "kubernetes.io/pv-protection"),
+            for (group, plural, finalizer) in [
+                ("", "persistentvolumeclaims", "kubernetes.io/pvc-protection"),
+                ("", "persistentvolumes", "kubernetes.io/pv-protection"),
+                ("storage.k8s.io", "volumeattributesclasses", "kubernetes.io/vac-protection"),
             ] {
                 let object = json!({ "metadata": { "name": "x" } });
-                let admitted = world.create("", plural, object).await.unwrap();
+                let admitted = world.create(group, plural, object).await.unwrap();
                 assert_eq!(admitted["metadata"]["finalizers"], json!([finalizer]));
             }
         });
