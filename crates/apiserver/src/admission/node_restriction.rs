@@ -8,7 +8,7 @@ use coracle_api::{ApiError, ApiResult};
 use serde_json::Value;
 
 use super::{items, refuse, text};
-use crate::hooks::{AdmissionContext, AdmissionPlugin, AdmissionRequest, Operation};
+use crate::hooks::{AdmissionContext, AdmissionPlugin, AdmissionRequest, Attributes, Decision, Operation};
 use crate::rbac::node::{Kind, names};
 use crate::rbac::node_of;
 
@@ -245,8 +245,71 @@ async fn token(request: &AdmissionRequest, context: &AdmissionContext, node: &st
              been deleted and then recreated"
         )));
     }
-    let own = text(&pod, "/spec/nodeName") == node;
-    Ok((!own).then(|| "node requested token bound to a pod scheduled on a different node".into()))
+    if text(&pod, "/spec/nodeName") != node {
+        return Ok(Some("node requested token bound to a pod scheduled on a different node".into()));
+    }
+    let audience = match items(&request.object["spec"]["audiences"]).collect::<Vec<_>>().as_slice() {
+        [] => "",
+        [one] => one.as_str().unwrap_or_default(),
+        _ => return Ok(Some("node may only request 0 or 1 audiences".into())),
+    };
+    if mounts_token_for(audience, &pod, context).await? {
+        return Ok(None);
+    }
+    let wanted = Attributes {
+        verb: "request-serviceaccounts-token-audience".into(),
+        is_resource: true,
+        resource: audience.into(),
+        namespace: request.namespace.clone(),
+        name: request.name.clone(),
+        ..Attributes::default()
+    };
+    Ok((context.authorizer.authorize(&request.user, &wanted).await != Decision::Allow).then(|| {
+        let user = &request.user.name;
+        format!(
+            "audience {audience:?} not found in pod spec volume, {user} is not authorized to request tokens for this \
+             audience"
+        )
+    }))
+}
+
+/// Whether a volume of the pod is, or has a driver that wants, a token for this audience.
+async fn mounts_token_for(audience: &str, pod: &Value, context: &AdmissionContext) -> ApiResult<bool> {
+    let (namespace, name) = (text(pod, "/metadata/namespace"), text(pod, "/metadata/name"));
+    for volume in items(&pod["spec"]["volumes"]) {
+        let projected = items(&volume["projected"]["sources"]).map(|source| &source["serviceAccountToken"]);
+        if projected.filter(|token| token.is_object()).any(|token| text(token, "/audience") == audience) {
+            return Ok(true);
+        }
+        let claim = match () {
+            () if volume["ephemeral"].is_object() => format!("{name}-{}", text(volume, "/name")),
+            () => text(volume, "/persistentVolumeClaim/claimName").to_owned(),
+        };
+        let driver = match text(volume, "/csi/driver") {
+            "" => driver_of_claim(namespace, &claim, context).await?,
+            inline => inline.to_owned(),
+        };
+        let driver = found(context, "storage.k8s.io", "csidrivers", "", &driver).await?;
+        if items(&driver["spec"]["tokenRequests"]).any(|wanted| text(wanted, "/audience") == audience) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The CSI driver of the volume that a claim is bound to; empty if there is none.
+async fn driver_of_claim(namespace: &str, claim: &str, context: &AdmissionContext) -> ApiResult<String> {
+    let claim = found(context, "", "persistentvolumeclaims", namespace, claim).await?;
+    let volume = found(context, "", "persistentvolumes", "", text(&claim, "/spec/volumeName")).await?;
+    Ok(text(&volume, "/spec/csi/driver").to_owned())
+}
+
+/// An object, or null; no name is nobody's.
+async fn found(context: &AdmissionContext, group: &str, plural: &str, ns: &str, name: &str) -> ApiResult<Value> {
+    match name {
+        "" => Ok(Value::Null),
+        name => Ok(context.storage.get(group, plural, ns, name).await?.unwrap_or_default()),
+    }
 }
 
 fn leases(request: &AdmissionRequest, node: &str) -> Objection {

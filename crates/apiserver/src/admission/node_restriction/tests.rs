@@ -1,4 +1,5 @@
 use crate::admission::testing::*;
+use crate::hooks::{Attributes, Authorizer, Decision};
 
 #[test]
 fn a_node_writes_its_own_things_only() {
@@ -29,7 +30,9 @@ fn what_a_node_asks_for_is_held_to_its_own() {
         world.user = UserInfo::new("system:node:n1", &["system:nodes"]);
         put(&world.storage, "", "nodes", json!({ "metadata": { "name": "n1", "uid": "u" } })).await;
         for name in ["n1", "n2"] {
-            let mut pod = pod(json!({ "nodeName": name }));
+            let token =
+                json!({ "name": "t", "projected": { "sources": [{ "serviceAccountToken": { "path": "t" } }] } });
+            let mut pod = pod(json!({ "nodeName": name, "volumes": [token] }));
             (pod["metadata"]["name"], pod["metadata"]["uid"]) = (format!("on-{name}").into(), "u".into());
             put(&world.storage, "", "pods", pod).await;
         }
@@ -122,6 +125,78 @@ fn what_a_node_asks_for_is_held_to_its_own() {
             request.old_object = old;
             let told = world.run(request).await.err().map_or_else(String::new, |error| error.message);
             assert_eq!(told.trim_start_matches("nodes \"n1\" is forbidden: "), refused);
+        }
+    });
+}
+
+/// Lets somebody ask for tokens of one audience, for one account.
+#[derive(Debug)]
+struct OneAudience;
+
+#[async_trait::async_trait]
+impl Authorizer for OneAudience {
+    async fn authorize(&self, _: &UserInfo, wanted: &Attributes) -> Decision {
+        let asked = (wanted.verb.as_str(), wanted.resource.as_str(), wanted.namespace.as_str(), wanted.name.as_str());
+        match asked == ("request-serviceaccounts-token-audience", "granted", "default", "robot") {
+            true => Decision::Allow,
+            false => Decision::NoOpinion,
+        }
+    }
+}
+
+#[test]
+fn a_node_asks_for_tokens_only_for_audiences_that_its_pods_talk_to() {
+    in_world("NodeRestriction", async |mut world| {
+        world.user = UserInfo::new("system:node:n1", &["system:nodes"]);
+        world.authorizer = std::sync::Arc::new(OneAudience);
+        for (driver, audience) in [("inline", "a"), ("bound", "b"), ("passing", "c"), ("unused", "d")] {
+            let spec = json!({ "tokenRequests": [{ "audience": audience }] });
+            let driver = json!({ "metadata": { "name": driver }, "spec": spec });
+            put(&world.storage, "storage.k8s.io", "csidrivers", driver).await;
+        }
+        for (claim, driver) in [("data", "bound"), ("web-scratch", "passing")] {
+            let volume = json!({ "metadata": { "name": driver }, "spec": { "csi": { "driver": driver } } });
+            put(&world.storage, "", "persistentvolumes", volume).await;
+            let claim =
+                json!({ "metadata": { "name": claim, "namespace": "default" }, "spec": { "volumeName": driver } });
+            put(&world.storage, "", "persistentvolumeclaims", claim).await;
+        }
+        let projected = json!({ "sources": [{ "configMap": {} }, { "serviceAccountToken": { "path": "t", "audience": "mounted" } }] });
+        let volumes = json!([
+            { "name": "token", "projected": projected },
+            { "name": "inline", "csi": { "driver": "inline" } },
+            { "name": "data", "persistentVolumeClaim": { "claimName": "data" } },
+            { "name": "scratch", "ephemeral": {} },
+            { "name": "empty", "emptyDir": {} },
+        ]);
+        let mut pod = pod(json!({ "nodeName": "n1", "volumes": volumes }));
+        pod["metadata"]["uid"] = "u".into();
+        put(&world.storage, "", "pods", pod).await;
+        let unknown = |audience: &str| {
+            format!(
+                "serviceaccounts \"robot\" is forbidden: audience {audience:?} not found in pod spec volume, \
+                 system:node:n1 is not authorized to request tokens for this audience"
+            )
+        };
+        for (audiences, refused) in [
+            (json!(["mounted"]), String::new()),
+            (json!(["a"]), String::new()),
+            (json!(["b"]), String::new()),
+            (json!(["c"]), String::new()),
+            (json!(["granted"]), String::new()),
+            (json!(["d"]), unknown("d")),
+            (json!([]), unknown("")),
+            (
+                json!(["a", "b"]),
+                "serviceaccounts \"robot\" is forbidden: node may only request 0 or 1 audiences".into(),
+            ),
+        ] {
+            let bound = json!({ "apiVersion": "v1", "kind": "Pod", "name": "web", "uid": "u" });
+            let object = json!({ "spec": { "boundObjectRef": bound, "audiences": audiences } });
+            let mut request = world.request(Operation::Create, "", "serviceaccounts", object);
+            (request.subresource, request.name) = ("token".into(), "robot".into());
+            let told = world.run(request).await.err().map_or_else(String::new, |error| error.message);
+            assert_eq!(told, refused, "{audiences}");
         }
     });
 }
