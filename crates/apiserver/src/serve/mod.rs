@@ -44,8 +44,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEADERS: Duration = Duration::from_secs(90);
 /// How long open connections may go on after shutdown began: watches never end by themselves.
 const GRACE: Duration = Duration::from_secs(1);
-/// Streams of one HTTP/2 connection. A client-go process puts all its watches on one.
-const STREAMS: u32 = 1000;
+/// Streams of one HTTP/2 connection. client-go opens another connection when it has more to ask.
+const STREAMS: u32 = 100;
 /// How large a request's headers may be; beyond it HTTP itself answers 431.
 const HEADER_BYTES: u32 = 256 * 1024;
 /// HTTP/2 windows: large lists flow without waiting for the reader.

@@ -12,6 +12,7 @@ use super::*;
 use crate::pki::Pki;
 
 mod hostile;
+mod streams;
 
 const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -64,12 +65,20 @@ async fn ask(address: SocketAddr, config: ClientConfig) -> std::io::Result<Strin
 }
 
 async fn start(dir: &Path) -> (Pki, SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
+    start_with(dir, whoami()).await
+}
+
+async fn start_with<S>(dir: &Path, service: S) -> (Pki, SocketAddr, CancellationToken, tokio::task::JoinHandle<()>)
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
     let pki = Pki::ensure(dir, &[], &[]).unwrap();
     let listener = bind(LOCAL).await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
     let config = tls(pki.server(), pki.ca_pem()).unwrap();
-    let task = tokio::spawn(serve(listener, config, whoami(), shutdown.clone()));
+    let task = tokio::spawn(serve(listener, config, service, shutdown.clone()));
     (pki, address, shutdown, task)
 }
 
