@@ -8,7 +8,7 @@ use std::sync::Arc;
 use coracle_client::transport::TransportError;
 use coracle_client::transport::peer::Authorities;
 
-use crate::admission::{UnknownPlugin, plugins};
+use crate::admission::{AdmissionConfiguration, UnknownPlugin, plugins};
 use crate::aggregator::Aggregator;
 use crate::allocate::{Ipv4Cidr, ServiceAllocator};
 use crate::audit::Audit;
@@ -93,6 +93,8 @@ pub struct SecurityConfig {
     pub enable_admission: Vec<String>,
     /// Admission plugins not to run.
     pub disable_admission: Vec<String>,
+    /// What admission plugins are told.
+    pub admission: AdmissionConfiguration,
     /// The range of cluster IPs.
     pub service_cidr: Ipv4Cidr,
     /// The range of NodePorts.
@@ -126,6 +128,7 @@ impl SecurityConfig {
             audit: None,
             enable_admission: Vec::new(),
             disable_admission: Vec::new(),
+            admission: AdmissionConfiguration::default(),
             service_cidr,
             node_ports: DEFAULT_NODE_PORTS,
             request_headers: None,
@@ -172,7 +175,7 @@ impl SecurityConfig {
             false => Overload::InFlight(InFlight::new(reading, writing)),
         };
 
-        config.admission = plugins(&self.enable_admission, &self.disable_admission)?;
+        config.admission = plugins(&self.enable_admission, &self.disable_admission, &self.admission)?;
         if self.authorization.contains(&AuthorizationMode::Rbac) {
             config.admission.push(Box::new(EscalationCheck::new(rbac.clone())));
         }

@@ -317,6 +317,9 @@ pub struct Apiserver {
     /// Admission plugins not to run.
     #[arg(long, value_delimiter = ',')]
     pub disable_admission_plugins: Vec<String>,
+    /// What admission plugins are told (AdmissionConfiguration).
+    #[arg(long, value_name = "FILE")]
+    pub admission_control_config_file: Option<PathBuf>,
     /// Where objects are kept: sled:DIR, or memory (gone when the server ends).
     #[arg(long, value_name = "STORE")]
     pub store: Option<String>,

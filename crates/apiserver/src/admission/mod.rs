@@ -6,6 +6,7 @@
 mod always_pull_images;
 mod certificates;
 mod claim_resize;
+mod configuration;
 mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
@@ -28,38 +29,39 @@ use serde_json::{Value, json};
 
 use crate::hooks::{AdmissionPlugin, AdmissionRequest};
 
+pub use configuration::{AdmissionConfiguration, ConfigurationError};
 pub(crate) use policy::check as check_expressions;
 pub use service_account::ServiceAccount;
 
 /// A plugin's name, whether it runs unless disabled, and its maker.
-type Row = (&'static str, bool, fn() -> Box<dyn AdmissionPlugin>);
+type Row = (&'static str, bool, fn(&AdmissionConfiguration) -> Box<dyn AdmissionPlugin>);
 
 /// All plugins, in the order they run.
 pub const PLUGINS: [Row; 23] = [
-    ("NamespaceLifecycle", true, || Box::new(namespace_lifecycle::NamespaceLifecycle)),
-    ("LimitRanger", true, || Box::new(limit_ranger::LimitRanger)),
-    ("ServiceAccount", true, || Box::new(service_account::ServiceAccount)),
-    ("NodeRestriction", true, || Box::new(node_restriction::NodeRestriction)),
-    ("TaintNodesByCondition", true, || Box::new(taint_nodes::TaintNodesByCondition)),
-    ("AlwaysPullImages", false, || Box::new(always_pull_images::AlwaysPullImages)),
-    ("PodSecurity", true, || Box::new(pod_security::PodSecurity)),
-    ("Priority", true, || Box::new(priority::Priority)),
-    ("DefaultTolerationSeconds", true, || Box::new(default_toleration_seconds::DefaultTolerationSeconds)),
-    ("DefaultStorageClass", true, || Box::new(default_storage_class::DefaultStorageClass)),
-    ("StorageObjectInUseProtection", true, || Box::new(storage_protection::StorageObjectInUseProtection)),
-    ("PersistentVolumeClaimResize", true, || Box::new(claim_resize::PersistentVolumeClaimResize)),
-    ("RuntimeClass", true, || Box::new(runtime_class::RuntimeClass)),
-    ("CertificateApproval", true, || Box::new(certificates::CertificateApproval)),
-    ("CertificateSigning", true, || Box::new(certificates::CertificateSigning)),
-    ("CertificateSubjectRestriction", true, || Box::new(certificates::CertificateSubjectRestriction)),
-    ("DefaultIngressClass", true, || Box::new(default_ingress_class::DefaultIngressClass)),
-    ("PodTopologyLabels", true, || Box::new(pod_topology_labels::PodTopologyLabels)),
-    ("MutatingAdmissionPolicy", true, || Box::<policy::MutatingAdmissionPolicy>::default()),
-    ("MutatingAdmissionWebhook", true, || Box::new(webhook::MutatingAdmissionWebhook)),
-    ("ValidatingAdmissionPolicy", true, || Box::<policy::ValidatingAdmissionPolicy>::default()),
-    ("ValidatingAdmissionWebhook", true, || Box::new(webhook::ValidatingAdmissionWebhook)),
+    ("NamespaceLifecycle", true, |_| Box::new(namespace_lifecycle::NamespaceLifecycle)),
+    ("LimitRanger", true, |_| Box::new(limit_ranger::LimitRanger)),
+    ("ServiceAccount", true, |_| Box::new(service_account::ServiceAccount)),
+    ("NodeRestriction", true, |_| Box::new(node_restriction::NodeRestriction)),
+    ("TaintNodesByCondition", true, |_| Box::new(taint_nodes::TaintNodesByCondition)),
+    ("AlwaysPullImages", false, |_| Box::new(always_pull_images::AlwaysPullImages)),
+    ("PodSecurity", true, |told| Box::new(pod_security::PodSecurity(told.pod_security.clone()))),
+    ("Priority", true, |_| Box::new(priority::Priority)),
+    ("DefaultTolerationSeconds", true, |_| Box::new(default_toleration_seconds::DefaultTolerationSeconds)),
+    ("DefaultStorageClass", true, |_| Box::new(default_storage_class::DefaultStorageClass)),
+    ("StorageObjectInUseProtection", true, |_| Box::new(storage_protection::StorageObjectInUseProtection)),
+    ("PersistentVolumeClaimResize", true, |_| Box::new(claim_resize::PersistentVolumeClaimResize)),
+    ("RuntimeClass", true, |_| Box::new(runtime_class::RuntimeClass)),
+    ("CertificateApproval", true, |_| Box::new(certificates::CertificateApproval)),
+    ("CertificateSigning", true, |_| Box::new(certificates::CertificateSigning)),
+    ("CertificateSubjectRestriction", true, |_| Box::new(certificates::CertificateSubjectRestriction)),
+    ("DefaultIngressClass", true, |_| Box::new(default_ingress_class::DefaultIngressClass)),
+    ("PodTopologyLabels", true, |_| Box::new(pod_topology_labels::PodTopologyLabels)),
+    ("MutatingAdmissionPolicy", true, |_| Box::<policy::MutatingAdmissionPolicy>::default()),
+    ("MutatingAdmissionWebhook", true, |_| Box::new(webhook::MutatingAdmissionWebhook)),
+    ("ValidatingAdmissionPolicy", true, |_| Box::<policy::ValidatingAdmissionPolicy>::default()),
+    ("ValidatingAdmissionWebhook", true, |_| Box::new(webhook::ValidatingAdmissionWebhook)),
     // Last: what another plugin refuses spends no quota.
-    ("ResourceQuota", true, || Box::new(resource_quota::ResourceQuota)),
+    ("ResourceQuota", true, |_| Box::new(resource_quota::ResourceQuota)),
 ];
 
 /// Upstream's plugins that are not here: they may be disabled, since they are, but not enabled.
@@ -91,7 +93,11 @@ pub struct UnknownPlugin {
 }
 
 /// The plugins that run by default, with `enable` and without `disable` (which wins), in their order.
-pub fn plugins(enable: &[String], disable: &[String]) -> Result<Vec<Box<dyn AdmissionPlugin>>, UnknownPlugin> {
+pub fn plugins(
+    enable: &[String],
+    disable: &[String],
+    told: &AdmissionConfiguration,
+) -> Result<Vec<Box<dyn AdmissionPlugin>>, UnknownPlugin> {
     let elsewhere = disable.iter().filter(|name| !ELSEWHERE.contains(&name.as_str()));
     for name in enable.iter().chain(elsewhere) {
         if !PLUGINS.iter().any(|(known, ..)| known == name) {
@@ -103,7 +109,7 @@ pub fn plugins(enable: &[String], disable: &[String]) -> Result<Vec<Box<dyn Admi
     Ok(PLUGINS
         .iter()
         .filter(|(name, default, _)| (*default || named(enable, name)) && !named(disable, name))
-        .map(|(.., make)| make())
+        .map(|(.., make)| make(told))
         .collect())
 }
 
@@ -161,7 +167,8 @@ mod tests {
     fn plugins_are_switched_by_name_and_keep_their_order() {
         let names = |enable: &[&str], disable: &[&str]| {
             let list = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
-            plugins(&list(enable), &list(disable)).map(|all| all.iter().map(|p| p.name()).collect::<Vec<_>>())
+            plugins(&list(enable), &list(disable), &AdmissionConfiguration::default())
+                .map(|all| all.iter().map(|p| p.name()).collect::<Vec<_>>())
         };
         let default = names(&[], &[]).unwrap();
         assert_eq!((default.first(), default.last()), (Some(&"NamespaceLifecycle"), Some(&"ResourceQuota")));
@@ -173,7 +180,7 @@ mod tests {
         );
         assert!(names(&[], &["EventRateLimit"]).is_ok() && names(&["EventRateLimit"], &[]).is_err());
         for (name, _, make) in PLUGINS {
-            assert_eq!(make().name(), name);
+            assert_eq!(make(&AdmissionConfiguration::default()).name(), name);
         }
     }
 }

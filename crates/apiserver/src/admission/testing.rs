@@ -37,7 +37,12 @@ impl World {
             .await;
         put(&storage, "", "serviceaccounts", json!({ "metadata": { "name": "default", "namespace": "default" } }))
             .await;
-        World { plugin: make(), storage, authorizer: Arc::new(Union(Arc::new([]))), user: UserInfo::new("alice", &[]) }
+        World {
+            plugin: make(&Default::default()),
+            storage,
+            authorizer: Arc::new(Union(Arc::new([]))),
+            user: UserInfo::new("alice", &[]),
+        }
     }
 
     pub(super) fn request(&self, operation: Operation, group: &str, plural: &str, object: Value) -> AdmissionRequest {

@@ -81,7 +81,7 @@ impl Server {
     pub async fn admitting(change: impl FnOnce(&mut Config)) -> Self {
         let off = ["ServiceAccount", "NamespaceLifecycle"].map(str::to_owned);
         let server = Self::with(MemoryStore::new(), |config| {
-            config.admission = plugins(&[], &off).unwrap();
+            config.admission = plugins(&[], &off, &Default::default()).unwrap();
             change(config);
         });
         let server = server.await;

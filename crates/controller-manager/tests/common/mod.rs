@@ -62,7 +62,7 @@ impl Cluster {
         bootstrap::ensure(&storage, &first).await.unwrap();
         let config = coracle_apiserver::Config {
             authorizers: vec![Box::new(AlwaysAllow)],
-            admission: admission::plugins(&[], &[]).unwrap(),
+            admission: admission::plugins(&[], &[], &Default::default()).unwrap(),
             ..coracle_apiserver::Config::new(storage)
         };
         let api = ApiServer::new(config);

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use coracle_apiserver::admission::AdmissionConfiguration;
 use coracle_apiserver::assembly::assemble;
 use coracle_apiserver::audit::file::{Keep, RotatingFile};
 use coracle_apiserver::audit::policy::Policy;
@@ -272,6 +273,9 @@ pub async fn apiserver(data_dir: Option<PathBuf>, options: cli::Apiserver) -> an
     }
     security.enable_admission = options.enable_admission_plugins;
     security.disable_admission = options.disable_admission_plugins;
+    if let Some(path) = &options.admission_control_config_file {
+        security.admission = AdmissionConfiguration::read(path)?;
+    }
     security.kubelet_client = Some((pki.kubelet_client().clone(), pki.ca_pem().to_owned()));
 
     let mut front_proxy = RequestHeaders::new(pki.front_proxy_ca_pem(), FRONT_PROXY);
