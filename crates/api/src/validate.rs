@@ -88,7 +88,12 @@ pub(crate) fn of_type(name: &str) -> Option<fn(&Value, &str, &mut FieldErrors)> 
         "networking.v1.IngressBackend" => policy::backend,
         "networking.v1.HTTPIngressPath" => policy::http_path,
         "networking.v1.IngressClassParametersReference" => policy::class_parameters,
+        "networking.v1.NetworkPolicySpec" => policy::policy_types,
         "networking.v1.NetworkPolicyPeer" => policy::peer,
+        "node.v1.Overhead" => |overhead, path, errors| {
+            let path = join(path, "limits");
+            resources::amounts(&overhead["podFixed"], &path, resources::container_resource_name, errors);
+        },
         "networking.v1.NetworkPolicyPort" => policy::policy_port,
         "resource.v1.DeviceRequest" => devices::request,
         "resource.v1.ExactDeviceRequest" | "resource.v1.DeviceSubRequest" => devices::count,
@@ -250,14 +255,14 @@ pub(crate) fn updated(update: fn(&Value, &Value, &str, &mut FieldErrors), new: &
 
 /// What a change of an object is told.
 #[cfg(test)]
-pub(crate) fn told_of_change(definition: &str, new: &Value, old: &Value) -> Vec<String> {
+pub(crate) fn told_of_change(definition: &str, new: &Value, old: &Value, subresource: &str) -> Vec<String> {
     use crate::resource::Strategy;
     let mut errors = FieldErrors::default();
     let strategy = crate::kinds::KindStrategy::of(definition);
     let (mut new, mut old) = (new.clone(), old.clone());
     strategy.default(&mut new);
     strategy.default(&mut old);
-    strategy.validate_update(&new, &old, "", &mut errors);
+    strategy.validate_update(&new, &old, subresource, &mut errors);
     errors.0.iter().map(ToString::to_string).collect()
 }
 

@@ -64,6 +64,26 @@ const SECRET_KEYS: &[(&str, &[&str])] = &[
     ("kubernetes.io/tls", &["tls.crt", "tls.key"]),
 ];
 
+/// Why base64 text is not that of a JSON object, in the words of Go's decoder.
+fn not_a_json_object(base64: &str) -> Option<String> {
+    use base64::Engine as _;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(base64).unwrap_or_default();
+    let kind = match serde_json::from_slice::<Value>(&bytes) {
+        Ok(Value::Object(_) | Value::Null) => return None,
+        Ok(Value::Array(_)) => "array",
+        Ok(Value::String(_)) => "string",
+        Ok(Value::Number(_)) => "number",
+        Ok(Value::Bool(_)) => "bool",
+        Err(why) if why.is_eof() => return Some("unexpected end of JSON input".into()),
+        Err(why) => {
+            let line = bytes.split(|byte| *byte == b'\n').nth(why.line().saturating_sub(1)).unwrap_or_default();
+            let at = line.get(why.column().saturating_sub(1)).copied().unwrap_or_default();
+            return Some(format!("invalid character {:?} looking for beginning of value", char::from(at)));
+        }
+    };
+    Some(format!("json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"))
+}
+
 /// A Secret.
 pub fn secret(object: &Value, errors: &mut FieldErrors) {
     data_keys(object, "data", errors);
@@ -75,6 +95,11 @@ pub fn secret(object: &Value, errors: &mut FieldErrors) {
         let value = &object["data"][*key];
         if value.is_null() || value == "" && kind == "kubernetes.io/ssh-auth" {
             errors.required(&format!("data[{key}]"), "");
+        }
+    }
+    for key in [".dockercfg", ".dockerconfigjson"].iter().filter(|_| kind.starts_with("kubernetes.io/dockerc")) {
+        if let Some(why) = object["data"][*key].as_str().and_then(not_a_json_object) {
+            errors.invalid(&format!("data[{key}]"), "<secret contents redacted>", why);
         }
     }
     if kind == "kubernetes.io/basic-auth"

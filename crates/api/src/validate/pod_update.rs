@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{join, list, quantity, text};
+use super::{join, list, quantity, report, text};
 use crate::field::FieldErrors;
+use crate::names::{check_dns_subdomain, check_ip};
 
 /// What an update of a pod may change, as upstream lists it.
 const UPDATABLE: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
@@ -140,6 +141,30 @@ fn status_update(new: &Value, old: &Value, errors: &mut FieldErrors) {
     let (status, was) = (&new["status"], &old["status"]);
     if !text(was, "qosClass").is_empty() && status["qosClass"] != was["qosClass"] {
         errors.invalid("status.qosClass", status["qosClass"].clone(), super::IMMUTABLE);
+    }
+    let nominated = text(status, "nominatedNodeName");
+    if nominated != text(was, "nominatedNodeName") && !nominated.is_empty() {
+        report(check_dns_subdomain(nominated), "status.nominatedNodeName", nominated, errors);
+    }
+    for key in ["podIPs", "hostIPs"] {
+        let ips: Vec<&str> = list(status, key).iter().map(|address| text(address, "ip")).collect();
+        for (i, ip) in ips.iter().enumerate() {
+            report(check_ip(ip), &format!("status.{key}[{i}]"), ip, errors);
+        }
+        if ips.len() > 2 || ips.len() == 2 && ips[0].contains(':') == ips[1].contains(':') {
+            let why = "may specify no more than one IP for each IP family";
+            errors.invalid(&join("status", key), status[key].clone(), why);
+        }
+    }
+    let claims = list(status, "resourceClaimStatuses");
+    for (i, claim) in claims.iter().enumerate() {
+        let (name, path) = (text(claim, "name"), format!("status.resourceClaimStatuses[{i}].name"));
+        if !list(&new["spec"], "resourceClaims").iter().any(|claim| text(claim, "name") == name) {
+            errors.invalid(&path, name, "must match the name of an entry in `spec.resourceClaims`");
+        }
+        if claims[..i].iter().any(|other| text(other, "name") == name) {
+            errors.duplicate(&path, name);
+        }
     }
     let policy = text(&old["spec"], "restartPolicy");
     let sidecar = |name: &Value| {

@@ -186,6 +186,14 @@ pub(super) fn class_parameters(parameters: &Value, path: &str, errors: &mut Fiel
     }
 }
 
+/// A NetworkPolicy is about one direction or both.
+pub(super) fn policy_types(spec: &Value, path: &str, errors: &mut FieldErrors) {
+    if list(spec, "policyTypes").len() > 2 {
+        let why = "may not specify more than two policyTypes";
+        errors.invalid(&join(path, "policyTypes"), spec["policyTypes"].clone(), why);
+    }
+}
+
 /// A peer is pods, namespaces or both; or addresses.
 pub(super) fn peer(peer: &Value, path: &str, errors: &mut FieldErrors) {
     let pods = !peer["podSelector"].is_null() || !peer["namespaceSelector"].is_null();

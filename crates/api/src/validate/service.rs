@@ -165,7 +165,11 @@ fn ports(spec: &Value, kind: &str, errors: &mut FieldErrors) {
 }
 
 /// What a load balancer says of itself; the table says the rest.
-fn balancer_status(status: &Value, errors: &mut FieldErrors) {
+fn balancer_status(status: &Value, kind: &str, errors: &mut FieldErrors) {
+    if kind != "LoadBalancer" && !list(status, "ingress").is_empty() {
+        let why = "may only be used when `spec.type` is 'LoadBalancer'";
+        return errors.forbidden("status.loadBalancer.ingress", why);
+    }
     for (path, ingress) in each(status, "status.loadBalancer", "ingress") {
         let (ip, mode, name) = (text(ingress, "ip"), &ingress["ipMode"], text(ingress, "hostname"));
         match (ip.is_empty(), mode.is_null()) {
@@ -198,7 +202,7 @@ pub fn service_update(new: &Value, old: &Value, subresource: &str, errors: &mut 
         errors.forbidden("spec.healthCheckNodePort", super::IMMUTABLE);
     }
     if subresource == "status" {
-        balancer_status(&new["status"]["loadBalancer"], errors);
+        balancer_status(&new["status"]["loadBalancer"], text(spec, "type"), errors);
     }
     let external = text(spec, "type") == "ExternalName" || text(was, "type") == "ExternalName";
     if !subresource.is_empty() || external || text(was, "clusterIP").is_empty() {

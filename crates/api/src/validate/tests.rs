@@ -78,6 +78,7 @@ fn good(definition: &str) -> Value {
             "group": "g.io", "version": "v1", "groupPriorityMinimum": 1, "versionPriority": 1000,
             "service": { "namespace": "n", "name": "s" },
         } }),
+        "apiextensions.v1.CustomResourceDefinition" => crate::custom::definition::good(),
         "scheduling.v1.PriorityClass" => json!({ "metadata": { "name": "high" }, "value": 1 }),
         "resource.v1.ResourceClaim" => {
             json!({ "spec": { "devices": { "requests": [{ "name": "r", "exactly": { "deviceClassName": "gpu" } }] } } })
@@ -125,12 +126,16 @@ fn every_case_is_told_what_upstream_tells() {
             continue;
         }
         let (changes, expected) = line.split_once('\t').unwrap();
-        let (changes, update) = changes.strip_prefix('~').map_or((changes, false), |changes| (changes, true));
+        let (update, changes) = match changes.split_at(1) {
+            ("~", changes) => (Some(""), changes),
+            ("^", changes) => (Some("status"), changes),
+            _ => (None, changes),
+        };
         let mut object = good(definition);
         changes.split(" ; ").for_each(|change| set(&mut object, change));
         let errors = match update {
-            true => told_of_change(definition, &object, &good(definition)),
-            false => told(definition, &object),
+            Some(subresource) => told_of_change(definition, &object, &good(definition), subresource),
+            None => told(definition, &object),
         };
         let errors = errors.join(" | ");
         if errors != expected {

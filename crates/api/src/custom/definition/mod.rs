@@ -8,6 +8,8 @@ mod validate;
 
 use serde_json::{Value, json};
 
+#[cfg(test)]
+pub(crate) use validate::tests::good;
 pub use validate::{schemas, validate, validate_update};
 
 /// The status a new definition begins with; objects will be stored in its storage version.
