@@ -199,6 +199,13 @@ impl Run {
     }
 
     async fn delete(&mut self, first: &str) -> anyhow::Result<()> {
+        // There is no controller to take protection off.
+        let all = self.objects.list(LABEL).await?;
+        for protected in all.iter().filter(|object| !object["metadata"]["finalizers"].is_null()) {
+            let free = json!({ "metadata": { "finalizers": null } });
+            self.objects.patch(name(protected), &Patch::Merge(free)).await?;
+            self.expected.push(("MODIFIED", name(protected).to_owned()));
+        }
         let other = Preconditions { uid: Some("of-another".into()), resource_version: None };
         let delete = DeleteParams::default().preconditions(other);
         refused(self.objects.delete_with(first, &delete).await, 409, "Conflict");
