@@ -57,7 +57,7 @@ fn a_machine_joins_with_a_bootstrap_token(parts: &Parts) {
     has(&admin.ok("get csr joiner"), &["system:bootstrap:abcdef", "Approved,Issued"]);
     let key = BASE64_STANDARD.encode(key.serialize_pem());
     let node = with(parts, "joined", &format!("client-certificate-data: {certificate}, client-key-data: {key}"));
-    has(&node.ok("auth whoami"), &["system:node:joiner", "system:nodes"]);
+    has(&node.ok("auth whoami"), &["system:node:joiner", "system:nodes", "X509SHA256="]);
     node.run("get node joiner").fails("nodes \"joiner\" not found");
     node.run("get node a").fails("User \"system:node:joiner\" cannot get resource \"nodes\"");
 

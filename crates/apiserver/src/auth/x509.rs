@@ -8,6 +8,7 @@ use coracle_api::{ApiError, ApiResult};
 use coracle_client::transport::peer::{Authorities, ClientChain, Verdict};
 use http::request::Parts;
 use rustls_pki_types::CertificateDer;
+use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::hooks::{Authenticator, UserInfo};
@@ -28,8 +29,12 @@ impl PeerCertificate {
         let (_, cert) = X509Certificate::from_der(chain.first()?).ok()?;
         let (name, groups) = subject(cert.subject());
         let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+        let mut user = UserInfo::new(name, &groups);
+        let digest: String = Sha256::digest(chain.first()?).iter().map(|byte| format!("{byte:02x}")).collect();
+        let id = "authentication.kubernetes.io/credential-id";
+        user.extra.insert(id.to_owned(), vec![format!("X509SHA256={digest}")]);
         Some(PeerCertificate {
-            user: UserInfo::new(name, &groups),
+            user,
             chain: ClientChain::new(chain),
             as_user: Verdict::default(),
             as_front_proxy: Verdict::default(),
