@@ -8,7 +8,7 @@ use coracle_store::{SharedStore, StoreError};
 
 use crate::bootstrap::{self, BootstrapConfig};
 use crate::security::{SecurityConfig, SecurityError};
-use crate::{ApiServer, Config, Storage, aggregator};
+use crate::{ApiServer, Config, Storage, aggregator, allocate};
 
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
@@ -48,5 +48,6 @@ pub async fn assemble(
     security.apply(&mut config, client_ca_pem.as_deref())?;
     let server = ApiServer::new(config);
     tokio::spawn(aggregator::run(Arc::downgrade(&server)));
+    tokio::spawn(allocate::repair::run(Arc::downgrade(&server)));
     Ok(server)
 }

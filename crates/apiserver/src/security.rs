@@ -179,7 +179,7 @@ impl SecurityConfig {
         if self.authorization.contains(&AuthorizationMode::Rbac) {
             config.admission.push(Box::new(EscalationCheck::new(rbac.clone())));
         }
-        config.admission.push(Box::new(ServiceAllocator::new(storage.clone(), self.service_cidr, self.node_ports)));
+        config.admission.push(Box::new(ServiceAllocator::new(storage.clone(), self.node_ports)));
 
         config.documents.insert("/openid/v1/jwks".into(), tokens.jwks());
         config.documents.insert("/.well-known/openid-configuration".into(), tokens.openid_configuration());

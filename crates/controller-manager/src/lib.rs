@@ -42,6 +42,7 @@ mod resource_quota;
 mod root_ca;
 mod service_account;
 mod service_account_token;
+mod service_cidr;
 mod volumes;
 
 use std::path::{Path, PathBuf};

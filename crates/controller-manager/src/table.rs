@@ -38,6 +38,7 @@ controllers! {
     "bootstrap-signer-controller", "bootstrapsigner", crate::bootstrap_tokens::signer::run;
     "token-cleaner-controller", "tokencleaner", crate::bootstrap_tokens::cleaner::run;
     "root-ca-certificate-publisher-controller", "root-ca-cert-publisher", crate::root_ca::run;
+    "service-cidr-controller", "service-cidr-controller", crate::service_cidr::run;
     "service-lb-controller", "service", crate::load_balancer::run;
     "persistentvolume-binder-controller", "persistentvolume-binder", crate::volumes::run;
     "persistentvolumeclaim-protection-controller", "pvc-protection", crate::volumes::protection::run_claims;

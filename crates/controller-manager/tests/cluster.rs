@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{Cluster, simulate};
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
@@ -401,5 +403,41 @@ fn a_policys_expressions_are_checked_against_the_kinds_it_names() {
         cluster.merge("ValidatingAdmissionPolicy", GROUP, "", "p", right).await;
         cluster.until("it is checked again", async || status().await["observedGeneration"] == 2).await;
         assert_eq!(status().await["typeChecking"], json!({}));
+    });
+}
+
+#[test]
+fn a_service_cidr_stays_while_addresses_are_in_it() {
+    simulate(async || {
+        let cluster = Cluster::start(&["service-cidr-controller"]).await;
+        let api = "networking.k8s.io/v1";
+        let range = async |name: &str| cluster.get("ServiceCIDR", api, "", name).await;
+        let condition = async |name: &str| range(name).await["status"]["conditions"][0].clone();
+        let create = async |name: &str, cidr: &str| {
+            let meta = json!({ "name": name });
+            let spec = json!({ "cidrs": [cidr] });
+            cluster.create(json!({ "apiVersion": api, "kind": "ServiceCIDR", "metadata": meta, "spec": spec })).await;
+            cluster.until("it is ready", async || condition(name).await["status"] == "True").await;
+        };
+        create("more", "10.200.0.0/24").await;
+        assert_eq!(condition("more").await["message"], "Kubernetes Service CIDR is ready");
+        let held = json!(["networking.k8s.io/service-cidr-finalizer"]);
+        assert_eq!(range("more").await["metadata"]["finalizers"], held);
+        assert_eq!(range("kubernetes").await["metadata"]["finalizers"], held);
+        cluster
+            .create(json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web" },
+                "spec": { "clusterIP": "10.200.0.7", "ports": [{ "port": 80 }] } }))
+            .await;
+        let address = cluster.get("IPAddress", api, "", "10.200.0.7").await;
+        assert_eq!(address["spec"]["parentRef"]["name"], "web");
+        cluster.delete("ServiceCIDR", api, "", "more", DeleteParams::default()).await;
+        cluster.until("it says why it stays", async || condition("more").await["reason"] == "Terminating").await;
+        coracle_clock::sleep(Duration::from_secs(60)).await;
+        assert!(!range("more").await.is_null());
+        create("instead", "10.200.0.0/16").await;
+        cluster.until("it goes", async || range("more").await.is_null()).await;
+        cluster.delete("ServiceCIDR", api, "", "instead", DeleteParams::default()).await;
+        cluster.delete("Service", "v1", "default", "web", DeleteParams::default()).await;
+        cluster.until("nothing is in it", async || range("instead").await.is_null()).await;
     });
 }

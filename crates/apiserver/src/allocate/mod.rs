@@ -1,16 +1,21 @@
 //! Addresses and ports for Services.
 //!
-//! Every Service gets a cluster IP of the service range, and a NodePort of the node port range for each
-//! port where its type asks for one. What is taken follows from the stored Services, so nothing is kept
-//! beside them, nothing can leak, and nothing has to be repaired after a crash: [`ServiceAllocator`] only
-//! remembers for a moment what it has given to Services that are not stored yet.
+//! Every Service gets a cluster IP of a ServiceCIDR, and a NodePort of the node port range for each port where
+//! its type asks for one. An IPAddress object says whose an address is; it comes and goes in the very transaction
+//! in which the Service does ([`addresses()`]), so that none can leak, and people can reserve addresses by IPAddresses
+//! of their own. [`repair`] puts right what people do to those of Services. Which NodePorts are taken follows from
+//! the stored Services. [`ServiceAllocator`] only remembers for a moment what it has given to Services that are not
+//! stored yet.
 //!
 //! Chosen addresses avoid the low end of the range while there are others, so that addresses which people
 //! choose themselves rarely meet chosen ones (KEP-3070, and KEP-3668 for NodePorts).
 
+mod addresses;
 mod cidr;
+pub mod repair;
 mod service;
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,9 +29,11 @@ use serde_json::Value;
 use crate::hooks::{AdmissionContext, AdmissionPlugin, AdmissionRequest, Operation};
 use crate::rbac::cached;
 use crate::storage::Storage;
+use crate::storage::table::suffix;
 
+pub(crate) use addresses::{NETWORKING, addresses, ip_address};
 pub use cidr::{CidrError, Ipv4Cidr};
-pub use service::{Ranges, Used, assign};
+pub use service::{Ranges, Taken, Used, assign};
 
 /// How long something is kept for a Service that does not appear in the store.
 const KEEP: Duration = Duration::from_secs(10);
@@ -43,32 +50,63 @@ struct Pending {
 #[derive(Debug)]
 pub struct ServiceAllocator {
     storage: Arc<Storage>,
-    ranges: Ranges,
+    node_ports: RangeInclusive<u16>,
     pending: Mutex<Vec<Pending>>,
 }
 
+/// The ranges of ServiceCIDRs: of all, or of those from which addresses may be given.
+fn cluster_ips(storage: &Storage, ready: bool) -> Vec<Ipv4Cidr> {
+    let is_ready = |range: &Value| {
+        let mut conditions = range["status"]["conditions"].as_array().into_iter().flatten();
+        let condition = conditions.find(|condition| condition["type"] == "Ready");
+        range["metadata"]["deletionTimestamp"].is_null() && condition.is_none_or(|ready| ready["status"] == "True")
+    };
+    let ranges = cached(storage, NETWORKING, "servicecidrs", "");
+    let cidrs =
+        ranges.iter().filter(|range| !ready || is_ready(range)).flat_map(|range| range["spec"]["cidrs"].as_array());
+    cidrs.flatten().filter_map(|cidr| cidr.as_str()?.parse().ok()).collect()
+}
+
 impl ServiceAllocator {
-    /// From these ranges.
-    pub fn new(storage: Arc<Storage>, cluster_ips: Ipv4Cidr, node_ports: RangeInclusive<u16>) -> Self {
-        ServiceAllocator { storage, ranges: Ranges { cluster_ips, node_ports }, pending: Mutex::default() }
+    /// From the ServiceCIDRs and this range.
+    pub fn new(storage: Arc<Storage>, node_ports: RangeInclusive<u16>) -> Self {
+        ServiceAllocator { storage, node_ports, pending: Mutex::default() }
     }
 
     /// Gives a Service what it needs. `old` is what is stored, null for a new one.
     pub fn allocate(&self, service: &mut Value, old: &Value, owner: (&str, &str), dry_run: bool) -> ApiResult<()> {
+        let table = self.storage.table();
+        let (Some(services), Some(addresses)) =
+            (table.find_any("", "services"), table.find_any(NETWORKING, "ipaddresses"))
+        else {
+            return Ok(());
+        };
         // The lock is held from looking to giving: two Services never get the same.
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        let stored: Vec<((String, String), Used)> =
-            cached(&self.storage, "", "services", "").iter().map(|other| (owner_of(other), Used::of(other))).collect();
+        let stored = |p: &Pending| {
+            let found = services.cache.get(&suffix(&p.owner.0, &p.owner.1));
+            found.is_some_and(|entry| Used::of(&entry.parse()).contains(&p.used))
+        };
         let now = coracle_clock::instant();
-        pending.retain(|p| p.until > now && !stored.iter().any(|(o, used)| *o == p.owner && used.contains(&p.used)));
+        pending.retain(|p| p.until > now && !stored(p));
         let owner = (owner.0.to_owned(), owner.1.to_owned());
-        let mut used = Used::default();
-        let others = stored.iter().map(|(o, used)| (o, used)).chain(pending.iter().map(|p| (&p.owner, &p.used)));
         // A Service whose name is still to be generated is nobody yet.
-        for (_, taken) in others.filter(|(other, _)| **other != owner || owner.1.is_empty()) {
-            used.extend(taken);
-        }
-        assign(service, old, &used, &self.ranges)?;
+        let is_other = |other: &(String, String)| *other != owner || owner.1.is_empty();
+        let others: Vec<&Used> = pending.iter().filter(|p| is_other(&p.owner)).map(|p| &p.used).collect();
+        let taken = Taken {
+            ip: &|ip| {
+                addresses.cache.get(&suffix("", &ip.to_string())).is_some()
+                    || others.iter().any(|p| p.ips.contains(&ip))
+            },
+            ports: &|| {
+                let stored = cached(&self.storage, "", "services", "");
+                let stored = stored.iter().filter(|other| is_other(&owner_of(other))).map(Used::of);
+                let stored: BTreeSet<u16> = stored.flat_map(|used| used.ports).collect();
+                stored.into_iter().chain(others.iter().flat_map(|p| p.ports.iter().copied())).collect()
+            },
+        };
+        let ranges = Ranges { cluster_ips: cluster_ips(&self.storage, true), node_ports: self.node_ports.clone() };
+        assign(service, old, taken, &ranges)?;
         if !dry_run {
             pending.retain(|p| p.owner != owner || owner.1.is_empty());
             pending.push(Pending { owner, used: Used::of(service), until: now + KEEP });

@@ -13,12 +13,21 @@ use super::cidr::Ipv4Cidr;
 #[derive(Clone, Debug)]
 pub struct Ranges {
     /// Cluster IPs.
-    pub cluster_ips: Ipv4Cidr,
+    pub cluster_ips: Vec<Ipv4Cidr>,
     /// NodePorts.
     pub node_ports: RangeInclusive<u16>,
 }
 
-/// Addresses and ports that are taken.
+/// What others have.
+#[derive(Clone, Copy)]
+pub struct Taken<'a> {
+    /// Whether somebody has this cluster IP.
+    pub ip: &'a dyn Fn(Ipv4Addr) -> bool,
+    /// All NodePorts that somebody has; asked for only if there are to be any.
+    pub ports: &'a dyn Fn() -> BTreeSet<u16>,
+}
+
+/// The addresses and ports of a Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Used {
     /// Cluster IPs.
@@ -37,11 +46,6 @@ impl Used {
             ips: ips.filter_map(|ip| ip.as_str()?.parse().ok()).collect(),
             ports: ports.filter_map(port_number).collect(),
         }
-    }
-
-    pub(super) fn extend(&mut self, other: &Used) {
-        self.ips.extend(&other.ips);
-        self.ports.extend(&other.ports);
     }
 
     pub(super) fn contains(&self, other: &Used) -> bool {
@@ -83,8 +87,8 @@ fn identity(port: &Value) -> (String, u64) {
 }
 
 /// Gives `service` the addresses and ports it needs and has not. `old` is what is stored of it, or null;
-/// `used` is what all other Services have.
-pub fn assign(service: &mut Value, old: &Value, used: &Used, ranges: &Ranges) -> ApiResult<()> {
+/// `taken` is what all others have.
+pub fn assign(service: &mut Value, old: &Value, taken: Taken<'_>, ranges: &Ranges) -> ApiResult<()> {
     if !service["spec"].is_object() {
         return Ok(());
     }
@@ -94,13 +98,17 @@ pub fn assign(service: &mut Value, old: &Value, used: &Used, ranges: &Ranges) ->
     let held = if old.is_object() { Used::of(old) } else { Used::default() };
     if needs_cluster_ip(service) {
         families(service, &mut errors);
-        cluster_ip(service, &held, used, &ranges.cluster_ips, &mut errors)?;
+        cluster_ip(service, &held, taken.ip, &ranges.cluster_ips, &mut errors)?;
     }
-    if errors.0.is_empty() && needs_node_ports(service) {
-        node_ports(service, &held, used, &ranges.node_ports, &mut errors)?;
-    }
-    if errors.0.is_empty() && needs_health_check_port(service) {
-        health_check_port(service, &held, used, &ranges.node_ports, &mut errors)?;
+    let external = needs_node_ports(service) || needs_health_check_port(service);
+    if errors.0.is_empty() && external {
+        let taken = (taken.ports)();
+        if needs_node_ports(service) {
+            node_ports(service, &held, &taken, &ranges.node_ports, &mut errors)?;
+        }
+        if errors.0.is_empty() && needs_health_check_port(service) {
+            health_check_port(service, &held, &taken, &ranges.node_ports, &mut errors)?;
+        }
     }
     if errors.0.is_empty() {
         return Ok(());
@@ -231,8 +239,8 @@ fn families(service: &mut Value, errors: &mut FieldErrors) {
 fn cluster_ip(
     service: &mut Value,
     held: &Used,
-    used: &Used,
-    range: &Ipv4Cidr,
+    taken: &dyn Fn(Ipv4Addr) -> bool,
+    ranges: &[Ipv4Cidr],
     errors: &mut FieldErrors,
 ) -> ApiResult<()> {
     let asked = service["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned();
@@ -244,27 +252,27 @@ fn cluster_ip(
     let ip = match asked.as_str() {
         "None" => "None".to_owned(),
         "" => {
-            let free = |ip: Ipv4Addr| !used.ips.contains(&ip);
-            let size = range.size();
-            let band = (size / 16).clamp(16.min(size), 256.min(size));
-            let index = choose(size, band, |index| free(range.address(index)));
-            let index = index.ok_or_else(|| ApiError::internal("failed to allocate a serviceIP: range is full"))?;
-            range.address(index).to_string()
+            let chosen = ranges.iter().find_map(|range| {
+                let size = range.size();
+                let band = (size / 16).clamp(16.min(size), 256.min(size));
+                choose(size, band, |index| !taken(range.address(index))).map(|index| range.address(index))
+            });
+            chosen.ok_or_else(|| ApiError::internal("failed to allocate a serviceIP: range is full"))?.to_string()
         }
         text => {
             // Text that is no address is for validation to refuse, which says it better.
             if let Ok(ip) = text.parse::<Ipv4Addr>()
                 && !held.ips.contains(&ip)
             {
-                let mut refuse = |why: String| {
-                    errors.invalid("spec.clusterIPs", json!([text]), format!("failed to allocate IP {ip}: {why}"));
+                let why = match () {
+                    () if !ranges.iter().any(|range| range.contains(ip)) => {
+                        "the provided network does not match the current range"
+                    }
+                    () if taken(ip) => "provided IP is already allocated",
+                    () => "",
                 };
-                if !range.contains(ip) {
-                    refuse(format!(
-                        "the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}"
-                    ));
-                } else if used.ips.contains(&ip) {
-                    refuse("provided IP is already allocated".into());
+                if !why.is_empty() {
+                    errors.invalid("spec.clusterIPs", json!([text]), format!("failed to allocate IP {ip}: {why}"));
                 }
             }
             text.to_owned()
@@ -295,7 +303,14 @@ fn choose_port(range: &RangeInclusive<u16>, taken: &BTreeSet<u16>) -> ApiResult<
     index.map(port).ok_or_else(|| ApiError::internal("failed to allocate a nodePort: range is full"))
 }
 
-fn check_port(field: &str, port: u16, held: &Used, used: &Used, range: &RangeInclusive<u16>, errors: &mut FieldErrors) {
+fn check_port(
+    field: &str,
+    port: u16,
+    held: &Used,
+    taken: &BTreeSet<u16>,
+    range: &RangeInclusive<u16>,
+    errors: &mut FieldErrors,
+) {
     if held.ports.contains(&port) {
         return;
     }
@@ -303,7 +318,7 @@ fn check_port(field: &str, port: u16, held: &Used, used: &Used, range: &RangeInc
         let (start, end) = (range.start(), range.end());
         let why = format!("provided port is not in the valid range. The range of valid ports is {start}-{end}");
         errors.invalid(field, port, why);
-    } else if used.ports.contains(&port) {
+    } else if taken.contains(&port) {
         errors.invalid(field, port, "provided port is already allocated");
     }
 }
@@ -311,15 +326,15 @@ fn check_port(field: &str, port: u16, held: &Used, used: &Used, range: &RangeInc
 fn node_ports(
     service: &mut Value,
     held: &Used,
-    used: &Used,
+    others: &BTreeSet<u16>,
     range: &RangeInclusive<u16>,
     errors: &mut FieldErrors,
 ) -> ApiResult<()> {
-    let mut taken: BTreeSet<u16> = used.ports.union(&Used::of(service).ports).copied().collect();
+    let mut taken: BTreeSet<u16> = others.union(&Used::of(service).ports).copied().collect();
     let list = service["spec"]["ports"].as_array_mut();
     for (index, port) in list.into_iter().flatten().enumerate() {
         match port_number(&port["nodePort"]) {
-            Some(number) => check_port(&format!("spec.ports[{index}].nodePort"), number, held, used, range, errors),
+            Some(number) => check_port(&format!("spec.ports[{index}].nodePort"), number, held, others, range, errors),
             None => {
                 let number = choose_port(range, &taken)?;
                 taken.insert(number);
@@ -333,14 +348,14 @@ fn node_ports(
 fn health_check_port(
     service: &mut Value,
     held: &Used,
-    used: &Used,
+    others: &BTreeSet<u16>,
     range: &RangeInclusive<u16>,
     errors: &mut FieldErrors,
 ) -> ApiResult<()> {
     match port_number(&service["spec"]["healthCheckNodePort"]) {
-        Some(number) => check_port("spec.healthCheckNodePort", number, held, used, range, errors),
+        Some(number) => check_port("spec.healthCheckNodePort", number, held, others, range, errors),
         None => {
-            let taken = used.ports.union(&Used::of(service).ports).copied().collect();
+            let taken = others.union(&Used::of(service).ports).copied().collect();
             service["spec"]["healthCheckNodePort"] = choose_port(range, &taken)?.into();
         }
     }

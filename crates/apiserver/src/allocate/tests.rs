@@ -2,10 +2,24 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::testing::{in_simulation, put, remove, storage};
+use crate::testing::{in_simulation, put, storage};
 
-fn allocator(storage: &Arc<Storage>, cidr: &str, ports: RangeInclusive<u16>) -> ServiceAllocator {
-    ServiceAllocator::new(storage.clone(), cidr.parse().unwrap(), ports)
+async fn allocator(storage: &Arc<Storage>, cidr: &str, ports: RangeInclusive<u16>) -> ServiceAllocator {
+    put(storage, NETWORKING, "servicecidrs", json!({ "metadata": { "name": "r" }, "spec": { "cidrs": [cidr] } })).await;
+    ServiceAllocator::new(storage.clone(), ports)
+}
+
+/// Stores what becomes of a Service, as the handler does.
+async fn keep(storage: &Arc<Storage>, name: &str, new: &Value) {
+    let row = storage.table().find_any("", "services").unwrap().clone();
+    let stored = row.cache.get(&suffix("default", name));
+    let (old, revision) = stored.map_or((Value::Null, 0), |entry| (entry.parse(), entry.revision));
+    let (key, beside) = (row.key("default", name), addresses(storage, &old, new));
+    let revision = match new.is_null() {
+        true => storage.remove_with(&key, revision, beside).await.unwrap().unwrap(),
+        false => storage.put_with(&key, revision, new, 0, beside).await.unwrap().unwrap().revision,
+    };
+    storage.wait_for(revision).await.unwrap();
 }
 
 fn service(name: &str, spec: Value) -> Value {
@@ -19,10 +33,10 @@ fn give(allocator: &ServiceAllocator, service: &mut Value, old: &Value) -> ApiRe
 
 /// Gives a new Service of this spec what it needs, in a cluster where 10.96.0.10 and 30080 are taken.
 fn given(spec: Value, old: Value) -> Result<Value, String> {
-    let used = Used { ips: [Ipv4Addr::new(10, 96, 0, 10)].into(), ports: [30080].into() };
-    let ranges = Ranges { cluster_ips: "10.96.0.0/12".parse().unwrap(), node_ports: 30000..=32767 };
+    let taken = Taken { ip: &|ip| ip == Ipv4Addr::new(10, 96, 0, 10), ports: &|| [30080].into() };
+    let ranges = Ranges { cluster_ips: vec!["10.96.0.0/12".parse().unwrap()], node_ports: 30000..=32767 };
     let mut service = service("web", spec);
-    assign(&mut service, &old, &used, &ranges).map_err(|e| e.message)?;
+    assign(&mut service, &old, taken, &ranges).map_err(|e| e.message)?;
     Ok(service["spec"].take())
 }
 
@@ -55,7 +69,7 @@ fn requests_that_cannot_be_met_are_refused_in_upstreams_words() {
         ),
         (
             json!({ "clusterIP": "192.168.0.1" }),
-            "failed to allocate IP 192.168.0.1: the provided IP (192.168.0.1) is not in the valid range. The range of valid IPs is 10.96.0.0/12",
+            "failed to allocate IP 192.168.0.1: the provided network does not match the current range",
         ),
         (
             json!({ "type": "NodePort", "ports": [{ "port": 80, "nodePort": 30080 }] }),
@@ -119,16 +133,85 @@ fn a_load_balancer_with_local_traffic_gets_a_health_check_port() {
 fn what_a_deleted_service_had_is_free_at_once() {
     in_simulation(async || {
         let storage = storage().await;
-        let allocator = allocator(&storage, "10.96.0.0/30", 30000..=30000);
+        let allocator = allocator(&storage, "10.96.0.0/30", 30000..=30000).await;
         let spec = json!({ "type": "NodePort", "ports": [{ "port": 80 }], "clusterIP": "10.96.0.1" });
         let mut first = service("first", spec.clone());
         give(&allocator, &mut first, &Value::Null).unwrap();
         let mut second = service("second", spec);
         assert!(give(&allocator, &mut second, &Value::Null).is_err(), "given, though not stored yet");
-        put(&storage, "", "services", first).await;
+        keep(&storage, "first", &first).await;
         assert!(give(&allocator, &mut second, &Value::Null).is_err());
-        remove(&storage, "", "services", "default", "first").await;
+        keep(&storage, "first", &Value::Null).await;
         give(&allocator, &mut second, &Value::Null).unwrap();
+    });
+}
+
+#[test]
+fn an_ip_address_comes_and_goes_with_its_service_and_peoples_own_reserve_theirs() {
+    in_simulation(async || {
+        let storage = storage().await;
+        let allocator = allocator(&storage, "10.96.0.0/30", 30000..=30000).await;
+        let reserved = json!({ "metadata": { "name": "10.96.0.1" },
+            "spec": { "parentRef": { "group": "example.com", "resource": "gateways", "name": "g" } } });
+        put(&storage, NETWORKING, "ipaddresses", reserved).await;
+        let mut web = service("web", json!({}));
+        give(&allocator, &mut web, &Value::Null).unwrap();
+        assert_eq!(web["spec"]["clusterIP"], "10.96.0.2");
+        keep(&storage, "web", &web).await;
+        let address = async || storage.get(NETWORKING, "ipaddresses", "", "10.96.0.2").await.unwrap();
+        let found = address().await.unwrap();
+        let parent = json!({ "resource": "services", "namespace": "default", "name": "web" });
+        assert_eq!(found["spec"]["parentRef"], parent);
+        let labels = json!({ "ipaddress.kubernetes.io/ip-family": "IPv4",
+            "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io" });
+        assert_eq!(found["metadata"]["labels"], labels);
+        let full = give(&allocator, &mut service("more", json!({})), &Value::Null).unwrap_err();
+        assert!(full.message.ends_with("failed to allocate a serviceIP: range is full"), "{}", full.message);
+        put(
+            &storage,
+            NETWORKING,
+            "servicecidrs",
+            json!({ "metadata": { "name": "second" },
+            "spec": { "cidrs": ["10.100.0.0/30"] } }),
+        )
+        .await;
+        let mut more = service("more", json!({}));
+        give(&allocator, &mut more, &Value::Null).unwrap();
+        assert!(more["spec"]["clusterIP"].as_str().unwrap().starts_with("10.100."));
+        keep(&storage, "web", &service("web", json!({ "type": "ExternalName" }))).await;
+        assert!(address().await.is_none());
+    });
+}
+
+#[test]
+fn a_service_cidr_that_is_going_or_not_ready_gives_nothing() {
+    in_simulation(async || {
+        let storage = storage().await;
+        let allocator = allocator(&storage, "10.96.0.0/30", 30000..=30000).await;
+        let condition = json!({ "conditions": [{ "type": "Ready", "status": "False" }] });
+        for (meta, status) in
+            [(json!({ "deletionTimestamp": "2026-01-01T00:00:00Z" }), json!({})), (json!({}), condition)]
+        {
+            let mut range = json!({ "metadata": meta, "spec": { "cidrs": ["10.96.0.0/30"] }, "status": status });
+            range["metadata"]["name"] = "r".into();
+            put(&storage, NETWORKING, "servicecidrs", range).await;
+            give(&allocator, &mut service("web", json!({})), &Value::Null).unwrap_err();
+        }
+    });
+}
+
+#[test]
+fn an_address_that_is_taken_between_choice_and_storing_is_not_shared() {
+    in_simulation(async || {
+        let storage = storage().await;
+        let allocator = allocator(&storage, "10.96.0.0/12", 30000..=30000).await;
+        let mut web = service("web", json!({ "clusterIP": "10.96.0.7" }));
+        give(&allocator, &mut web, &Value::Null).unwrap();
+        put(&storage, NETWORKING, "ipaddresses", json!({ "metadata": { "name": "10.96.0.7" } })).await;
+        let beside = addresses(&storage, &Value::Null, &web);
+        let refused = storage.put_with("/registry/services/specs/default/web", 0, &web, 0, beside).await.unwrap_err();
+        assert_eq!(refused.code, 504);
+        assert!(storage.get("", "services", "default", "web").await.unwrap().is_none());
     });
 }
 
@@ -136,7 +219,7 @@ fn what_a_deleted_service_had_is_free_at_once() {
 fn what_was_given_to_a_service_that_was_never_stored_comes_back() {
     in_simulation(async || {
         let storage = storage().await;
-        let allocator = allocator(&storage, "10.96.0.0/12", 30000..=32767);
+        let allocator = allocator(&storage, "10.96.0.0/12", 30000..=32767).await;
         let spec = json!({ "clusterIP": "10.96.0.1" });
         give(&allocator, &mut service("refused", spec.clone()), &Value::Null).unwrap();
         give(&allocator, &mut service("refused", spec.clone()), &Value::Null).unwrap();
@@ -151,13 +234,13 @@ proptest! {
     fn no_two_services_ever_share_an_address_or_a_port(steps in prop::collection::vec((0usize..12, 0usize..3, any::<bool>()), 1..40)) {
         in_simulation(async || {
             let storage = storage().await;
-            let allocator = allocator(&storage, "10.96.0.0/27", 30000..=30040);
+            let allocator = allocator(&storage, "10.96.0.0/27", 30000..=30040).await;
             let mut alive: std::collections::BTreeMap<String, Value> = Default::default();
             for (name, kind, store) in steps {
                 let name = format!("s{name}");
                 if alive.remove(&name).is_some() {
                     if storage.get("", "services", "default", &name).await.unwrap().is_some() {
-                        remove(&storage, "", "services", "default", &name).await;
+                        keep(&storage, &name, &Value::Null).await;
                     }
                     allocator.release("default", &name);
                     continue;
@@ -166,14 +249,14 @@ proptest! {
                 let mut new = service(&name, json!({ "type": kind, "ports": [{ "port": 80 }, { "port": 443 }] }));
                 give(&allocator, &mut new, &Value::Null).unwrap();
                 if store {
-                    put(&storage, "", "services", new.clone()).await;
+                    keep(&storage, &name, &new).await;
                 }
                 alive.insert(name, new);
                 let all: Vec<Used> = alive.values().map(Used::of).collect();
                 let (ips, ports): (usize, usize) = (all.iter().map(|u| u.ips.len()).sum(), all.iter().map(|u| u.ports.len()).sum());
-                let mut union = Used::default();
-                all.iter().for_each(|used| union.extend(used));
-                assert_eq!((union.ips.len(), union.ports.len()), (ips, ports), "{alive:?}");
+                let different = |count, of: BTreeSet<String>| assert_eq!(of.len(), count, "{alive:?}");
+                different(ips, all.iter().flat_map(|used| &used.ips).map(ToString::to_string).collect());
+                different(ports, all.iter().flat_map(|used| &used.ports).map(ToString::to_string).collect());
             }
         });
     }

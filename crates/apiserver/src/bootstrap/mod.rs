@@ -7,6 +7,7 @@
 
 pub mod policy;
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use bytes::Bytes;
@@ -15,10 +16,10 @@ use coracle_store::{Compare, Op, Txn};
 use serde_json::{Value, json};
 
 use crate::aggregator::registration;
-use crate::allocate::{Ipv4Cidr, service_ip};
+use crate::allocate::{Ipv4Cidr, NETWORKING, Used, ip_address, service_ip};
 use crate::auth::front_proxy::RequestHeaders;
 use crate::flow_control;
-use crate::rbac::GROUP as RBAC;
+use crate::rbac::{GROUP as RBAC, cached};
 use crate::storage::table::suffix;
 use crate::storage::{Storage, codec, refusal};
 
@@ -60,7 +61,7 @@ enum Existing {
 
 /// Creates or completes the first objects. Harmless to run again.
 pub async fn ensure(storage: &Storage, config: &BootstrapConfig) -> ApiResult<()> {
-    settle(storage, || first_objects(config)).await
+    settle(storage, || first_objects(storage, config)).await
 }
 
 /// Creates or corrects the objects of priority and fairness alone.
@@ -124,7 +125,7 @@ fn changed(stored: &Value, first: &First) -> Option<Value> {
 }
 
 /// A new object with the metadata that creation gives.
-fn born(object: &Value) -> Value {
+pub(crate) fn born(object: &Value) -> Value {
     let mut object = object.clone();
     object["metadata"]["uid"] = coracle_clock::uuid().into();
     object["metadata"]["creationTimestamp"] = coracle_clock::now_seconds().to_string().into();
@@ -142,7 +143,7 @@ fn flow_objects() -> Vec<First> {
     flow_control::bootstrap::objects().into_iter().map(first).collect()
 }
 
-fn first_objects(config: &BootstrapConfig) -> Vec<First> {
+fn first_objects(storage: &Storage, config: &BootstrapConfig) -> Vec<First> {
     let keep = |group, plural, object| First { group, plural, object, existing: Existing::Keep };
     let mut all: Vec<First> = ["default", "kube-system", "kube-public", "kube-node-lease"]
         .into_iter()
@@ -158,8 +159,21 @@ fn first_objects(config: &BootstrapConfig) -> Vec<First> {
         PRIORITY_CLASSES.iter().map(|class| keep("scheduling.k8s.io", "priorityclasses", priority_class(class))),
     );
     all.extend(flow_objects());
-    all.push(keep("networking.k8s.io", "servicecidrs", service_cidr(config)));
-    all.push(keep("", "services", kubernetes_service(config)));
+    all.push(keep(NETWORKING, "servicecidrs", service_cidr(config)));
+    // All Services, since those of an older server have no IPAddresses.
+    let mut services = cached(storage, "", "services", "");
+    if !services
+        .iter()
+        .any(|service| service["metadata"]["name"] == "kubernetes" && service["metadata"]["namespace"] == "default")
+    {
+        let service = kubernetes_service(config);
+        services.push(service.clone());
+        all.push(keep("", "services", service));
+    }
+    let owned = services.iter().flat_map(|service| Used::of(service).ips.into_iter().map(move |ip| (ip, service)));
+    // Two may have the same one, and only one of them can.
+    let owned: BTreeMap<Ipv4Addr, &Value> = owned.collect();
+    all.extend(owned.iter().map(|(ip, service)| keep(NETWORKING, "ipaddresses", ip_address(*ip, service))));
     let (endpoints, slice) = kubernetes_endpoints(config);
     all.push(First { group: "", plural: "endpoints", object: endpoints, existing: Existing::Own(&["subsets"]) });
     let owned: &[&str] = &["endpoints", "ports"];
@@ -340,6 +354,20 @@ mod tests {
             assert!(storage.get(RBAC, "clusterroles", "", "cluster-admin").await.unwrap().is_some());
             ensure(&storage, &config(6443)).await.unwrap();
             assert_eq!(storage.store().revision(), before + 1);
+        });
+    }
+
+    #[test]
+    fn services_of_an_older_server_get_their_ip_addresses() {
+        in_simulation(async || {
+            let storage = storage().await;
+            let spec = json!({ "clusterIP": "10.96.0.7" });
+            put(&storage, "", "services", json!({ "metadata": { "name": "old", "namespace": "a" }, "spec": spec }))
+                .await;
+            ensure(&storage, &config(6443)).await.unwrap();
+            let addresses = storage.list(NETWORKING, "ipaddresses", "").await.unwrap();
+            let owners: Vec<&Value> = addresses.iter().map(|address| &address["spec"]["parentRef"]["name"]).collect();
+            assert_eq!(owners, ["kubernetes", "old"]);
         });
     }
 

@@ -139,7 +139,9 @@ impl Call {
         }
         let stored = self.as_stored(object).await?;
         let key = self.row.key(&self.info.namespace, name);
-        let written: Result<Stored, _> = storage.put(&key, 0, &stored, storage.lease_for(&self.row).await?).await?;
+        let lease = storage.lease_for(&self.row).await?;
+        let written: Result<Stored, _> =
+            storage.put_with(&key, 0, &stored, lease, self.beside(&Value::Null, object)).await?;
         Ok(written
             .map(Outcome::Stored)
             .map_err(|error| error.current.and_then(|kv| serde_json::from_slice(&kv.value).ok()).unwrap_or_default()))

@@ -79,7 +79,7 @@ impl Call {
             }
             let vanish = may_vanish(&next);
             let written = if vanish {
-                storage.remove(&key, entry.revision).await?
+                storage.remove_with(&key, entry.revision, self.beside(&old, &Value::Null)).await?
             } else {
                 let (stored, lease) = (self.as_stored(&next).await?, storage.lease_for(&self.row).await?);
                 storage.put(&key, entry.revision, &stored, lease).await?.map(|stored| stored.revision)

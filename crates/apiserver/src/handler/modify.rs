@@ -7,12 +7,13 @@
 use std::sync::Arc;
 
 use coracle_api::{ApiError, ApiResult, FieldErrors, Resource, meta};
+use coracle_store::Txn;
 use serde_json::Value;
 
 use super::Call;
-use crate::admission;
 use crate::hooks::Operation;
 use crate::storage::{Entry, Stored};
+use crate::{admission, allocate};
 
 /// How an object was left.
 #[derive(Debug)]
@@ -106,7 +107,7 @@ impl Call {
             if self.options.dry_run || new == old && !entry.stale {
                 return Ok(Outcome::Unwritten(new));
             }
-            match self.write(name, &entry, &new).await? {
+            match self.write(name, &entry, &old, &new).await? {
                 Ok(stored) => return Ok(Outcome::Stored(stored)),
                 Err(None) => return Err(self.not_found()),
                 Err(Some(newer)) => entry = newer,
@@ -116,17 +117,33 @@ impl Call {
         }
     }
 
-    /// Compares and swaps `new` for `entry`, or deletes it if that was all it waited for. The error is
-    /// what is there instead.
-    async fn write(&self, name: &str, entry: &Entry, new: &Value) -> ApiResult<Result<Stored, Option<Arc<Entry>>>> {
+    /// What is to be stored together with the object's new state, which is null when it is deleted.
+    pub(super) fn beside(&self, old: &Value, new: &Value) -> Txn {
+        let resource = &self.row.resource;
+        if resource.plural == "services" && resource.group.is_empty() {
+            return allocate::addresses(&self.server.config.storage, old, new);
+        }
+        Txn::default()
+    }
+
+    /// Compares and swaps `new` for `entry` (which is `old`), or deletes it if that was all it waited for. The error
+    /// is what is there instead.
+    async fn write(
+        &self,
+        name: &str,
+        entry: &Entry,
+        old: &Value,
+        new: &Value,
+    ) -> ApiResult<Result<Stored, Option<Arc<Entry>>>> {
         let storage = &self.server.config.storage;
         let key = self.row.key(&self.info.namespace, name);
         let written = if may_vanish(new) {
-            let removed = storage.remove(&key, entry.revision).await?;
+            let removed = storage.remove_with(&key, entry.revision, self.beside(old, &Value::Null)).await?;
             removed.map(|revision| Stored::new(new, revision))
         } else {
             let stored = self.as_stored(new).await?;
-            storage.put(&key, entry.revision, &stored, storage.lease_for(&self.row).await?).await?
+            let lease = storage.lease_for(&self.row).await?;
+            storage.put_with(&key, entry.revision, &stored, lease, self.beside(old, new)).await?
         };
         Ok(written.map_err(|error| error.current.map(|kv| Arc::new(self.row.entry(&kv)))))
     }

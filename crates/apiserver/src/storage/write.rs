@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use coracle_api::ApiResult;
+use coracle_api::{ApiError, ApiResult};
 use coracle_store::{KeyValue, LeaseId, OpResponse, Revision, Txn};
 use serde_json::Value;
 
@@ -63,28 +63,62 @@ impl Storage {
         object: &Value,
         lease: LeaseId,
     ) -> ApiResult<Result<Stored, WriteError>> {
+        self.put_with(key, expected, object, lease, Txn::default()).await
+    }
+
+    /// Puts an object, and does in the same transaction what must not be done without it.
+    pub async fn put_with(
+        &self,
+        key: &str,
+        expected: Revision,
+        object: &Value,
+        lease: LeaseId,
+        beside: Txn,
+    ) -> ApiResult<Result<Stored, WriteError>> {
         // Without the room that encoding left at the end: it would be kept as long as the object.
         let bytes = Bytes::from(codec::encode(object).into_boxed_slice());
         let txn = Txn::put_if(key.to_owned(), expected, bytes.clone(), lease);
-        let since = coracle_clock::instant();
-        let response = self.store().txn(txn).await.map_err(refusal)?;
-        self.operations().observe(if expected == 0 { "create" } else { "update" }, since);
-        if response.succeeded {
-            let revision = response.revision;
-            return Ok(Ok(Stored { revision, json: codec::stamp(&bytes, revision) }));
-        }
-        Ok(Err(WriteError { current: found(response.responses) }))
+        let verb = if expected == 0 { "create" } else { "update" };
+        let written = self.commit(verb, txn, beside, expected).await?;
+        Ok(written.map(|revision| Stored { revision, json: codec::stamp(&bytes, revision) }))
     }
 
     /// Deletes an object if its key is unchanged since `expected`; answers with the revision of the deletion.
     pub async fn remove(&self, key: &str, expected: Revision) -> ApiResult<Result<Revision, WriteError>> {
+        self.remove_with(key, expected, Txn::default()).await
+    }
+
+    /// Deletes an object, and does in the same transaction what must not be done without it.
+    pub async fn remove_with(
+        &self,
+        key: &str,
+        expected: Revision,
+        beside: Txn,
+    ) -> ApiResult<Result<Revision, WriteError>> {
+        self.commit("delete", Txn::delete_if(key.to_owned(), expected), beside, expected).await
+    }
+
+    async fn commit(
+        &self,
+        verb: &'static str,
+        mut txn: Txn,
+        beside: Txn,
+        expected: Revision,
+    ) -> ApiResult<Result<Revision, WriteError>> {
+        txn.compare.extend(beside.compare);
+        // First, so that who sees the object sees what belongs to it.
+        txn.success.splice(0..0, beside.success);
         let since = coracle_clock::instant();
-        let response = self.store().txn(Txn::delete_if(key.to_owned(), expected)).await.map_err(refusal)?;
-        self.operations().observe("delete", since);
+        let response = self.store().txn(txn).await.map_err(refusal)?;
+        self.operations().observe(verb, since);
         if response.succeeded {
             return Ok(Ok(response.revision));
         }
-        Ok(Err(WriteError { current: found(response.responses) }))
+        let current = found(response.responses);
+        if current.as_ref().map_or(0, |kv| kv.mod_revision) == expected {
+            return Err(ApiError::timeout("something that the object needs was taken meanwhile; try again", 1));
+        }
+        Ok(Err(WriteError { current }))
     }
 }
 

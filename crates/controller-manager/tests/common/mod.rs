@@ -109,6 +109,7 @@ impl Cluster {
             "Namespace",
             "Node",
             "PersistentVolume",
+            "ServiceCIDR",
             "StorageClass",
             "ValidatingAdmissionPolicy",
             "VolumeAttributesClass",
