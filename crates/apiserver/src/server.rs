@@ -316,6 +316,7 @@ impl ApiServer {
 
     fn metrics(&self, storage: &Storage) -> String {
         let mut text = self.metrics.render(storage);
+        self.config.webhooks.metrics(&mut text);
         if let Overload::Fair(control) = &self.config.overload {
             control.metrics(&mut text);
         }

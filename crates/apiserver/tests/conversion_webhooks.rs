@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use base64::Engine;
@@ -194,16 +195,11 @@ fn should_be_able_to_convert_from_cr_v1_to_cr_v2() {
     }
 }
 
-#[tokio::test]
-async fn a_webhook_behind_a_service_is_found_and_trusted() {
-    let hook = HttpsServer::start("converter.default.svc", |path, review| {
-        assert_eq!(path, "/convert?timeout=30s");
-        let object = converted(&review["request"]["objects"][0], "stable.example.com/v2");
-        let uid = &review["request"]["uid"];
-        let response = json!({ "uid": uid, "result": { "status": "Success" }, "convertedObjects": [object] });
-        (200, json!({ "apiVersion": review["apiVersion"], "kind": "ConversionReview", "response": response }))
-    });
-    let (hook, server) = (hook.await, Server::start().await);
+const CONVERTER: &str = "converter.default.svc";
+
+/// A server with the definition of points whose webhook is a program behind a Service.
+async fn behind_a_service(hook: &HttpsServer) -> Server {
+    let server = Server::start().await;
     let (service, slice) = service_objects("default", "converter", hook.port);
     server.post("/api/v1/namespaces/default/services", service).await.expect(201);
     server.post("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice).await.expect(201);
@@ -211,8 +207,55 @@ async fn a_webhook_behind_a_service_is_found_and_trusted() {
     definition["spec"]["conversion"]["webhook"]["clientConfig"] =
         hook.client_config("default", "converter", "/convert");
     define(&server, definition).await;
+    server
+}
+
+#[tokio::test]
+async fn a_webhook_behind_a_service_is_found_and_trusted() {
+    let hook = HttpsServer::start(CONVERTER, |path, review| {
+        assert_eq!(path, "/convert?timeout=30s");
+        let object = converted(&review["request"]["objects"][0], "stable.example.com/v2");
+        let uid = &review["request"]["uid"];
+        let response = json!({ "uid": uid, "result": { "status": "Success" }, "convertedObjects": [object] });
+        (200, json!({ "apiVersion": review["apiVersion"], "kind": "ConversionReview", "response": response }))
+    })
+    .await;
+    let server = behind_a_service(&hook).await;
     server.post(ENDPOINTS, point("a", "localhost:8080")).await.expect(201);
     assert_v2(&server.get(&format!("{ENDPOINTS_V2}/a")).await.expect(200), "localhost", "8080");
+}
+
+#[tokio::test]
+async fn who_needs_the_same_at_once_shares_one_question() {
+    let before = AtomicUsize::new(0);
+    let hook = HttpsServer::start(CONVERTER, move |_, review| {
+        let first = before.fetch_add(1, Ordering::SeqCst) == 0;
+        let objects = review["request"]["objects"].as_array().unwrap().iter();
+        let objects: Vec<Value> = objects.map(|object| converted(object, "stable.example.com/v2")).collect();
+        let result = json!({ "status": if first { "Failure" } else { "Success" }, "message": "not yet" });
+        let response = json!({ "uid": review["request"]["uid"], "result": result, "convertedObjects": objects });
+        (200, json!({ "apiVersion": review["apiVersion"], "kind": "ConversionReview", "response": response }))
+    })
+    .await;
+    let server = behind_a_service(&hook).await;
+    server.post(ENDPOINTS, point("a", "localhost:1")).await.expect(201);
+    let path = format!("{ENDPOINTS_V2}/a");
+    let all = || futures::future::join_all((0..20).map(|_| server.get(&path)));
+    let answers = all().await;
+    assert!(answers.iter().all(|answer| answer.code == 500), "one failure is everybody's");
+    assert_eq!(hook.requests().len(), 1);
+    for answer in all().await {
+        assert_v2(&answer.expect(200), "localhost", "1");
+    }
+    assert_eq!(hook.requests().len(), 2);
+    let metrics = String::from_utf8(server.get("/metrics").await.bytes.to_vec()).unwrap();
+    for expected in [
+        r#"apiserver_conversion_webhook_request_total{failure_type="",result="success"} 1"#,
+        r#"apiserver_conversion_webhook_duration_seconds_count{failure_type="conversion_webhook_malformed_response_failure",result="failure"} 1"#,
+        r#"apiserver_crd_conversion_webhook_duration_seconds_count{crd_name="points.stable.example.com",from_version="v1",succeeded="true",to_version="v2"} 1"#,
+    ] {
+        assert!(metrics.contains(expected), "{expected}\n{metrics}");
+    }
 }
 
 #[test]

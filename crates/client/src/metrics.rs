@@ -39,9 +39,9 @@ impl Histogram {
         Histogram { bounds, buckets: vec![0; bounds.len()], count: 0, sum: 0.0 }
     }
 
-    /// Whether nothing was observed.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
+    /// How many were observed.
+    pub fn count(&self) -> u64 {
+        self.count
     }
 
     /// One more.

@@ -3,6 +3,8 @@
 //! Objects come back as many as went out, in their order, and as the same objects: of their metadata only labels and
 //! annotations may have changed.
 
+use std::fmt;
+
 use serde_json::{Value, json};
 
 use super::strategy::go_type;
@@ -21,6 +23,16 @@ pub struct Review<'a> {
     pub to: &'a Resource,
     /// The objects, at least one.
     pub objects: Vec<Value>,
+}
+
+/// Why a webhook converted nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ReviewError {
+    /// How metrics call it.
+    pub failure: &'static str,
+    /// What upstream says.
+    pub message: String,
 }
 
 /// The first of a webhook's `conversionReviewVersions` that is spoken here.
@@ -49,22 +61,31 @@ impl Review<'_> {
     ///
     /// # Errors
     /// What upstream says about an answer that is none, says no, or is about other objects.
-    pub fn converted(&self, answer: &mut Value) -> Result<Vec<Value>, String> {
-        let failed = |why: String| format!("conversion webhook for {} failed: {why}", self.subject());
-        self.succeeded(answer).map_err(failed)?;
+    pub fn converted(&self, answer: &mut Value) -> Result<Vec<Value>, ReviewError> {
+        self.succeeded(answer).map_err(|why| self.failed("conversion_webhook_malformed_response_failure", why))?;
         let mut converted = match answer.pointer_mut("/response/convertedObjects").map(Value::take) {
             Some(Value::Array(converted)) => converted,
             _ => Vec::new(),
         };
         let (count, expected) = (converted.len(), self.objects.len());
-        let returned = |what: String| format!("conversion webhook for {} returned {what}", self.subject());
+        let returned = |failure, what: String| ReviewError {
+            failure,
+            message: format!("conversion webhook for {} returned {what}", self.subject()),
+        };
         if count != expected {
-            return Err(returned(format!("{count} objects, expected {expected}")));
+            let what = format!("{count} objects, expected {expected}");
+            return Err(returned("conversion_webhook_partial_response_failure", what));
         }
+        let invalid = |what| returned("conversion_webhook_invalid_converted_object_failure", what);
         for (index, (original, converted)) in self.objects.iter().zip(&mut converted).enumerate() {
-            self.check(original, converted, index).map_err(returned)?;
+            self.check(original, converted, index).map_err(invalid)?;
         }
         Ok(converted)
+    }
+
+    /// The error of a call without a usable answer.
+    pub fn failed(&self, failure: &'static str, why: impl fmt::Display) -> ReviewError {
+        ReviewError { failure, message: format!("conversion webhook for {} failed: {why}", self.subject()) }
     }
 
     fn succeeded(&self, answer: &Value) -> Result<(), String> {
@@ -189,7 +210,7 @@ mod tests {
         let mut answer = json!({ "apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview",
             "response": { "uid": "7", "result": { "status": "Success" }, "convertedObjects": converted } });
         change(&mut answer);
-        review.converted(&mut answer)
+        review.converted(&mut answer).map_err(|error| error.message)
     }
 
     #[test]

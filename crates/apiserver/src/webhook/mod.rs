@@ -70,6 +70,7 @@ pub struct Webhooks {
     /// By trusted authorities (base64): who trusts the same may share connections.
     clients: Mutex<BTreeMap<String, Client>>,
     stand_in: Option<Box<StandIn>>,
+    conversions: conversion::Conversions,
 }
 
 impl fmt::Debug for Webhooks {
@@ -81,7 +82,7 @@ impl fmt::Debug for Webhooks {
 impl Webhooks {
     /// A client that finds Services in `storage`.
     pub fn new(storage: &Arc<Storage>) -> Arc<Self> {
-        Arc::new(Webhooks { storage: Arc::downgrade(storage), clients: Mutex::default(), stand_in: None })
+        Arc::new(Self::with(Arc::downgrade(storage), None))
     }
 
     /// A client that calls nobody: `stand_in` answers at once. For worlds without a network, such as tests in virtual
@@ -89,8 +90,16 @@ impl Webhooks {
     pub fn answered_by(
         stand_in: impl Fn(&str, &Value) -> Result<Value, CallError> + Send + Sync + 'static,
     ) -> Arc<Self> {
-        let (storage, clients) = (Weak::new(), Mutex::default());
-        Arc::new(Webhooks { storage, clients, stand_in: Some(Box::new(stand_in)) })
+        Arc::new(Self::with(Weak::new(), Some(Box::new(stand_in))))
+    }
+
+    fn with(storage: Weak<Storage>, stand_in: Option<Box<StandIn>>) -> Self {
+        Webhooks { storage, clients: Mutex::default(), stand_in, conversions: conversion::Conversions::default() }
+    }
+
+    /// Writes what is counted of conversions.
+    pub(crate) fn metrics(&self, out: &mut String) {
+        self.conversions.render(out);
     }
 
     /// Posts `review` to where `client_config` (a `WebhookClientConfig`) says, and answers with the JSON that
