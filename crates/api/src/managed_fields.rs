@@ -41,6 +41,8 @@ pub struct Manager<'a> {
 
 /// The version of what is written through `scale`.
 const SCALE: &str = "autoscaling/v1";
+/// The one field of it that is anybody's.
+const REPLICAS: &str = ".spec.replicas";
 /// Owns what an object held before anybody applied to it.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 /// Owns what the oldest of too many writers changed.
@@ -281,6 +283,8 @@ fn conflicts(
         .iter()
         .filter_map(|entry| Some((entry.title(manager), entry.fields.intersection(&changed(entry)?).paths())))
         .filter(|(_, paths)| !paths.is_empty())
+        // Wherever the object has its number, a Scale has it there.
+        .map(|(title, paths)| (title, if manager.subresource == "scale" { vec![REPLICAS.into()] } else { paths }))
         .collect();
     found.sort();
     let causes: Vec<Value> = found

@@ -414,6 +414,13 @@ fn status_and_scale_are_subresources_if_the_definition_says_so() {
         assert_eq!((&object["spec"]["size"], &object["metadata"]["generation"]), (&json!(7), &json!(2)));
         let refused = server.patch(&path, MERGE, json!({ "spec": { "size": -1 } })).await.expect(422);
         assert_eq!(refused["details"]["causes"][0]["field"], ".spec.size");
+        // Who applies a Scale hears of it alone.
+        let applied = json!({ "apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": { "name": "a" },
+            "spec": { "replicas": 3 } });
+        let conflict = server.patch(&format!("{path}/scale?fieldManager=one"), APPLY, applied).await.expect(409);
+        assert_eq!(conflict["details"]["causes"][0]["field"], ".spec.replicas");
+        let message = conflict["message"].as_str().unwrap();
+        assert!(message.ends_with("with subresource \"scale\" using autoscaling/v1: .spec.replicas"), "{message}");
     });
 }
 
