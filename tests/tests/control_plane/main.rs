@@ -9,6 +9,7 @@ use coracle_tests::{Parts, specification};
 mod admission;
 mod aggregation;
 mod audit;
+mod conversion;
 mod custom_resources;
 mod health;
 mod identity;
@@ -26,6 +27,7 @@ fn main() {
         kubectl::workloads::SECTIONS,
         kubectl::resources::SECTIONS,
         custom_resources::SECTIONS,
+        conversion::SECTIONS,
         admission::SECTIONS,
         policies::SECTIONS,
         identity::SECTIONS,
