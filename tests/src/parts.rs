@@ -1,6 +1,7 @@
 //! Components as processes of their own, over TLS: an API server with its store in memory and static tokens, and what
 //! a test starts beside it. No Docker is needed: kubelets are simulated.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,6 +21,8 @@ pub struct Parts {
     folder: TempDir,
     port: u16,
     children: Mutex<Vec<(String, Child)>>,
+    /// Where components tell how they are, by name.
+    serving: Mutex<BTreeMap<String, u16>>,
 }
 
 /// Who may come: token, user, number and groups.
@@ -41,7 +44,7 @@ impl Parts {
     /// Starts an API server, and waits until it is ready.
     pub fn api_server() -> Parts {
         let folder = tempfile::Builder::new().prefix("coracle-test-").tempdir().expect("a temporary folder");
-        let parts = Parts { folder, port: free_port(), children: Mutex::default() };
+        let parts = Parts { folder, port: free_port(), children: Mutex::default(), serving: Mutex::default() };
         std::fs::write(parts.path("tokens.csv"), TOKENS).expect("a file");
         std::fs::write(parts.path("audit.yaml"), AUDIT).expect("a file");
         let port = parts.port.to_string();
@@ -76,13 +79,30 @@ impl Parts {
         let (certificate, key) = (self.path("pki/ca.crt"), self.path("pki/ca.key"));
         let flags = ["--kubeconfig", text(&kubeconfig), "--volume-dir", text(&volumes)];
         let signing = ["--cluster-signing-cert-file", text(&certificate), "--cluster-signing-key-file", text(&key)];
-        self.spawn("controller-manager", "controller-manager", &[flags, signing].concat());
+        let (shown, its_key) = (self.path("pki/apiserver.crt"), self.path("pki/apiserver.key"));
+        let tls = ["--tls-cert-file", text(&shown), "--tls-private-key-file", text(&its_key)];
+        let port = self.serve("controller-manager");
+        let serving = ["--secure-port", &port];
+        self.spawn("controller-manager", "controller-manager", &[&flags[..], &signing, &tls, &serving].concat());
     }
 
     /// Starts a scheduler, which works if no other does.
     pub fn scheduler(&self, name: &str) {
-        let kubeconfig = self.kubeconfig("scheduler", "default");
-        self.spawn(name, "scheduler", &["--kubeconfig", text(&kubeconfig), "--leader-elect"]);
+        let (kubeconfig, port) = (self.kubeconfig("scheduler", "default"), self.serve(name));
+        let flags = ["--kubeconfig", text(&kubeconfig), "--leader-elect", "--secure-port", &port];
+        self.spawn(name, "scheduler", &flags);
+    }
+
+    /// Chooses where a component tells how it is.
+    fn serve(&self, name: &str) -> String {
+        let port = free_port();
+        self.serving.lock().expect("no panic holds it").insert(name.to_owned(), port);
+        port.to_string()
+    }
+
+    /// The port where a component tells how it is.
+    pub fn serving(&self, name: &str) -> u16 {
+        self.serving.lock().expect("no panic holds it")[name]
     }
 
     /// Starts the kubelet of a simulated node: `a` or `b`.
@@ -155,9 +175,14 @@ impl Parts {
 
     /// A connection to the API server, with a certificate of the folder `pki` or none.
     pub fn connect(&self, certificate: Option<&str>) -> Connection {
+        self.connect_to(self.port, certificate)
+    }
+
+    /// A connection to a server that shows a certificate of the cluster.
+    pub fn connect_to(&self, port: u16, certificate: Option<&str>) -> Connection {
         let read = |name: &str| std::fs::read_to_string(self.path("pki").join(name)).expect("it was made");
         let identity = certificate.map(|name| (read(&format!("{name}.crt")), read(&format!("{name}.key"))));
-        https::connect(self.port, &read("ca.crt"), identity)
+        https::connect(port, &read("ca.crt"), identity)
     }
 
     /// The ends of all logs.

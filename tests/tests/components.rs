@@ -13,6 +13,7 @@ fn main() {
         the_api_explains_itself_to_every_kubectl,
         simulated_nodes_become_ready,
         the_components_together_run_pods,
+        components_tell_everybody_how_they_are_and_those_who_may_what_they_count,
         an_approved_certificate_request_becomes_a_users_credentials,
         a_kubelets_certificate_request_is_approved_and_signed_by_itself,
         a_controller_manager_that_was_killed_goes_on_where_it_was,
@@ -77,6 +78,32 @@ fn the_components_together_run_pods(parts: &Parts) {
     eventually("the pods are the Service's", 10, || {
         kubectl.field("endpoints web", "{.subsets[*].addresses[*].ip}").split_whitespace().count() == 4
     });
+}
+
+fn components_tell_everybody_how_they_are_and_those_who_may_what_they_count(parts: &Parts) {
+    let port = parts.serving("controller-manager");
+    for (certificate, path, code, told) in [
+        (None, "/healthz", 200, "ok"),
+        (None, "/readyz?verbose", 200, "[+]shutdown ok\nreadyz check passed"),
+        (None, "/metrics", 403, "User \\\"system:anonymous\\\" cannot get path \\\"/metrics\\\""),
+        (Some("front-proxy-client"), "/metrics", 401, "Unauthorized"),
+        (Some("admin"), "/metrics", 200, "workqueue_adds_total{name=\"deployment\"}"),
+        (Some("admin"), "/configz", 200, "\"Controllers\":[\"*\"]"),
+        (Some("admin"), "/pods", 404, "404 page not found"),
+    ] {
+        let answer = parts.connect_to(port, certificate).get(path, "");
+        assert_eq!(answer.status, code, "{path}: {}", answer.body);
+        assert!(answer.body.contains(told), "{path}: {}", answer.body);
+    }
+    // By token, and with a certificate that nobody vouches for.
+    let scheduler = format!("--insecure-skip-tls-verify --server=https://127.0.0.1:{}", parts.serving("scheduler-1"));
+    let metrics = parts.kubectl("admin").ok(&format!("get --raw /metrics {scheduler}"));
+    assert!(
+        metrics.contains("rest_client_requests_total{") && metrics.contains("process_cpu_seconds_total"),
+        "{metrics}"
+    );
+    let refused = parts.kubectl("visitor").run(&format!("get --raw /metrics {scheduler}"));
+    refused.fails("User \"vera\" cannot get path \"/metrics\"");
 }
 
 fn an_approved_certificate_request_becomes_a_users_credentials(parts: &Parts) {

@@ -85,10 +85,15 @@ async fn checks(storage: &Storage, hooks: &StartHooks, endpoint: &str) -> Vec<(S
 
 /// Answers a health check: `ok`, or what is wrong.
 pub async fn answer(storage: &Storage, hooks: &StartHooks, uri: &Uri) -> Response<Body> {
+    let endpoint = parts(uri.path()).map_or("", |(endpoint, _)| endpoint);
+    report(&checks(storage, hooks, endpoint).await, uri)
+}
+
+/// Answers a health check by what passes: `ok`, or what is wrong.
+pub fn report(checks: &[(String, bool)], uri: &Uri) -> Response<Body> {
     let Some((endpoint, only)) = parts(uri.path()) else {
         return render::refusal(&ApiError::no_such_resource(), Accept::default());
     };
-    let checks = checks(storage, hooks, endpoint).await;
     if let Some(only) = only {
         return match checks.iter().find(|(name, _)| name == only) {
             Some((_, true)) => answered(200, "ok".into()),
@@ -101,7 +106,7 @@ pub async fn answer(storage: &Storage, hooks: &StartHooks, uri: &Uri) -> Respons
         query(uri).filter(|(key, _)| key == "exclude").map(|(_, value)| value.into_owned()).collect();
     let mut text = String::new();
     let mut healthy = true;
-    for (name, ok) in &checks {
+    for (name, ok) in checks {
         let before = excluded.len();
         excluded.retain(|excluded| excluded != name);
         let line = match (excluded.len() < before, ok) {

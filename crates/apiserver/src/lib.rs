@@ -13,6 +13,7 @@ pub mod audit;
 pub mod auth;
 pub mod body;
 pub mod bootstrap;
+pub mod component;
 pub mod discovery;
 pub mod filter;
 pub mod flow_control;

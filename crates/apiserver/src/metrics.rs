@@ -155,7 +155,7 @@ impl Metrics {
             "Response latency distribution in seconds for each verb, group, version, resource, subresource, scope and \
              component.",
         );
-        for (labels, requests) in requests.iter().filter(|(_, requests)| !requests.took.is_empty()) {
+        for (labels, requests) in requests.iter().filter(|(_, requests)| requests.took.count() > 0) {
             requests.took.render(&mut out, name, labels);
         }
         drop(requests);
@@ -191,32 +191,39 @@ impl Metrics {
         for (operation, took) in storage.operations().0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             took.render(&mut out, name, &format!("operation=\"{operation}\""));
         }
-        let name = "kubernetes_build_info";
-        head(
-            &mut out,
-            name,
-            "gauge",
-            "A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, \
-             build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.",
-        );
-        let version = version::document();
-        let label = |(label, field): (&str, &str)| format!("{label}={}", version[field]);
-        let labels = [
-            ("build_date", "buildDate"),
-            ("compiler", "compiler"),
-            ("git_commit", "gitCommit"),
-            ("git_tree_state", "gitTreeState"),
-            ("git_version", "gitVersion"),
-            ("go_version", "goVersion"),
-            ("major", "major"),
-            ("minor", "minor"),
-            ("platform", "platform"),
-        ];
-        line(&mut out, name, &labels.map(label).join(","), 1);
-        client::render(&mut out);
-        process::render(&mut out);
+        out.push_str(&of_component());
         out
     }
+}
+
+/// What any component tells: what it is, and what its queues, clients and process count.
+pub fn of_component() -> String {
+    let mut out = String::new();
+    let name = "kubernetes_build_info";
+    head(
+        &mut out,
+        name,
+        "gauge",
+        "A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, \
+         build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.",
+    );
+    let version = version::document();
+    let label = |(label, field): (&str, &str)| format!("{label}={}", version[field]);
+    let labels = [
+        ("build_date", "buildDate"),
+        ("compiler", "compiler"),
+        ("git_commit", "gitCommit"),
+        ("git_tree_state", "gitTreeState"),
+        ("git_version", "gitVersion"),
+        ("go_version", "goVersion"),
+        ("major", "major"),
+        ("minor", "minor"),
+        ("platform", "platform"),
+    ];
+    line(&mut out, name, &labels.map(label).join(","), 1);
+    client::render(&mut out);
+    process::render(&mut out);
+    out
 }
 
 /// The verb as upstream's metrics have it.

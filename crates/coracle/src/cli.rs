@@ -1,6 +1,6 @@
 //! The command line. The help texts are meant to be read: they are the first lesson.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -215,6 +215,23 @@ pub struct ClientFlags {
     pub leader_elect: bool,
 }
 
+/// Where a component alone tells how it is.
+#[derive(Clone, Debug, Args)]
+pub struct ServingFlags {
+    /// The address to serve health and metrics on.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub bind_address: IpAddr,
+    /// The port there, with TLS; 0 serves nothing (default: 10257 the controllers, 10259 the scheduler).
+    #[arg(long, value_name = "PORT")]
+    pub secure_port: Option<u16>,
+    /// The certificate to show (default: one that it makes for itself).
+    #[arg(long, value_name = "FILE", requires = "tls_private_key_file")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// Its private key.
+    #[arg(long, value_name = "FILE", requires = "tls_cert_file")]
+    pub tls_private_key_file: Option<PathBuf>,
+}
+
 /// `coracle apiserver`. Flags that upstream has too are named as upstream names them.
 #[derive(Debug, Args)]
 pub struct Apiserver {
@@ -340,6 +357,9 @@ pub struct ControllerManager {
     /// How the API server is reached.
     #[command(flatten)]
     pub client: ClientFlags,
+    /// Where health and metrics are.
+    #[command(flatten)]
+    pub serving: ServingFlags,
     /// Which controllers run: * for those on by default, name or -name for one.
     #[arg(long, value_delimiter = ',', default_value = "*")]
     pub controllers: Vec<String>,
@@ -375,6 +395,9 @@ pub struct Scheduler {
     /// How the API server is reached.
     #[command(flatten)]
     pub client: ClientFlags,
+    /// Where health and metrics are.
+    #[command(flatten)]
+    pub serving: ServingFlags,
     /// Only pods with this spec.schedulerName are scheduled.
     #[arg(long, default_value = "default-scheduler")]
     pub scheduler_name: String,
@@ -463,6 +486,12 @@ pub struct Proxy {
     /// How Services are served.
     #[arg(long, default_value = "auto")]
     pub proxy_mode: ProxyMode,
+    /// Where /healthz and /livez are; port 0 serves nothing.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:10256")]
+    pub healthz_bind_address: SocketAddr,
+    /// Where /metrics is; port 0 serves nothing.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:10249")]
+    pub metrics_bind_address: SocketAddr,
 }
 
 /// How Services are served.

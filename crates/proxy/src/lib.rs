@@ -17,4 +17,4 @@ pub mod nft;
 mod run;
 pub mod userspace;
 
-pub use run::{Config, Mode, remove, run};
+pub use run::{Config, Health, Mode, remove, run};

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use coracle_client::Informers;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
-use std::sync::Arc;
+use serde_json::{Value, json};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -41,12 +43,47 @@ pub struct Config {
     pub bridge: String,
     /// The nftables table; one per cluster on a host.
     pub table: String,
+    /// Where the proxy says how it is.
+    pub health: Arc<Health>,
 }
 
 /// Changes that come within this time are written together.
 const BATCH: Duration = Duration::from_millis(20);
 /// After a failure it is tried again after this time.
 const RETRY: Duration = Duration::from_secs(5);
+/// What is not written so long after it changed makes the proxy unhealthy.
+const LATE: SignedDuration = SignedDuration::from_secs(60);
+
+/// Whether what changed is written.
+#[derive(Debug, Default)]
+pub struct Health(Mutex<Written>);
+
+#[derive(Debug, Default)]
+struct Written {
+    at: Option<Timestamp>,
+    /// The first change that is not.
+    missing_since: Option<Timestamp>,
+}
+
+impl Health {
+    /// Whether the proxy is healthy, and what its health endpoint says.
+    pub fn report(&self) -> (bool, Value) {
+        let (written, now) = (self.0.lock().unwrap_or_else(PoisonError::into_inner), coracle_clock::now());
+        let late = written.missing_since.is_some_and(|since| now.duration_since(since) > LATE);
+        let told = json!({ "lastUpdated": written.at.map(|at| at.to_string()), "currentTime": now.to_string() });
+        (written.at.is_some() && !late, told)
+    }
+
+    fn note(&self, all_is_written: bool) {
+        let (mut written, now) = (self.0.lock().unwrap_or_else(PoisonError::into_inner), coracle_clock::now());
+        match all_is_written {
+            true => *written = Written { at: Some(now), missing_since: None },
+            false => {
+                written.missing_since.get_or_insert(now);
+            }
+        }
+    }
+}
 
 /// Serves Services until `shutdown`, then leaves the rules as they are, so that traffic flows on while the control
 /// plane is away; [`remove`] takes them away.
@@ -68,9 +105,12 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) ->
     loop {
         let local = |node: &str| config.nodes.is_empty() || config.nodes.iter().any(|ours| ours == node);
         let entries = build(&services.list(), &slices.list(), local);
+        config.health.note(false);
         let written = backend.write(&entries, &config).await;
         if let Err(error) = &written {
             tracing::warn!(%error, "Services not written; trying again");
+        } else {
+            config.health.note(true);
         }
         tokio::select! {
             biased;
@@ -144,5 +184,27 @@ impl Backend {
                 Ok(())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proxy_is_healthy_while_it_writes_what_changed() {
+        let _world = coracle_clock::Simulation::start(1);
+        let health = Health::default();
+        assert!(!health.report().0, "nothing was written yet");
+        health.note(false);
+        health.note(true);
+        let (healthy, told) = health.report();
+        assert!(healthy && told["lastUpdated"] == told["currentTime"], "{told}");
+        health.note(false);
+        coracle_clock::sleep(Duration::from_secs(30)).await;
+        health.note(false);
+        assert!(health.report().0);
+        coracle_clock::sleep(Duration::from_secs(31)).await;
+        assert!(!health.report().0);
     }
 }

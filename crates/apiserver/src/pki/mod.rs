@@ -356,6 +356,17 @@ fn issue_leaf(name: &str, spec: &LeafSpec, issuer: &Issuer<'_, KeyPair>) -> Resu
     Ok(CertKey { cert_pem: cert.pem(), key_pem: key.serialize_pem() })
 }
 
+/// A server's certificate that nobody vouches for.
+pub fn self_signed(name: &str, ips: &[IpAddr]) -> Result<CertKey, PkiError> {
+    let key = new_key(name)?;
+    let mut params = base_params(name, None, CA_VALIDITY);
+    params.subject_alt_names = vec![dns_name(name)?];
+    params.subject_alt_names.extend(ips.iter().map(|ip| SanType::IpAddress(*ip)));
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let cert = params.self_signed(&key).map_err(|source| PkiError::Issue { name: name.to_owned(), source })?;
+    Ok(CertKey { cert_pem: cert.pem(), key_pem: key.serialize_pem() })
+}
+
 fn ensure_service_account_key(dir: &Path) -> Result<String, PkiError> {
     if let Some(pem) = files::read(&dir.join("sa.key"))? {
         return Ok(pem);

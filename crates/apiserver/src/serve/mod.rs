@@ -41,7 +41,7 @@ pub use holder::Holder;
 /// How long a client may take over the TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a client may take over a request's headers, or keep an HTTP/1.1 connection idle.
-const HEADERS: Duration = Duration::from_secs(90);
+pub(crate) const HEADERS: Duration = Duration::from_secs(90);
 /// How long open connections may go on after shutdown began: watches never end by themselves.
 const GRACE: Duration = Duration::from_secs(1);
 /// Streams of one HTTP/2 connection. client-go opens another connection when it has more to ask.

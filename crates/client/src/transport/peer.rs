@@ -16,17 +16,21 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{Identity, TransportError, authorities};
 
-/// TLS of a server that shows `identity` and tells clients that it knows the authorities in `client_ca_pem`.
+/// TLS of a server that shows `identity` and tells clients that it knows the authorities in `client_ca_pem`; without
+/// any it asks for no certificates.
 pub fn server_config(
     identity: Identity<'_>,
     client_ca_pem: &str,
     protocols: &[&str],
 ) -> Result<Arc<ServerConfig>, TransportError> {
     let chain = CertificateDer::pem_slice_iter(identity.cert_pem.as_bytes()).collect::<Result<_, _>>()?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(Arc::new(AnyClient(Authorities::new(client_ca_pem)?.0)))
-        .with_single_cert(chain, PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes())?)?;
+    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?;
+    let builder = match client_ca_pem {
+        "" => builder.with_no_client_auth(),
+        pem => builder.with_client_cert_verifier(Arc::new(AnyClient(Authorities::new(pem)?.0))),
+    };
+    let mut config = builder.with_single_cert(chain, PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes())?)?;
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     Ok(Arc::new(config))
 }

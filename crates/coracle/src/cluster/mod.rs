@@ -163,6 +163,7 @@ impl Cluster {
             service_ranges: vec![config.service_cidr(), config.load_balancer_cidr()],
             bridge: config.bridge(),
             table: config.table(),
+            health: Arc::default(),
         };
         let user = client("system:kube-proxy", &[]);
         supervise(&mut components, &self.shutdown, "proxy", move |stop| {

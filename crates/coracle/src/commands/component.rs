@@ -20,9 +20,10 @@ use coracle_apiserver::audit::{self, Audit};
 use coracle_apiserver::auth::front_proxy::RequestHeaders;
 use coracle_apiserver::auth::jwt::TokenKey;
 use coracle_apiserver::auth::static_token::StaticTokens;
+use coracle_apiserver::component::{Answers, Component, serve_plain};
 use coracle_apiserver::pki::{CertKey, FRONT_PROXY, Pki};
 use coracle_apiserver::security::SecurityConfig;
-use coracle_apiserver::serve;
+use coracle_apiserver::{metrics, render, serve};
 use coracle_client::{LeaderElectionConfig, LeaderElector};
 use coracle_controller_manager::{Authority, TokenSigner};
 use coracle_kubelet::runtime::docker::{DockerConfig, DockerRuntime, NetworkConfig};
@@ -31,10 +32,11 @@ use coracle_kubelet::server::ServerCertificate;
 use coracle_store::{MemoryStore, SharedStore, SledConfig, SledStore};
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{self, ClientFlags};
+use crate::cli::{self, ClientFlags, ServingFlags};
 use crate::cluster::{NodeOptions, run_node, run_node_on};
 use crate::data_dir::DataDir;
 
@@ -69,14 +71,30 @@ fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().to_lowercase()
 }
 
-/// Runs `work`, as the leader if that was asked for.
-async fn led<F, Fut>(name: &'static str, flags: &ClientFlags, work: F) -> anyhow::Result<()>
+/// Runs `work`, as the leader if that was asked for, beside a server of health and metrics. `config` is what `/configz`
+/// shows besides flags that all have.
+async fn led<F, Fut>(
+    name: &'static str,
+    flags: &ClientFlags,
+    serving: (&ServingFlags, u16),
+    config: Value,
+    work: F,
+) -> anyhow::Result<()>
 where
     F: FnOnce(Client, CancellationToken) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
 {
     let client = client(&flags.kubeconfig, name).await?;
     let shutdown = shutdown_on_signal()?;
+    let (serving, port) = (serving.0, serving.0.secure_port.unwrap_or(serving.1));
+    if port != 0 {
+        let component = Component { client: client.clone(), config, shutdown: shutdown.clone() };
+        let certificate = match (&serving.tls_cert_file, &serving.tls_private_key_file) {
+            (Some(certificate), Some(key)) => Some(CertKey { cert_pem: read(certificate)?, key_pem: read(key)? }),
+            _ => None,
+        };
+        component.serve(SocketAddr::new(serving.bind_address, port), certificate).await?;
+    }
     if !flags.leader_elect {
         return work(client, shutdown).await;
     }
@@ -114,7 +132,13 @@ pub async fn controller_manager(data_dir: Option<PathBuf>, options: cli::Control
         node_monitor_grace_period: Duration::from_secs(options.node_monitor_grace_period),
         ..Default::default()
     };
-    led("kube-controller-manager", &options.client, |client, shutdown| {
+    let shown = json!({
+        "kubecontrollermanager.config.k8s.io": {
+            "Generic": { "Controllers": config.controllers, "LeaderElection": leader_election(&options.client) },
+            "NodeLifecycleController": { "NodeMonitorGracePeriod": format!("{}s", options.node_monitor_grace_period) },
+        },
+    });
+    led("kube-controller-manager", &options.client, (&options.serving, 10257), shown, |client, shutdown| {
         coracle_controller_manager::run(client, config, shutdown)
     })
     .await
@@ -145,7 +169,17 @@ fn certificate_authority(path: &Path) -> anyhow::Result<String> {
 /// `coracle scheduler`.
 pub async fn scheduler(options: cli::Scheduler) -> anyhow::Result<()> {
     let config = coracle_scheduler::Config { scheduler_name: options.scheduler_name };
-    led("kube-scheduler", &options.client, |client, shutdown| coracle_scheduler::run(client, config, shutdown)).await
+    let profiles = json!([{ "schedulerName": config.scheduler_name }]);
+    let election = leader_election(&options.client);
+    let shown = json!({ "componentconfig": { "leaderElection": election, "profiles": profiles } });
+    led("kube-scheduler", &options.client, (&options.serving, 10259), shown, |client, shutdown| {
+        coracle_scheduler::run(client, config, shutdown)
+    })
+    .await
+}
+
+fn leader_election(flags: &ClientFlags) -> Value {
+    json!({ "leaderElect": flags.leader_elect })
 }
 
 /// `coracle proxy`.
@@ -162,8 +196,28 @@ pub async fn proxy(options: cli::Proxy) -> anyhow::Result<()> {
         service_ranges: options.service_ranges,
         table: options.bridge.clone(),
         bridge: options.bridge,
+        health: Arc::default(),
     };
-    coracle_proxy::run(client, config, shutdown_on_signal()?).await
+    let shutdown = shutdown_on_signal()?;
+    let health = config.health.clone();
+    let healthz: Answers = Arc::new(move |path| match path {
+        "/healthz" | "/livez" => {
+            let (healthy, told) = health.report();
+            render::json_bytes(if healthy { 200 } else { 503 }, told.to_string())
+        }
+        _ => render::text(404, "404 page not found\n"),
+    });
+    let metrics: Answers = Arc::new(move |path| match path {
+        "/healthz" => render::text(200, "ok"),
+        "/metrics" => render::text(200, metrics::of_component()),
+        _ => render::text(404, "404 page not found\n"),
+    });
+    for (address, answers) in [(options.healthz_bind_address, healthz), (options.metrics_bind_address, metrics)] {
+        if address.port() != 0 {
+            serve_plain(address, answers, shutdown.clone()).await?;
+        }
+    }
+    coracle_proxy::run(client, config, shutdown).await
 }
 
 /// `coracle kubelet`.

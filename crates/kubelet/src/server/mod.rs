@@ -8,6 +8,7 @@
 //! | `/containerLogs/{namespace}/{pod}/{container}` | a log |
 //! | `/exec/{namespace}/{pod}/{container}`, `/attach/…` | a session ([`streaming`]) |
 //! | `/portForward/{namespace}/{pod}` | connections to a pod |
+//! | `/metrics` | what this process' clients and queues count |
 //! | `/stats/summary`, `/metrics/resource` | what pods use |
 //!
 //! The server knows containers only by id: [`PodLookup`] says which one a request means, the

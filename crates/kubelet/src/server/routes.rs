@@ -57,6 +57,11 @@ impl Routes {
             ["pods"] if is_get => Ok(json(&self.pods_list().await)),
             ["runningpods"] if is_get => self.running_pods().await.map(|pods| json(&pods)),
             ["stats", "summary"] => self.summary().await,
+            ["metrics"] if is_get => {
+                let mut counted = String::new();
+                coracle_client::metrics::render(&mut counted);
+                Ok(text(StatusCode::OK, counted))
+            }
             ["metrics", "resource"] if is_get => self.metrics().await,
             ["containerLogs", namespace, pod, container] if is_get => {
                 self.container_logs(namespace, pod, container, &query).await
