@@ -24,7 +24,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 pub use schemas::{implied_default, plain_code};
-pub use v2::{Encoding, write_v2};
+pub use v2::{Encoding, below, write_v2};
 
 use crate::resource::Resource;
 use descriptions::Descriptions;
@@ -75,7 +75,7 @@ impl Document {
         out.write_all(br#"{"openapi":"3.0.0","info":{"title":"Kubernetes","version":"unversioned"},"paths":{"#)?;
         let mut entries = Entries::new(out);
         self.paths(&texts, &mut |path, item| {
-            references(&item, &mut wanted);
+            references(&item, SCHEMAS, &mut wanted);
             entries.add(&path, &item);
         });
         entries.result?;
@@ -151,7 +151,7 @@ fn definitions(
     while let Some(name) = wanted.pop_first() {
         let custom = || rows().find_map(|resource| custom::definition(resource, &name, v2));
         if let Some(schema) = schemas::definition(&name, group, version, texts).or_else(custom) {
-            references(&schema, &mut wanted);
+            references(&schema, SCHEMAS, &mut wanted);
             add(&name, schema);
         }
         done.insert(name);
@@ -180,16 +180,19 @@ impl<'a> Entries<'a> {
     }
 }
 
+/// Where v3 has its definitions.
+const SCHEMAS: &str = "#/components/schemas/";
+
 /// Adds the names of the definitions that a value refers to.
-fn references(value: &Value, found: &mut BTreeSet<String>) {
+fn references(value: &Value, place: &str, found: &mut BTreeSet<String>) {
     match value {
         Value::Object(map) => map.iter().for_each(|(name, value)| match value.as_str() {
             Some(text) if name == "$ref" => {
-                found.extend(text.strip_prefix("#/components/schemas/").map(str::to_owned));
+                found.extend(text.strip_prefix(place).map(str::to_owned));
             }
-            _ => references(value, found),
+            _ => references(value, place, found),
         }),
-        Value::Array(items) => items.iter().for_each(|value| references(value, found)),
+        Value::Array(items) => items.iter().for_each(|value| references(value, place, found)),
         _ => {}
     }
 }

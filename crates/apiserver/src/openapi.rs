@@ -19,9 +19,10 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{Response, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha512};
 
+use crate::aggregator::Aggregator;
 use crate::body::Body;
 use crate::request_info::query_param;
 use crate::storage::ResourceTable;
@@ -38,6 +39,7 @@ pub struct Documents(Mutex<BTreeMap<String, Known>>);
 struct Known {
     /// What it was made of.
     resources: Vec<Arc<Resource>>,
+    others: Vec<Arc<Value>>,
     hash: String,
     gzip: Option<Bytes>,
 }
@@ -66,14 +68,15 @@ impl Documents {
         &self,
         path: &str,
         resources: &[Arc<Resource>],
+        others: &[Arc<Value>],
         read: bool,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> io::Result<(String, Bytes)> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |known: &&Known| {
-            known.resources.len() == resources.len()
-                && known.resources.iter().zip(resources).all(|(a, b)| Arc::ptr_eq(a, b))
-        };
+        fn same<T>(a: &[Arc<T>], b: &[Arc<T>]) -> bool {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
+        }
+        let same = |known: &&Known| same(&known.resources, resources) && same(&known.others, others);
         if let Some(known) = all.get(path).filter(same)
             && (!read || known.gzip.is_some())
         {
@@ -85,20 +88,28 @@ impl Documents {
         let sink = sink.into_inner().map_err(io::IntoInnerError::into_error)?;
         let hash: String = sink.hash.finalize().iter().map(|byte| format!("{byte:02X}")).collect();
         let gzip = sink.gzip.map(GzEncoder::finish).transpose()?.map(Bytes::from);
-        let known = Known { resources: resources.to_vec(), hash: hash.clone(), gzip: gzip.clone() };
+        let (resources, others) = (resources.to_vec(), others.to_vec());
+        let known = Known { resources, others, hash: hash.clone(), gzip: gzip.clone() };
         all.insert(path.to_owned(), known);
         Ok((hash, gzip.unwrap_or_default()))
     }
 
-    /// Answers for `/openapi/v2`, `/openapi/v3` and what is below.
+    /// Answers for `/openapi/v2` (with what extension servers add), `/openapi/v3` and what is below.
     ///
     /// # Errors
     /// 404 if there is no such document, 406 if it is not to be had in that form.
-    pub fn answer(&self, table: &ResourceTable, path: &str, parts: &Parts) -> ApiResult<Response<Body>> {
+    pub fn answer(
+        &self,
+        table: &ResourceTable,
+        aggregator: &Aggregator,
+        path: &str,
+        parts: &Parts,
+    ) -> ApiResult<Response<Body>> {
         let resources: Vec<Arc<Resource>> = table.rows().iter().map(|row| row.resource.clone()).collect();
         let documents = documents(&resources);
         if path == "/openapi/v2" {
-            return self.v2(&documents, &resources, parts).ok_or_else(|| ApiError::not_acceptable(JSON))?;
+            let v2 = self.v2(&documents, &resources, &aggregator.openapi_v2(), parts);
+            return v2.ok_or_else(|| ApiError::not_acceptable(JSON))?;
         }
         let path = path.trim_start_matches("/openapi/v3").trim_matches('/');
         if path.is_empty() {
@@ -112,7 +123,7 @@ impl Documents {
     fn index(&self, documents: Vec<Document>, parts: &Parts) -> io::Result<Response<Body>> {
         let mut paths = BTreeMap::new();
         for document in &documents {
-            let (hash, _) = self.get(&document.path, &document.resources, false, |out| document.write_v3(out))?;
+            let (hash, _) = self.get(&document.path, &document.resources, &[], false, |out| document.write_v3(out))?;
             let url = url(&document.path, &hash);
             paths.insert(&document.path, json!({ "serverRelativeURL": url }));
         }
@@ -125,7 +136,7 @@ impl Documents {
     }
 
     fn v3(&self, document: &Document, parts: &Parts) -> io::Result<Response<Body>> {
-        let (hash, gzip) = self.get(&document.path, &document.resources, true, |out| document.write_v3(out))?;
+        let (hash, gzip) = self.get(&document.path, &document.resources, &[], true, |out| document.write_v3(out))?;
         let wanted = query_param(&parts.uri, "hash");
         if wanted.as_ref().is_some_and(|wanted| *wanted != hash) {
             let mut moved = render::json_bytes(301, Bytes::new());
@@ -151,6 +162,7 @@ impl Documents {
         &self,
         documents: &[Document],
         resources: &[Arc<Resource>],
+        others: &[Arc<Value>],
         parts: &Parts,
     ) -> Option<ApiResult<Response<Body>>> {
         let encoding = encoding(parts)?;
@@ -159,7 +171,7 @@ impl Documents {
             Encoding::Protobuf => ("v2.protobuf", PROTOBUF),
         };
         let version = version::document()["gitVersion"].as_str().unwrap_or_default().to_owned();
-        let made = self.get(path, resources, true, |out| write_v2(documents, &version, encoding, out));
+        let made = self.get(path, resources, others, true, |out| write_v2(documents, others, &version, encoding, out));
         let response = made.and_then(|(hash, gzip)| Ok(tagged(content(gzip, media, parts)?, &hash, parts)));
         Some(response.map_err(ApiError::internal))
     }

@@ -334,7 +334,7 @@ impl ApiServer {
             "/version" | "/version/" => Some(render::json_bytes(200, version::document().to_string())),
             "/metrics" => Some(render::text(200, self.metrics(storage))),
             path if path == "/openapi/v2" || path == "/openapi/v3" || path.starts_with("/openapi/v3/") => {
-                return self.openapi.answer(&storage.table(), path, parts);
+                return self.openapi.answer(&storage.table(), &self.config.aggregator, path, parts);
             }
             path => discovery::answer(&storage.table(), path, &parts.headers, &self.config.advertise),
         };

@@ -35,6 +35,14 @@ fn sample(path: &str, body: Value) -> (u16, Value) {
             200,
             json!({ "paths": { "apis/wardle.example.com/v1": { "serverRelativeURL": "/openapi/v3/apis/wardle.example.com/v1?hash=1" } } }),
         ),
+        "/openapi/v2" => {
+            let flunders = "/apis/wardle.example.com/v1/flunders";
+            let schema = json!({ "$ref": "#/definitions/Flunder" });
+            let get = json!({ "get": { "responses": { "200": { "description": "OK", "schema": schema } } } });
+            let definitions = json!({ "Flunder": { "properties": { "spec": { "$ref": "#/definitions/FlunderSpec" } } },
+                "FlunderSpec": { "type": "object" }, "Unused": { "type": "object" } });
+            (200, json!({ "swagger": "2.0", "paths": { flunders: get, "/apis": {} }, "definitions": definitions }))
+        }
         "/openapi/v3/apis/wardle.example.com/v1" => (200, json!({ "openapi": "3.0.0" })),
         "/apis/wardle.example.com/v1/namespaces/default/flunders" => (201, json!({ "echo": body, "path": path })),
         _ => (404, Value::Null),
@@ -134,6 +142,15 @@ async fn discovery_and_openapi_are_merged() {
     let index = world.eventually("/openapi/v3", "application/json", |a| a.json()["paths"][key].is_object()).await;
     let url = index.json()["paths"][key]["serverRelativeURL"].as_str().unwrap().to_owned();
     assert_eq!(world.api.get(&url).await.expect(200), json!({ "openapi": "3.0.0" }));
+    let v2 = world.api.get("/openapi/v2").await.expect(200);
+    assert!(v2["paths"]["/apis/wardle.example.com/v1/flunders"]["get"].is_object());
+    assert!(v2["paths"]["/api/v1/pods"].is_object() && v2["paths"]["/apis"].is_null());
+    let definitions = &v2["definitions"];
+    assert_eq!(definitions["FlunderSpec"], json!({ "type": "object" }));
+    assert!(definitions["Unused"].is_null() && definitions["io.k8s.api.core.v1.Pod"].is_object());
+    let protobuf = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+    let v2 = world.api.send("GET", "/openapi/v2", &[("accept", protobuf)], b"").await.bytes;
+    assert!(v2.windows(11).any(|part| part == b"FlunderSpec"));
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ fn written(document: &Document) -> Value {
 
 fn v2(resources: &[Arc<Resource>], encoding: Encoding) -> Vec<u8> {
     let mut out = Vec::new();
-    write_v2(&documents(resources), "v1.36.2", encoding, &mut out).unwrap();
+    write_v2(&documents(resources), &[], "v1.36.2", encoding, &mut out).unwrap();
     out
 }
 

@@ -5,11 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
 use super::descriptions::Descriptions;
-use super::{Document, Entries, gnostic, references, security};
+use super::{Document, Entries, SCHEMAS, gnostic, references, security};
 
 /// How the document is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,20 +23,44 @@ pub enum Encoding {
 
 const TITLE: &str = "Kubernetes";
 
-/// Writes the documents of a server of that version as one.
+/// Writes the documents of a server of that version as one, and what `others` (documents of v2) have besides.
 ///
 /// # Errors
 /// Those of `out`.
-pub fn write_v2(documents: &[Document], version: &str, encoding: Encoding, out: &mut dyn Write) -> io::Result<()> {
+pub fn write_v2(
+    documents: &[Document],
+    others: &[Arc<Value>],
+    version: &str,
+    encoding: Encoding,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let texts = Descriptions::unpack();
     let mut parameters = BTreeMap::new();
     let mut wanted = BTreeSet::new();
     let mut paths = |add: &mut dyn FnMut(&str, Value)| {
         for document in documents {
             document.paths(&texts, &mut |path, item| {
-                references(&item, &mut wanted);
+                references(&item, SCHEMAS, &mut wanted);
                 add(&path, path_item(item, &mut parameters));
             });
+        }
+        for other in others {
+            entries(&other["paths"]).for_each(|(path, item)| add(path, item.clone()));
+            entries(&other["parameters"]).for_each(|(name, parameter)| {
+                parameters.entry(name.clone()).or_insert_with(|| parameter.clone());
+            });
+        }
+    };
+    let all_definitions = |wanted, add: &mut dyn FnMut(&str, Value)| {
+        let mut known = BTreeSet::new();
+        definitions(documents, wanted, &texts, &mut |name, schema| {
+            known.insert(name.to_owned());
+            add(name, schema);
+        });
+        for (name, schema) in others.iter().flat_map(|other| entries(&other["definitions"])) {
+            if known.insert(name.clone()) {
+                add(name, schema.clone());
+            }
         }
     };
     match encoding {
@@ -47,7 +72,7 @@ pub fn write_v2(documents: &[Document], version: &str, encoding: Encoding, out: 
             entries.result?;
             write!(out, r#"}},"definitions":{{"#)?;
             let mut entries = Entries::new(out);
-            definitions(documents, wanted, &texts, &mut |name, schema| entries.add(name, &schema));
+            all_definitions(wanted, &mut |name, schema| entries.add(name, &schema));
             entries.result?;
             let security = json!({ "BearerToken": security() });
             let parameters: Map<String, Value> = parameters.into_iter().collect();
@@ -61,10 +86,35 @@ pub fn write_v2(documents: &[Document], version: &str, encoding: Encoding, out: 
             let mut document = gnostic::Document::new(TITLE, version);
             paths(&mut |path, item| document.path(path, &item));
             out.write_all(&document.paths())?;
-            definitions(documents, wanted, &texts, &mut |name, schema| document.definition(name, &schema));
+            all_definitions(wanted, &mut |name, schema| document.definition(name, &schema));
             out.write_all(&document.finish(&parameters, &security()))
         }
     }
+}
+
+fn entries(map: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    map.as_object().into_iter().flatten()
+}
+
+/// Of a document of v2 what is below a path, and what that needs.
+pub fn below(mut document: Value, path: &str) -> Value {
+    let is_below = |at: &String| at.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    if let Some(paths) = document.get_mut("paths").and_then(Value::as_object_mut) {
+        paths.retain(|at, _| is_below(at));
+    }
+    let mut wanted = BTreeSet::new();
+    references(&document["paths"], "#/definitions/", &mut wanted);
+    let mut looked_at = 0;
+    while looked_at < wanted.len() {
+        looked_at = wanted.len();
+        for name in wanted.clone() {
+            references(&document["definitions"][name], "#/definitions/", &mut wanted);
+        }
+    }
+    if let Some(definitions) = document.get_mut("definitions").and_then(Value::as_object_mut) {
+        definitions.retain(|name, _| wanted.contains(name));
+    }
+    document
 }
 
 /// Gives every definition that any path needs to `add`.

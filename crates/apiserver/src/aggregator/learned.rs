@@ -4,7 +4,9 @@
 //! What a server said last is kept while it does not answer, and marked as stale.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use coracle_api::openapi;
 use futures::future::join_all;
 use serde_json::{Value, json};
 
@@ -22,6 +24,8 @@ pub struct GroupVersion {
     pub fresh: bool,
     /// The URL of its OpenAPI v3 document, with hash, if there is one.
     pub openapi: Option<String>,
+    /// What is said of it in the server's OpenAPI v2 document.
+    pub openapi_v2: Arc<Value>,
 }
 
 /// By group and version.
@@ -33,8 +37,13 @@ impl Learned {
     pub(super) fn replace(&mut self, news: Vec<((String, String), Option<GroupVersion>)>) {
         let mut old = std::mem::take(&mut self.0);
         for (key, learned) in news {
-            let kept = || GroupVersion { fresh: false, ..old.remove(&key).unwrap_or_default() };
-            let learned = learned.unwrap_or_else(kept);
+            let old = old.remove(&key).unwrap_or_default();
+            let before = old.openapi_v2.clone();
+            let mut learned = learned.unwrap_or(GroupVersion { fresh: false, ..old });
+            // What is equal is the same, so that what was made of it is known to be good.
+            if learned.openapi_v2 == before {
+                learned.openapi_v2 = before;
+            }
             self.0.insert(key, learned);
         }
     }
@@ -64,9 +73,12 @@ async fn of(aggregator: &Aggregator, remote: &Remote) -> Option<GroupVersion> {
             from_plain(&document(aggregator, remote, &path, "application/json").await?, remote)
         }
     };
-    let index = document(aggregator, remote, "/openapi/v3", "application/json").await.unwrap_or_default();
-    let entry = &index["paths"][format!("apis/{}/{}", remote.group, remote.version)];
-    Some(GroupVersion { resources, fresh: true, openapi: entry["serverRelativeURL"].as_str().map(str::to_owned) })
+    let read = async |path| document(aggregator, remote, path, "application/json").await.unwrap_or_default();
+    let (index, v2) = (read("/openapi/v3").await, read("/openapi/v2").await);
+    let path = format!("apis/{}/{}", remote.group, remote.version);
+    let openapi = index["paths"][&path]["serverRelativeURL"].as_str().map(str::to_owned);
+    let openapi_v2 = Arc::new(openapi::below(v2, &format!("/{path}")));
+    Some(GroupVersion { resources, fresh: true, openapi, openapi_v2 })
 }
 
 async fn document(aggregator: &Aggregator, remote: &Remote, path: &str, accept: &str) -> Option<Value> {
@@ -126,6 +138,12 @@ fn from_plain(list: &Value, remote: &Remote) -> Value {
 }
 
 impl Aggregator {
+    /// The parts of extension servers' OpenAPI v2 documents that are served here.
+    pub fn openapi_v2(&self) -> Vec<Arc<Value>> {
+        let learned = self.learned.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        learned.0.values().map(|known| known.openapi_v2.clone()).filter(|document| !document.is_null()).collect()
+    }
+
     /// Adds what extension servers serve to a discovery document of this server's, or makes the document of a group
     /// that only they have. `path` is `/apis`, `/apis/<group>` or `/openapi/v3`.
     pub fn merge(&self, path: &str, document: Option<Value>) -> Option<Value> {
@@ -228,7 +246,7 @@ mod tests {
     #[test]
     fn what_was_learned_stays_as_stale_until_nobody_asks() {
         let key = ("g.io".to_owned(), "v1".to_owned());
-        let fresh = GroupVersion { resources: json!([1]), fresh: true, openapi: None };
+        let fresh = GroupVersion { resources: json!([1]), fresh: true, openapi: None, openapi_v2: Arc::default() };
         let mut learned = Learned::default();
         learned.replace(vec![(key.clone(), Some(fresh.clone()))]);
         assert_eq!(learned.0[&key], fresh);
