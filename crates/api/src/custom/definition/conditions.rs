@@ -22,13 +22,10 @@ pub fn set(definition: &mut Value, kind: &str, status: &str, reason: &str, messa
     let before = condition(definition, kind).filter(|before| before["status"] == status);
     let since = before.map(|before| before["lastTransitionTime"].clone());
     let since = since.unwrap_or_else(|| coracle_clock::now_seconds().to_string().into());
-    let mut new = json!({
+    // As upstream, it does not say of which generation it is: what held before still holds until it is said anew.
+    let new = json!({
         "type": kind, "status": status, "lastTransitionTime": since, "reason": reason, "message": message,
     });
-    let generation = &definition["metadata"]["generation"];
-    if generation.is_i64() {
-        new["observedGeneration"] = generation.clone();
-    }
     let conditions = &mut definition["status"]["conditions"];
     if !conditions.is_array() {
         *conditions = json!([]);
@@ -53,19 +50,7 @@ pub fn reconcile<'a>(definition: &Value, others: impl Iterator<Item = &'a Value>
     names(&mut new, definition, others);
     schema(&mut new);
     approval(&mut new);
-    // What was not said anew keeps the generation it was said about.
-    if same(&new, definition) { definition.clone() } else { new }
-}
-
-/// Whether two states differ in nothing but the generations that conditions were said about.
-fn same(a: &Value, b: &Value) -> bool {
-    let bare = |definition: &Value| {
-        let mut status = definition["status"].clone();
-        let conditions = status["conditions"].as_array_mut().into_iter().flatten();
-        conditions.filter_map(Value::as_object_mut).for_each(|c| drop(c.remove("observedGeneration")));
-        status
-    };
-    bare(a) == bare(b)
+    new
 }
 
 fn names<'a>(new: &mut Value, definition: &Value, others: impl Iterator<Item = &'a Value>) {
