@@ -5,18 +5,11 @@
 //! admission step decides (cluster IPs, service accounts, storage classes) is not here.
 
 mod core;
-mod flowcontrol;
 mod pod;
 mod policy;
 mod workload;
 
 use serde_json::{Value, json};
-
-pub use flowcontrol::{flow_schema, priority_level};
-pub use policy::{
-    admission_policy, admission_policy_binding, api_service, custom_resource_definition, mutating_webhooks,
-    validating_webhooks,
-};
 
 /// The code that fills in a type's defaults.
 pub(crate) fn of_type(name: &str) -> Option<fn(&mut Value)> {
@@ -33,9 +26,8 @@ pub(crate) fn of_type(name: &str) -> Option<fn(&mut Value)> {
         "core.v1.PersistentVolumeClaimSpec" => core::claim_spec,
         "core.v1.LimitRangeItem" => core::limit_range_item,
         "core.v1.ReplicationController" => workload::replication_controller,
-        "apps.v1.DeploymentStrategy" | "apps.v1.StatefulSetUpdateStrategy" | "apps.v1.DaemonSetUpdateStrategy" => {
-            workload::rolling_update
-        }
+        "apps.v1.DeploymentStrategy" | "apps.v1.DaemonSetUpdateStrategy" => workload::rolling_update,
+        "apps.v1.StatefulSetUpdateStrategy" => workload::stateful_update,
         "apps.v1.StatefulSetSpec" => workload::claim_templates,
         "batch.v1.Job" => workload::job,
         "autoscaling.v2.HorizontalPodAutoscalerSpec" => workload::hpa,
@@ -43,6 +35,7 @@ pub(crate) fn of_type(name: &str) -> Option<fn(&mut Value)> {
         "rbac.v1.Subject" => policy::subject,
         "resource.v1.ExactDeviceRequest" | "resource.v1.DeviceSubRequest" => policy::device_count,
         "resource.v1.DeviceTaint" => policy::device_taint,
+        "apiextensions.v1.CustomResourceDefinitionSpec" => policy::custom_names,
         _ => return None,
     })
 }

@@ -195,13 +195,26 @@ pub fn check_domain_path(text: &str) -> Problems {
     }
 }
 
-/// A name with its domain: `example.com/model`.
-pub fn check_fully_qualified(text: &str) -> Problems {
-    let (domain, id) = text.split_once('/').unwrap_or((text, ""));
-    if id.is_empty() || domain.is_empty() {
-        return vec!["must be a fully qualified name, such as 'example.com/name'".to_owned()];
+/// The name of what a device has: an identifier, perhaps with the domain of who says what it means.
+pub fn check_device_name(text: &str) -> Problems {
+    let id = |id: &str| {
+        let long = (id.len() > 32).then(|| "must be no more than 32 characters".to_owned());
+        long.into_iter().chain(check_c_identifier(id)).collect::<Problems>()
+    };
+    match text.split('/').collect::<Vec<_>>()[..] {
+        [name] => id(name),
+        ["", _] => vec!["the domain must not be empty".to_owned()],
+        [_, ""] => vec!["the name must not be empty".to_owned()],
+        [domain, name] => check_driver(domain).into_iter().chain(id(name)).collect(),
+        _ => Vec::new(),
     }
-    check_dns_subdomain(domain).into_iter().chain(check_c_identifier(id)).collect()
+}
+
+/// The same with its domain: `example.com/model`.
+pub fn check_fully_qualified(text: &str) -> Problems {
+    let why = "a fully qualified name must be a domain and a name separated by a slash";
+    let bare = (!text.contains('/')).then(|| why.to_owned());
+    check_device_name(text).into_iter().chain(bare).collect()
 }
 
 /// A qualified name in which capitals are fine, as in a provisioner's.
@@ -253,6 +266,28 @@ pub fn check_absolute_path(text: &str) -> Problems {
 /// A host, which may be a wildcard.
 pub fn check_host(text: &str) -> Problems {
     if text.contains('*') { check_wildcard_subdomain(text) } else { check_dns_subdomain(text) }
+}
+
+/// What is no address.
+pub fn check_not_ip(text: &str) -> Problems {
+    let why = "must be a DNS name, not an IP address".to_owned();
+    if text.parse::<std::net::IpAddr>().is_ok() { vec![why] } else { Vec::new() }
+}
+
+/// A domain of at least so many segments.
+pub fn check_domain(text: &str, least: usize) -> Problems {
+    match check_dns_subdomain(text) {
+        problems if !problems.is_empty() => vec![problems.join(",")],
+        _ if text.split('.').count() < least => {
+            let least = if least == 2 { "two" } else { "three" };
+            vec![format!("should be a domain with at least {least} segments separated by dots")]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn check_domain3(text: &str) -> Problems {
+    check_domain(text, 3)
 }
 
 /// A header of HTTP.
@@ -314,6 +349,8 @@ pub fn format(name: &str) -> Option<fn(&str) -> Problems> {
         "label1035" => check_dns1035_label,
         "subdomain" => check_dns_subdomain,
         "host" => check_host,
+        "notip" => check_not_ip,
+        "domain3" => check_domain3,
         "segment" => check_path_segment,
         "qualified" => check_qualified_name,
         "lowerqualified" => check_lower_qualified,
@@ -324,6 +361,7 @@ pub fn format(name: &str) -> Option<fn(&str) -> Problems> {
         "portname" => check_port_name,
         "ip" => check_ip,
         "cidr" => check_cidr,
+        "interface" => check_interface,
         "driver" => check_driver,
         "domainpath" => check_domain_path,
         "pool" => check_pool,
@@ -374,18 +412,46 @@ pub fn check_canonical_ip(text: &str) -> Problems {
     }
 }
 
+fn parse_cidr(text: &str) -> Option<(std::net::IpAddr, u32)> {
+    let (ip, bits) = text.split_once('/')?;
+    let ip: std::net::IpAddr = ip.parse().ok()?;
+    let bits = bits.parse().ok().filter(|bits| *bits <= if ip.is_ipv4() { 32 } else { 128 })?;
+    Some((ip, bits))
+}
+
+/// The address, the prefix' length and the address' length of a network.
+pub(crate) fn network(cidr: &str) -> Option<(u128, u32, u32)> {
+    parse_cidr(cidr).map(|(ip, prefix)| match ip {
+        std::net::IpAddr::V4(ip) => (u128::from(ip.to_bits()), prefix, 32),
+        std::net::IpAddr::V6(ip) => (ip.to_bits(), prefix, 128),
+    })
+}
+
 /// A CIDR, such as `10.9.8.0/24`.
 pub fn check_cidr(text: &str) -> Problems {
-    let valid = text.split_once('/').is_some_and(|(ip, bits)| {
-        let max = match ip.parse::<std::net::IpAddr>() {
-            Ok(ip) if ip.is_ipv4() => 32,
-            Ok(_) => 128,
-            Err(_) => return false,
-        };
-        bits.parse::<u8>().is_ok_and(|bits| bits <= max)
-    });
     let message = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".to_owned();
-    if valid { Vec::new() } else { vec![message] }
+    if parse_cidr(text).is_some() { Vec::new() } else { vec![message] }
+}
+
+/// A network written the one way that it is written, with nothing after its prefix.
+pub fn check_network(text: &str) -> Problems {
+    match network(text) {
+        Some((bits, prefix, width)) if prefix < width && bits << (128 - width + prefix) != 0 => {
+            vec!["must not have bits set beyond the prefix length".to_owned()]
+        }
+        _ => parse_cidr(text).map_or_else(|| check_cidr(text), |parsed| check_canonical(text, parsed)),
+    }
+}
+
+/// An address of an interface, with the length of its network's prefix.
+pub fn check_interface(text: &str) -> Problems {
+    let message = "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)".to_owned();
+    parse_cidr(text).map_or_else(|| vec![message], |parsed| check_canonical(text, parsed))
+}
+
+fn check_canonical(text: &str, (ip, bits): (std::net::IpAddr, u32)) -> Problems {
+    let canonical = format!("{ip}/{bits}");
+    if text == canonical { Vec::new() } else { vec![format!("must be in canonical form ({canonical:?})")] }
 }
 
 #[cfg(test)]

@@ -14,13 +14,15 @@
 //! | `!=` `!~` | the same, of an empty text too |
 //! | `<=KEY` | a number that is not more than another |
 //! | `>=N` `>N` `A..B` | a number in these bounds; `^` before it: a missing one is zero; `?`: zero is a missing one |
-//! | `items=N` `bytes=N` | at most so many items, or bytes |
-//! | `unique` `unique=KEY` | items differ, or their values of KEY do |
+//! | `items=N` `bytes=N` | at most so many items, or bytes; of a map, those of its keys and values |
+//! | `unique` `unique=KEY` | items differ, or their values of KEY do; `!` before it: empty ones too |
+//! | `distinct=KEY` | as `!unique=KEY`, but errors name the item |
+//! | `alone` | `*` has no other items beside it |
 //! | `labels` `amount` | a map of labels; a quantity that is not negative |
 //! | `fixed` `frozen` `grows` | stays as it was made: Invalid, or Forbidden with the line's words; or never shrinks |
 //! | `skip` `flat` | is not looked into; its items have the path of what it is in |
 //! | `[]` before a rule | the items of the list are judged, each with its index |
-//! | `@path` | the path that errors name, where upstream's differs; `@^path`: of the list, without the item's index |
+//! | `@path` | the path that errors name, where upstream's differs; `@^path`: of the list, without the item's index; `@.`: of the object |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -44,7 +46,8 @@ enum Rule {
     Bounds { low: i64, high: i64, words: String, zero: Zero },
     Items(usize),
     Bytes(usize),
-    Unique(&'static str),
+    Unique { key: &'static str, nor_empty: bool, whole: bool },
+    Alone,
     Labels,
     Amount,
     Fixed,
@@ -154,12 +157,13 @@ fn parse_rule(token: &'static str) -> Option<Rule> {
         "!" => return Some(Rule::Required { nor_zero: false, inside: false }),
         "!0" => return Some(Rule::Required { nor_zero: true, inside: false }),
         "!!" => return Some(Rule::Required { nor_zero: false, inside: true }),
+        "alone" => return Some(Rule::Alone),
         "labels" => return Some(Rule::Labels),
         "amount" => return Some(Rule::Amount),
         "fixed" => return Some(Rule::Fixed),
         "frozen" => return Some(Rule::Frozen),
         "grows" => return Some(Rule::Grows),
-        "unique" => return Some(Rule::Unique("")),
+        "unique" => return Some(Rule::Unique { key: "", nor_empty: false, whole: true }),
         _ => {}
     }
     let (nor_empty, token) = token.strip_prefix('!').map_or((false, token), |token| (true, token));
@@ -184,7 +188,8 @@ fn parse_rule(token: &'static str) -> Option<Rule> {
     match token.split_once('=')? {
         ("items", most) => most.parse().ok().map(Rule::Items),
         ("bytes", most) => most.parse().ok().map(Rule::Bytes),
-        ("unique", key) => Some(Rule::Unique(key)),
+        ("unique", key) => Some(Rule::Unique { key, nor_empty, whole: false }),
+        ("distinct", key) => Some(Rule::Unique { key, nor_empty: true, whole: true }),
         _ => None,
     }
 }
@@ -337,6 +342,7 @@ impl Row {
     fn judge(&self, object: &Value, path: &str, errors: &mut FieldErrors) {
         let value = at(object, &self.path);
         let path = match self.shown.strip_prefix('^') {
+            None if self.shown == "." => path.to_owned(),
             None => join(path, self.shown),
             Some("") => without_index(path).to_owned(),
             Some(field) => join(without_index(path), field),
@@ -398,18 +404,23 @@ impl Row {
                     errors.too_many(path, count, *most);
                 }
             }
-            Rule::Bytes(most) if value.as_str().is_some_and(|text| text.len() > *most) => {
-                errors.too_long(path, *most);
-            }
-            Rule::Unique(key) => {
+            Rule::Bytes(most) if bytes(value) > *most => match self.words {
+                "" => errors.too_long(path, *most),
+                words => errors.invalid(path, value.clone(), words),
+            },
+            Rule::Unique { key, nor_empty, whole } => {
                 let mut seen = Vec::new();
                 for (i, item) in value.as_array().into_iter().flatten().enumerate() {
                     let id = if key.is_empty() { item } else { &item[*key] };
-                    if !is_empty(id) && seen.contains(&id) {
-                        errors.duplicate(&join_key(path, i, key), id.clone());
+                    if (*nor_empty || !is_empty(id)) && seen.contains(&id) {
+                        let item = if self.shown == "." { path.to_owned() } else { format!("{path}[{i}]") };
+                        errors.duplicate(&if *whole { item } else { join(&item, key) }, id.clone());
                     }
                     seen.push(id);
                 }
+            }
+            Rule::Alone if count > Some(1) && texts(value).any(|text| text == "*") => {
+                errors.invalid(path, value.clone(), self.words);
             }
             Rule::Labels => crate::meta::validate_labels(value, path, errors),
             Rule::Amount if crate::validate::quantity(value).is_negative() => {
@@ -425,9 +436,10 @@ pub(crate) fn without_index(path: &str) -> &str {
     path.strip_suffix(']').and_then(|path| path.rsplit_once('[')).map_or(path, |(list, _)| list)
 }
 
-fn join_key(path: &str, i: usize, key: &str) -> String {
-    let item = format!("{path}[{i}]");
-    if key.is_empty() { item } else { join(&item, key) }
+/// How long a text is, or all keys and values of a map.
+fn bytes(value: &Value) -> usize {
+    let of = |value: &Value| value.as_str().map_or(0, str::len);
+    of(value) + value.as_object().into_iter().flatten().map(|(key, value)| key.len() + of(value)).sum::<usize>()
 }
 
 /// A text, or the texts of a list.

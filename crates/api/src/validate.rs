@@ -4,6 +4,7 @@
 //! function a type, wherever the type stands ([`of_type`]), and one a kind. The `*_update` functions say what a change
 //! may not touch; metadata is [`crate::meta`]'s.
 
+mod admission_policies;
 mod api_service;
 mod apps;
 mod batch;
@@ -34,6 +35,7 @@ use crate::field::FieldErrors;
 use crate::names::Problems;
 use crate::quantity::Quantity;
 
+pub use admission_policies::validating_policy;
 pub use api_service::api_service;
 pub use apps::{daemon_set, deployment, replica_set, replication_controller, stateful_set, stateful_set_update};
 pub use batch::{cron_job, job, job_create, job_update};
@@ -42,17 +44,19 @@ pub use core::{
     config_map, config_map_update, endpoint_slice, endpoints, event, event_regarding, event_update, event_v1, lease,
     namespace, namespace_update, node, node_update, secret, secret_update,
 };
+pub use devices::claim_status;
 pub use flowcontrol::{flow_schema, priority_level};
 pub use pod::pod_create;
 pub use pod_update::pod_update;
-pub use policy::{hpa, ingress, pod_disruption_budget, priority_class, service_cidr_update};
+pub use policy::{
+    hpa, hpa_create, hpa_update, ingress, ingress_create, pod_disruption_budget, priority_class, service_cidr_update,
+};
 pub use quota::{limit_range, resource_quota, resource_quota_update};
 pub use rbac::{cluster_role, cluster_role_binding, role, role_binding, role_binding_update};
 pub use service::{service, service_update};
 pub use storage::{
     csi_node_update, persistent_volume, persistent_volume_claim_update, persistent_volume_update, volume_attachment,
 };
-pub use webhooks::{mutating_webhooks, validating_webhooks};
 
 /// The code that judges a value of a type, wherever it stands.
 pub(crate) fn of_type(name: &str) -> Option<fn(&Value, &str, &mut FieldErrors)> {
@@ -85,10 +89,12 @@ pub(crate) fn of_type(name: &str) -> Option<fn(&Value, &str, &mut FieldErrors)> 
         "batch.v1.JobSpec" => batch::job_spec,
         "batch.v1.SuccessPolicyRule" => batch::success_rule,
         "autoscaling.v2.MetricSpec" => policy::metric,
+        "autoscaling.v2.ContainerResourceMetricSource" => policy::container_metric,
         "networking.v1.IngressBackend" => policy::backend,
         "networking.v1.HTTPIngressPath" => policy::http_path,
         "networking.v1.IngressClassParametersReference" => policy::class_parameters,
         "networking.v1.NetworkPolicySpec" => policy::policy_types,
+        "networking.v1.ServiceCIDRSpec" => policy::service_cidrs,
         "networking.v1.NetworkPolicyPeer" => policy::peer,
         "node.v1.Overhead" => |overhead, path, errors| {
             let path = join(path, "limits");
@@ -101,7 +107,28 @@ pub(crate) fn of_type(name: &str) -> Option<fn(&Value, &str, &mut FieldErrors)> 
         "resource.v1.DeviceToleration" => scheduling::device_toleration,
         "resource.v1.DeviceClaim" => devices::claim,
         "resource.v1.ResourceSliceSpec" => devices::slice,
+        "resource.v1.Device" => |device, path, errors| {
+            devices::device(device, path, errors);
+            devices::binding(device, path, errors);
+        },
+        "resource.v1.DeviceRequestAllocationResult" => devices::binding,
+        "resource.v1.CounterSet" | "resource.v1.DeviceCounterConsumption" => devices::counters,
+        "resource.v1.OpaqueDeviceConfiguration" => devices::parameters,
+        "resource.v1.DeviceClassSpec" => devices::class,
         "resource.v1.DeviceAttribute" => devices::attribute,
+        "admissionregistration.v1.MutatingWebhook" | "admissionregistration.v1.ValidatingWebhook" => webhooks::webhook,
+        "admissionregistration.v1.MatchCondition" => webhooks::match_condition,
+        "admissionregistration.v1.Rule" => webhooks::resources,
+        "admissionregistration.v1.ParamKind" => admission_policies::param_kind,
+        "admissionregistration.v1.ParamRef" => admission_policies::param_ref,
+        "admissionregistration.v1.Validation" => admission_policies::validation,
+        "admissionregistration.v1.ValidatingAdmissionPolicyBindingSpec" => admission_policies::validation_actions,
+        "flowcontrol.v1.PolicyRulesWithSubjects" => flowcontrol::policy_rules,
+        "flowcontrol.v1.ResourcePolicyRule" => flowcontrol::resource_rule,
+        "flowcontrol.v1.NonResourcePolicyRule" => flowcontrol::non_resource_rule,
+        "flowcontrol.v1.Subject" => flowcontrol::subject,
+        "flowcontrol.v1.LimitResponse" => flowcontrol::limit_response,
+        "flowcontrol.v1.QueuingConfiguration" => flowcontrol::queues,
         "storage.v1.VolumeAttachmentSource" => storage::attachment_source,
         _ => return None,
     })

@@ -327,7 +327,7 @@ fn policies_that_make_no_sense_are_refused() {
             (json!({ "validations": [{ "expression": "variables.x" }] }), "undeclared reference to 'variables'"),
             (
                 json!({ "validations": [] }),
-                "spec.validations: Required value: validations or auditAnnotations must be specified",
+                "spec.validations: Required value: validations or auditAnnotations must contain at least one item",
             ),
             (json!({ "matchConstraints": null }), "spec.matchConstraints: Required value"),
             (json!({ "failurePolicy": "Maybe" }), "spec.failurePolicy: Unsupported value: \"Maybe\""),

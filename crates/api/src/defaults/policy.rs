@@ -1,8 +1,8 @@
-//! Kinds that set rules: RBAC, networking, devices, admission, extension.
+//! Kinds that set rules: RBAC, networking, devices, extension.
 
 use serde_json::{Value, json};
 
-use super::{at, child, items, set, set_nonzero, set_text};
+use super::{child, set, set_nonzero, set_text};
 
 const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -33,85 +33,10 @@ pub(super) fn device_taint(taint: &mut Value) {
     set(taint, "timeAdded", coracle_clock::now_seconds().to_string());
 }
 
-fn webhooks(object: &mut Value, reinvocation: bool) {
-    for webhook in items(object, "webhooks") {
-        set(webhook, "failurePolicy", "Fail");
-        set(webhook, "matchPolicy", "Equivalent");
-        set(webhook, "namespaceSelector", json!({}));
-        set(webhook, "objectSelector", json!({}));
-        set(webhook, "timeoutSeconds", 10);
-        if reinvocation {
-            set(webhook, "reinvocationPolicy", "Never");
-        }
-        for rule in items(webhook, "rules") {
-            set(rule, "scope", "*");
-        }
-        if let Some(service) = at(webhook, "clientConfig").and_then(|config| at(config, "service")) {
-            set(service, "port", 443);
-        }
-    }
-}
-
-fn match_resources(resources: &mut Value) {
-    set(resources, "matchPolicy", "Equivalent");
-    set(resources, "namespaceSelector", json!({}));
-    set(resources, "objectSelector", json!({}));
-    for list in ["resourceRules", "excludeResourceRules"] {
-        for rule in items(resources, list) {
-            set(rule, "scope", "*");
-        }
-    }
-}
-
-/// A ValidatingAdmissionPolicy or MutatingAdmissionPolicy.
-pub fn admission_policy(object: &mut Value) {
-    let spec = child(object, "spec");
-    set(spec, "failurePolicy", "Fail");
-    if let Some(constraints) = at(spec, "matchConstraints") {
-        match_resources(constraints);
-    }
-}
-
-/// A binding of one.
-pub fn admission_policy_binding(object: &mut Value) {
-    let spec = child(object, "spec");
-    if let Some(resources) = at(spec, "matchResources") {
-        match_resources(resources);
-    }
-    if let Some(params) = at(spec, "paramRef") {
-        set(params, "parameterNotFoundAction", "Deny");
-    }
-}
-
-/// A ValidatingWebhookConfiguration.
-pub fn validating_webhooks(object: &mut Value) {
-    webhooks(object, false);
-}
-
-/// A MutatingWebhookConfiguration.
-pub fn mutating_webhooks(object: &mut Value) {
-    webhooks(object, true);
-}
-
-/// An APIService: its Service's port.
-pub fn api_service(object: &mut Value) {
-    if let Some(service) = at(child(object, "spec"), "service") {
-        set(service, "port", 443);
-    }
-}
-
-/// A CustomResourceDefinition: singular and list names from the kind, no conversion.
-pub fn custom_resource_definition(object: &mut Value) {
-    let spec = child(object, "spec");
+/// A custom kind has a singular name and the name of its lists.
+pub(super) fn custom_names(spec: &mut Value) {
     let names = child(spec, "names");
     let kind = names["kind"].as_str().unwrap_or_default().to_owned();
     set_text(names, "singular", &kind.to_lowercase());
     set_text(names, "listKind", &format!("{kind}List"));
-    let conversion = child(spec, "conversion");
-    set_text(conversion, "strategy", "None");
-    if let Some(service) =
-        at(conversion, "webhook").and_then(|w| at(w, "clientConfig")).and_then(|config| at(config, "service"))
-    {
-        set_nonzero(service, "port", 443);
-    }
 }

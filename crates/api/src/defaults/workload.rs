@@ -31,6 +31,14 @@ pub(super) fn rolling_update(strategy: &mut Value) {
     }
 }
 
+/// A StatefulSet that does not say how updates go gets a rolling one with its parameters.
+pub(super) fn stateful_update(strategy: &mut Value) {
+    if strategy["type"].as_str().is_none_or(str::is_empty) {
+        strategy["type"] = "RollingUpdate".into();
+        child(strategy, "rollingUpdate");
+    }
+}
+
 /// A StatefulSet's claim templates are whole objects.
 pub(super) fn claim_templates(spec: &mut Value) {
     for claim in items(spec, "volumeClaimTemplates") {

@@ -2,7 +2,7 @@
 
 use super::{GENERIC, Kind, prepare};
 use crate::custom::definition;
-use crate::{defaults, validate, warnings};
+use crate::{validate, warnings};
 
 #[rustfmt::skip]
 pub(super) static KINDS: &[Kind] = &[
@@ -22,7 +22,7 @@ pub(super) static KINDS: &[Kind] = &[
     Kind { definition: "io.k8s.api.core.v1.PodTemplate", warnings: warnings::pod_template, ..GENERIC },
     Kind { definition: "io.k8s.api.apps.v1.Deployment", validate: validate::deployment, warnings: warnings::template, ..GENERIC },
     Kind { definition: "io.k8s.api.apps.v1.ReplicaSet", validate: validate::replica_set, warnings: warnings::template, ..GENERIC },
-    Kind { definition: "io.k8s.api.apps.v1.StatefulSet", validate: validate::stateful_set, validate_update: validate::stateful_set_update, warnings: warnings::template, ..GENERIC },
+    Kind { definition: "io.k8s.api.apps.v1.StatefulSet", prepare_create: prepare::stateful_set, prepare_update: |new, _, _| prepare::stateful_set(new), validate: validate::stateful_set, validate_update: validate::stateful_set_update, warnings: warnings::template, ..GENERIC },
     Kind { definition: "io.k8s.api.apps.v1.DaemonSet", validate: validate::daemon_set, warnings: warnings::template, ..GENERIC },
     Kind { definition: "io.k8s.api.batch.v1.Job", prepare_create: prepare::job, validate: validate::job, validate_create: validate::job_create, validate_update: validate::job_update, warnings: warnings::template, ..GENERIC },
     Kind { definition: "io.k8s.api.batch.v1.CronJob", validate: validate::cron_job, warnings: warnings::cron_job, ..GENERIC },
@@ -37,21 +37,17 @@ pub(super) static KINDS: &[Kind] = &[
     Kind { definition: "io.k8s.api.coordination.v1.Lease", validate: validate::lease, ..GENERIC },
     Kind { definition: "io.k8s.api.scheduling.v1.PriorityClass", validate: validate::priority_class, ..GENERIC },
     Kind { definition: "io.k8s.api.policy.v1.PodDisruptionBudget", validate: validate::pod_disruption_budget, ..GENERIC },
-    Kind { definition: "io.k8s.api.autoscaling.v1.HorizontalPodAutoscaler", validate: validate::hpa, ..GENERIC },
-    Kind { definition: "io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler", validate: validate::hpa, ..GENERIC },
-    Kind { definition: "io.k8s.api.networking.v1.Ingress", validate: validate::ingress, ..GENERIC },
+    Kind { definition: "io.k8s.api.autoscaling.v1.HorizontalPodAutoscaler", validate: validate::hpa, validate_create: validate::hpa_create, validate_update: validate::hpa_update, ..GENERIC },
+    Kind { definition: "io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler", validate: validate::hpa, validate_create: validate::hpa_create, validate_update: validate::hpa_update, ..GENERIC },
+    Kind { definition: "io.k8s.api.networking.v1.Ingress", validate: validate::ingress, validate_create: validate::ingress_create, ..GENERIC },
     Kind { definition: "io.k8s.api.networking.v1.ServiceCIDR", validate_update: validate::service_cidr_update, ..GENERIC },
     Kind { definition: "io.k8s.api.certificates.v1.CertificateSigningRequest", requested_by: prepare::certificate_requester, prepare_update: prepare::certificate_update, validate: validate::certificate_signing_request, validate_update: validate::certificate_signing_request_update, ..GENERIC },
-    Kind { definition: "io.k8s.api.admissionregistration.v1.MutatingWebhookConfiguration", default: defaults::mutating_webhooks, validate: validate::mutating_webhooks, ..GENERIC },
-    Kind { definition: "io.k8s.api.admissionregistration.v1.ValidatingWebhookConfiguration", default: defaults::validating_webhooks, validate: validate::validating_webhooks, ..GENERIC },
-    Kind { definition: "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicyBinding", default: defaults::admission_policy_binding, ..GENERIC },
-    Kind { definition: "io.k8s.api.admissionregistration.v1.MutatingAdmissionPolicy", default: defaults::admission_policy, ..GENERIC },
-    Kind { definition: "io.k8s.api.admissionregistration.v1.MutatingAdmissionPolicyBinding", default: defaults::admission_policy_binding, ..GENERIC },
-    Kind { definition: "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicy", default: defaults::admission_policy, ..GENERIC },
-    Kind { definition: "io.k8s.api.flowcontrol.v1.FlowSchema", default: defaults::flow_schema, validate: validate::flow_schema, ..GENERIC },
-    Kind { definition: "io.k8s.api.flowcontrol.v1.PriorityLevelConfiguration", default: defaults::priority_level, validate: validate::priority_level, ..GENERIC },
-    Kind { definition: "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIService", default: defaults::api_service, prepare_create: prepare::api_service, validate: validate::api_service, ..GENERIC },
-    Kind { definition: "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition", default: defaults::custom_resource_definition, prepare_create: definition::prepare_create, prepare_update: definition::prepare_update, prepare_delete: definition::prepare_delete, validate: definition::validate, validate_update: definition::validate_update, ..GENERIC },
+    Kind { definition: "io.k8s.api.resource.v1.ResourceClaim", validate_update: validate::claim_status, ..GENERIC },
+    Kind { definition: "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicy", validate: validate::validating_policy, ..GENERIC },
+    Kind { definition: "io.k8s.api.flowcontrol.v1.FlowSchema", validate: validate::flow_schema, ..GENERIC },
+    Kind { definition: "io.k8s.api.flowcontrol.v1.PriorityLevelConfiguration", validate: validate::priority_level, ..GENERIC },
+    Kind { definition: "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIService", prepare_create: prepare::api_service, validate: validate::api_service, ..GENERIC },
+    Kind { definition: "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition", prepare_create: definition::prepare_create, prepare_update: definition::prepare_update, prepare_delete: definition::prepare_delete, validate: definition::validate, validate_update: definition::validate_update, ..GENERIC },
 ];
 
 #[cfg(test)]

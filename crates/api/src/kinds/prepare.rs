@@ -84,6 +84,13 @@ pub(super) fn api_service(object: &mut Value) {
     }
 }
 
+/// What `MaxUnavailableStatefulSet` brings is not there, as it is off by default.
+pub(super) fn stateful_set(object: &mut Value) {
+    if let Some(rolling) = object.pointer_mut("/spec/updateStrategy/rollingUpdate").and_then(Value::as_object_mut) {
+        rolling.remove("maxUnavailable");
+    }
+}
+
 /// A Job selects its pods by its own uid, unless told otherwise.
 pub(super) fn job(object: &mut Value) {
     if object["spec"]["manualSelector"] == true {

@@ -114,11 +114,29 @@ pub(super) fn job_spec(spec: &Value, path: &str, errors: &mut FieldErrors) {
     for (path, rule) in super::each(&spec["podFailurePolicy"], &join(path, "podFailurePolicy"), "rules") {
         failure_rule(rule, &path, !spec["backoffLimitPerIndex"].is_null(), &containers, errors);
     }
-    for (path, rule) in super::each(&spec["successPolicy"], &join(path, "successPolicy"), "rules") {
-        if let Some(count) = rule["succeededCount"].as_i64().filter(|count| indexed && Some(*count) > completions) {
-            let most = completions.unwrap_or_default();
-            let why = format!("must be less than or equal to {most} (the number of specified completions)");
-            errors.invalid(&join(&path, "succeededCount"), count, why);
+    for (path, rule) in super::each(&spec["successPolicy"], &join(path, "successPolicy"), "rules").filter(|_| indexed) {
+        success_counts(rule, &path, completions.unwrap_or_default(), errors);
+    }
+}
+
+/// No more can succeed than there are.
+fn success_counts(rule: &Value, path: &str, completions: i64, errors: &mut FieldErrors) {
+    let given = rule["succeededIndexes"].as_str();
+    let intervals = super::job_status::intervals(given.unwrap_or_default(), completions).unwrap_or_else(|why| {
+        let why = format!("error parsing succeededIndexes: {why}");
+        errors.invalid(&join(path, "succeededIndexes"), given, why);
+        Vec::new()
+    });
+    let total = intervals.iter().map(|(first, last)| last - first + 1).sum();
+    for (most, of) in [
+        (Some(completions), "specified completions"),
+        (given.map(|_| total), "indexes in the specified succeededIndexes field"),
+    ] {
+        if let (Some(most), Some(count)) = (most, rule["succeededCount"].as_i64())
+            && count > most
+        {
+            let why = format!("must be less than or equal to {most} (the number of {of})");
+            errors.invalid(&join(path, "succeededCount"), count, why);
         }
     }
 }

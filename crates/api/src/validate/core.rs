@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{each, join, list, report, text};
 use crate::field::FieldErrors;
-use crate::names::{check_config_key, check_dns_subdomain, check_ip, check_qualified_name, check_special_ip};
+use crate::names::{check_config_key, check_domain, check_ip, check_qualified_name, check_special_ip};
 
 /// The largest ConfigMap or Secret: etcd's limit with some room.
 const MAX_DATA_SIZE_BYTES: usize = 1 << 20;
@@ -205,7 +205,10 @@ pub fn endpoint_slice(object: &Value, errors: &mut FieldErrors) {
             let path = format!("{path}.addresses[{i}]");
             let six = address.parse::<std::net::IpAddr>().map(|ip| ip.is_ipv6());
             match (kind, six) {
-                ("FQDN", _) => report(check_dns_subdomain(address), &path, address, errors),
+                ("FQDN", _) if address.is_empty() => errors.required(&path, ""),
+                ("FQDN", _) => {
+                    report(check_domain(address.strip_suffix('.').unwrap_or(address), 2), &path, address, errors);
+                }
                 (_, Err(_)) => report(check_ip(address), &path, address, errors),
                 ("IPv4", Ok(true)) => errors.invalid(&path, address, "must be an IPv4 address"),
                 ("IPv6", Ok(false)) => errors.invalid(&path, address, "must be an IPv6 address"),
@@ -215,77 +218,102 @@ pub fn endpoint_slice(object: &Value, errors: &mut FieldErrors) {
     }
 }
 
-/// An Event lives in the namespace of what it is about.
+/// An Event of `v1`.
 pub fn event(object: &Value, errors: &mut FieldErrors) {
-    event_about(object, "involvedObject", errors);
-}
-
-fn event_about(object: &Value, key: &str, errors: &mut FieldErrors) {
-    let about = text(&object[key], "namespace");
-    let namespace = text(&object["metadata"], "namespace");
-    // Events about cluster objects go to the default namespace, or the system's.
-    let fits = if about.is_empty() { matches!(namespace, "" | "default" | "kube-system") } else { about == namespace };
-    if !fits {
-        errors.invalid("involvedObject.namespace", about, "does not match event.namespace");
-    }
+    any_event(object, "involvedObject", "message", "reportingComponent", errors);
 }
 
 /// The same, as `events.k8s.io` names it.
 pub fn event_regarding(object: &Value, errors: &mut FieldErrors) {
-    event_about(object, "regarding", errors);
+    any_event(object, "regarding", "note", "reportingController", errors);
 }
 
-/// A new event of `events.k8s.io` says all that it should; one that an old client made may still be updated.
-pub fn event_v1(object: &Value, errors: &mut FieldErrors) {
-    if object["eventTime"].is_null() {
-        return errors.required("eventTime", "");
+/// An event lives in the namespace of what it is about. One with a time says all that it should.
+fn any_event(object: &Value, about: &str, note: &str, reporter: &str, errors: &mut FieldErrors) {
+    let (about, namespace) = (text(&object[about], "namespace"), text(&object["metadata"], "namespace"));
+    let modern = !object["eventTime"].is_null();
+    // Events about cluster objects go to the default namespace, or the system's.
+    let fits = match (about, modern) {
+        ("", _) => matches!(namespace, "" | "default") || modern && namespace == "kube-system",
+        (_, true) => true,
+        (about, false) => about == namespace,
+    };
+    if !fits {
+        errors.invalid("involvedObject.namespace", about, "does not match event.namespace");
     }
-    match text(object, "reportingController") {
-        "" => errors.required("reportingController", ""),
-        name => report(check_qualified_name(name), "reportingController", name, errors),
+    if !modern {
+        return;
     }
-    for (key, most) in [("reportingInstance", 128), ("action", 128), ("reason", 128)] {
-        match text(object, key) {
-            "" => errors.required(key, ""),
-            value if value.len() > most => {
-                errors.invalid(key, "", format!("can have at most {most} characters"));
-            }
+    let controller = text(object, reporter);
+    if controller.is_empty() {
+        errors.required(reporter, "");
+    }
+    report(check_qualified_name(controller), reporter, controller, errors);
+    for (key, shown, most) in [
+        ("reportingInstance", "reportingInstance", 128),
+        ("action", "action", 128),
+        ("reason", "reason", 128),
+        (note, "message", 1024),
+    ] {
+        match text(object, key).len() {
+            0 if key != note => errors.required(shown, ""),
+            count if count > most => errors.invalid(shown, "", format!("can have at most {most} characters")),
             _ => {}
         }
     }
-    if text(object, "note").len() > 1024 {
-        errors.invalid("message", "", "can have at most 1024 characters");
+}
+
+fn series(object: &Value, errors: &mut FieldErrors) {
+    let series = &object["series"];
+    if series.is_object() && series["count"].as_i64() < Some(2) {
+        errors.invalid("series.count", "", "should be at least 2");
+    }
+    if series.is_object() && series["lastObservedTime"].is_null() {
+        errors.required("series.lastObservedTime", "");
+    }
+}
+
+/// A new event of `events.k8s.io` has a time; one that an old client made may still be updated.
+pub fn event_v1(object: &Value, errors: &mut FieldErrors) {
+    series(object, errors);
+    if object["eventTime"].is_null() {
+        errors.required("eventTime", "");
     }
     if !matches!(text(object, "type"), "Normal" | "Warning") {
         errors.invalid("type", "", format!("has invalid value: {}", text(object, "type")));
     }
-    for key in ["deprecatedFirstTimestamp", "deprecatedLastTimestamp"] {
-        if !object[key].is_null() {
-            errors.invalid(key, "", "needs to be unset");
+    let source = &object["deprecatedSource"];
+    for (given, shown) in [
+        (!object["deprecatedFirstTimestamp"].is_null(), "firstTimestamp"),
+        (!object["deprecatedLastTimestamp"].is_null(), "lastTimestamp"),
+        (object["deprecatedCount"].as_i64().is_some_and(|count| count != 0), "count"),
+        (!text(source, "component").is_empty() || !text(source, "host").is_empty(), "source"),
+    ] {
+        if given {
+            errors.invalid(shown, "", "needs to be unset");
         }
-    }
-    if object["deprecatedCount"].as_i64().unwrap_or_default() != 0 {
-        errors.invalid("count", "", "needs to be unset");
-    }
-    if !text(&object["deprecatedSource"], "component").is_empty()
-        || !text(&object["deprecatedSource"], "host").is_empty()
-    {
-        errors.invalid("source", "", "needs to be unset");
     }
 }
 
 /// Of an event only its series grows.
 pub fn event_update(new: &Value, old: &Value, _subresource: &str, errors: &mut FieldErrors) {
+    if new["series"] != old["series"] {
+        series(new, errors);
+    }
     for (key, shown) in [
         ("regarding", "involvedObject"),
         ("reason", "reason"),
         ("note", "message"),
+        ("deprecatedSource", "source"),
+        ("deprecatedFirstTimestamp", "firstTimestamp"),
+        ("deprecatedLastTimestamp", "lastTimestamp"),
+        ("deprecatedCount", "count"),
+        ("type", "type"),
         ("eventTime", "eventTime"),
         ("action", "action"),
         ("related", "related"),
         ("reportingController", "reportingController"),
         ("reportingInstance", "reportingInstance"),
-        ("type", "type"),
     ] {
         if new[key] != old[key] {
             errors.invalid(shown, new[key].clone(), super::IMMUTABLE);
@@ -296,8 +324,11 @@ pub fn event_update(new: &Value, old: &Value, _subresource: &str, errors: &mut F
 /// A Lease.
 pub fn lease(object: &Value, errors: &mut FieldErrors) {
     let spec = &object["spec"];
-    if spec["holderIdentity"] == "" {
-        errors.invalid("spec.holderIdentity", "", "must not be empty");
+    // One of Kubernetes' own has no domain.
+    match text(spec, "strategy") {
+        "" | "OldestEmulationVersion" => {}
+        name if name.contains('/') => report(check_qualified_name(name), "spec.strategy.strategy", name, errors),
+        other => errors.not_supported("spec.strategy.strategy", other, &["OldestEmulationVersion"]),
     }
     if !text(spec, "preferredHolder").is_empty() && text(spec, "strategy").is_empty() {
         errors.forbidden("spec.preferredHolder", "may only be specified if `strategy` is defined");

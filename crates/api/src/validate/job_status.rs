@@ -19,6 +19,62 @@ fn is(job: &Value, condition: &str) -> bool {
     list(&job["status"], "conditions").iter().any(|c| c["type"] == condition && c["status"] == "True")
 }
 
+/// The intervals of `0,3-5`, or why these are none; every index is below `completions`.
+pub(super) fn intervals(text: &str, completions: i64) -> Result<Vec<(i64, i64)>, String> {
+    let index = |part: &str| match part.parse::<i64>() {
+        Err(_) => Err(format!("cannot convert string to integer for index: {part:?}")),
+        Ok(index) if index >= completions => Err(format!("too large index: {part:?}")),
+        Ok(index) => Ok(index),
+    };
+    let ordered = |previous: i64, current: i64| match previous < current {
+        true => Ok(()),
+        false => Err(format!("non-increasing order, previous: {previous}, current: {current}")),
+    };
+    let mut all: Vec<(i64, i64)> = Vec::new();
+    for interval in text.split(',').filter(|_| !text.is_empty()) {
+        let (first, last) = match interval.split('-').collect::<Vec<_>>()[..] {
+            [one] => (index(one)?, index(one)?),
+            [first, last] => (index(first)?, index(last)?),
+            _ => {
+                let why = "violates the requirement that an index interval can have at most two parts separated by '-'";
+                return Err(format!("the fragment {interval:?} {why}"));
+            }
+        };
+        if interval.contains('-') {
+            ordered(first, last)?;
+        }
+        all.last().map_or(Ok(()), |(_, previous)| ordered(*previous, first))?;
+        all.push((first, last));
+    }
+    Ok(all)
+}
+
+/// Indexes that are some, and that have not both succeeded and failed.
+fn indexes(spec: &Value, status: &Value, errors: &mut FieldErrors) {
+    let Some(completions) = spec["completions"].as_i64() else { return };
+    let mut parse = |key: &str| match intervals(text(status, key), completions) {
+        Ok(intervals) => intervals,
+        Err(why) => {
+            errors.invalid(&format!("status.{key}"), status[key].clone(), format!("error parsing {key}: {why}"));
+            Vec::new()
+        }
+    };
+    let completed = parse("completedIndexes");
+    let failed = if spec["backoffLimitPerIndex"].is_null() { Vec::new() } else { parse("failedIndexes") };
+    let (mut completed, mut failed) = (completed.iter().peekable(), failed.iter().peekable());
+    while let (Some(one), Some(other)) = (completed.peek(), failed.peek()) {
+        if one.0 <= other.1 && other.0 <= one.1 {
+            let why = format!("failedIndexes and completedIndexes overlap at index: {}", one.0.max(other.0));
+            return errors.invalid("status.failedIndexes", status["failedIndexes"].clone(), why);
+        }
+        if one.0 <= other.0 {
+            completed.next()
+        } else {
+            failed.next()
+        };
+    }
+}
+
 fn status(job: &Value, errors: &mut FieldErrors) {
     let (spec, status) = (&job["spec"], &job["status"]);
     let [complete, failed, target, met] =
@@ -70,6 +126,7 @@ fn status(job: &Value, errors: &mut FieldErrors) {
             errors.invalid(&format!("status.{key}"), status[key].clone(), why);
         }
     }
+    indexes(spec, status, errors);
     for (missing, key, why) in [
         (complete && !given("completionTime"), "completionTime", "completionTime is required for Complete jobs"),
         (finished && !given("startTime"), "startTime", "startTime is required for finished job"),
@@ -142,5 +199,29 @@ mod tests {
             "status.conditions: Invalid value: cannot disable the terminal Complete=True condition | status.succeeded: \
              Invalid value: 0: cannot decrease the succeeded counter"
         );
+    }
+
+    #[test]
+    fn indexes_are_in_order_and_not_both_succeeded_and_failed() {
+        for (completed, failed, expected) in [
+            ("0,2-4", "5", ""),
+            ("0,2-4", "3", "failedIndexes and completedIndexes overlap at index: 3"),
+            ("x", "", r#"error parsing completedIndexes: cannot convert string to integer for index: "x""#),
+            ("", "6", r#"error parsing failedIndexes: too large index: "6""#),
+            ("3,1", "", "error parsing completedIndexes: non-increasing order, previous: 3, current: 1"),
+            ("2-2", "", "error parsing completedIndexes: non-increasing order, previous: 2, current: 2"),
+            (
+                "1-2-3",
+                "",
+                "error parsing completedIndexes: the fragment \"1-2-3\" violates the requirement that an index interval \
+                 can have at most two parts separated by '-'",
+            ),
+        ] {
+            let mut errors = FieldErrors::default();
+            let spec = json!({ "completions": 6, "backoffLimitPerIndex": 1 });
+            indexes(&spec, &json!({ "completedIndexes": completed, "failedIndexes": failed }), &mut errors);
+            let told: Vec<&str> = errors.0.iter().map(|error| error.detail.as_str()).collect();
+            assert_eq!(told.join(" | "), expected);
+        }
     }
 }

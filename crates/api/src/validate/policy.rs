@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{count_or_percent, join, list, one_of, text};
+use super::{count_or_percent, join, list, report, text};
 use crate::field::FieldErrors;
+use crate::names::{check_network, network};
 
 /// Priorities above this are the system's.
 const HIGHEST_USER_PRIORITY: i64 = 1_000_000_000;
@@ -36,12 +37,46 @@ pub fn pod_disruption_budget(object: &Value, errors: &mut FieldErrors) {
     }
 }
 
+/// A metric of a container is of something that containers can ask for.
+pub(super) fn container_metric(source: &Value, path: &str, errors: &mut FieldErrors) {
+    if !text(source, "name").is_empty() {
+        super::resources::container_resource_name(text(source, "name"), &join(path, "name"), errors);
+    }
+}
+
 /// A HorizontalPodAutoscaler.
 pub fn hpa(object: &Value, errors: &mut FieldErrors) {
     let spec = &object["spec"];
     let (min, max) = (spec["minReplicas"].as_i64().unwrap_or(1), spec["maxReplicas"].as_i64().unwrap_or_default());
     if max < min {
         errors.invalid("spec.maxReplicas", max, "must be greater than or equal to `minReplicas`");
+    }
+}
+
+fn api_version(of: &Value, path: &str, needs_group: bool, errors: &mut FieldErrors) {
+    let version = text(of, "apiVersion");
+    let why = match version.matches('/').count() {
+        0 if needs_group => "apiVersion must specify API group".to_owned(),
+        0 | 1 => return,
+        _ => format!("unexpected GroupVersion string: {version}"),
+    };
+    errors.invalid(&join(path, "apiVersion"), version, why);
+}
+
+/// What is scaled has a group, unless it is a ReplicationController.
+pub fn hpa_create(object: &Value, errors: &mut FieldErrors) {
+    let (spec, target) = (&object["spec"], &object["spec"]["scaleTargetRef"]);
+    api_version(target, "spec.scaleTargetRef", text(target, "kind") != "ReplicationController", errors);
+    for (path, metric) in super::each(spec, "spec", "metrics").filter(|(_, metric)| metric["object"].is_object()) {
+        api_version(&metric["object"]["describedObject"], &join(&path, "object.describedObject"), false, errors);
+    }
+}
+
+/// The same of what is scaled from now on.
+pub fn hpa_update(new: &Value, old: &Value, subresource: &str, errors: &mut FieldErrors) {
+    let of = |object: &Value| ["apiVersion", "kind"].map(|key| object["spec"]["scaleTargetRef"][key].clone());
+    if subresource.is_empty() && of(new) != of(old) {
+        hpa_create(new, errors);
     }
 }
 
@@ -57,7 +92,8 @@ pub(super) fn metric(metric: &Value, path: &str, errors: &mut FieldErrors) {
     let kind = text(metric, "type");
     if kind.is_empty() {
         errors.required(&join(path, "type"), "must specify a metric source type");
-    } else if let Some((_, key)) = SOURCES.iter().find(|(known, _)| *known == kind) {
+    }
+    if let Some((_, key)) = SOURCES.iter().find(|(known, _)| *known == kind) {
         if !metric[*key].is_object() {
             errors.required(&join(path, key), "must populate information for the given metric source");
         }
@@ -70,7 +106,10 @@ pub(super) fn metric(metric: &Value, path: &str, errors: &mut FieldErrors) {
     }
     for (_, key) in SOURCES.iter().filter(|(_, key)| metric[*key].is_object()) {
         let (target, path) = (&metric[*key]["target"], join(path, &format!("{key}.target")));
-        one_of(target, &path, "type", &["AverageValue", "Utilization", "Value"], errors);
+        if !matches!(text(target, "type"), "AverageValue" | "Utilization" | "Value") {
+            let why = "must be either Utilization, Value, or AverageValue";
+            errors.invalid(&join(&path, "type"), text(target, "type"), why);
+        }
         for value in ["value", "averageValue"].iter().filter(|value| !target[**value].is_null()) {
             if super::quantity(&target[*value]) <= crate::quantity::Quantity::ZERO {
                 errors.invalid(&join(&path, value), target[*value].clone(), "must be positive");
@@ -118,16 +157,17 @@ pub fn ingress(object: &Value, errors: &mut FieldErrors) {
     if list(spec, "rules").is_empty() && spec["defaultBackend"].is_null() {
         errors.invalid("spec", json!([]), "either `defaultBackend` or `rules` must be specified");
     }
-    for (path, rule) in super::each(spec, "spec", "rules") {
-        let host = text(rule, "host");
-        if host.parse::<std::net::IpAddr>().is_ok() {
-            errors.invalid(&join(&path, "host"), host, "must be a DNS name, not an IP address");
-        }
-    }
+}
+
+/// A new Ingress names one class, even if it does so twice.
+pub fn ingress_create(object: &Value, errors: &mut FieldErrors) {
     let class = &object["metadata"]["annotations"]["kubernetes.io/ingress.class"];
-    if class.is_string() && spec["ingressClassName"].is_string() {
-        let path = "metadata.annotations[kubernetes.io/ingress.class]";
-        errors.invalid(path, class.clone(), "can not be set when the class field is also set");
+    if class.is_string()
+        && object["spec"]["ingressClassName"].is_string()
+        && *class != object["spec"]["ingressClassName"]
+    {
+        let why = "must match `ingressClassName` when both are specified";
+        errors.invalid("annotations.kubernetes.io/ingress.class", class.clone(), why);
     }
 }
 
@@ -156,12 +196,12 @@ pub(super) fn backend(backend: &Value, path: &str, errors: &mut FieldErrors) {
     let service = &backend["service"];
     match (service.is_object(), backend["resource"].is_object()) {
         (true, true) => errors.invalid(path, "", "cannot set both resource and service backends"),
-        (false, false) => errors.required(path, "resource or service backend is required"),
+        (false, false) => errors.invalid(path, "", "resource or service backend is required"),
         (true, false) => {
-            let (path, port) = (join(path, "service"), &service["port"]);
+            let port = &service["port"];
             match (text(port, "name").is_empty(), port["number"].as_i64().unwrap_or_default() == 0) {
-                (true, true) => errors.required(&path, "port name or number is required"),
-                (false, false) => errors.invalid(&path, text(port, "name"), "cannot set both port name & port number"),
+                (true, true) => errors.required(path, "port name or number is required"),
+                (false, false) => errors.invalid(path, "", "cannot set both port name & port number"),
                 _ => {}
             }
         }
@@ -181,8 +221,7 @@ pub(super) fn class_parameters(parameters: &Value, path: &str, errors: &mut Fiel
         "Cluster" if parameters["namespace"].is_string() => {
             errors.forbidden(&path_of("namespace"), "`parameters.scope` is set to 'Cluster'");
         }
-        "Namespace" | "Cluster" => {}
-        other => errors.not_supported(&path_of("scope"), other, &["Cluster", "Namespace"]),
+        _ => {}
     }
 }
 
@@ -204,27 +243,17 @@ pub(super) fn peer(peer: &Value, path: &str, errors: &mut FieldErrors) {
     if pods && block.is_object() {
         errors.forbidden(path, "may not specify both ipBlock and another peer");
     }
+    let whole = network(text(block, "cidr"));
     for (i, except) in list(block, "except").iter().filter_map(Value::as_str).enumerate() {
-        if let (Some(inner), Some(outer)) = (network(except), network(text(block, "cidr")))
-            && !(inner.1 > outer.1
-                && inner.2 == outer.2
-                && inner.0 >> (inner.2 - outer.1) == outer.0 >> (inner.2 - outer.1))
-        {
-            let why = "must be a strict subset of `cidr`";
-            errors.invalid(&format!("{path}.ipBlock.except[{i}]"), except, why);
+        if let (Some((inner, longer, width)), Some((outer, prefix, outer_width))) = (network(except), whole) {
+            let shift = 128 - width;
+            let within = width == outer_width && (prefix == 0 || (inner ^ outer) << shift >> (128 - prefix) == 0);
+            if !within || longer <= prefix {
+                let why = "must be a strict subset of `cidr`";
+                errors.invalid(&format!("{path}.ipBlock.except[{i}]"), except, why);
+            }
         }
     }
-}
-
-/// The address, the prefix' length and the address' length of a network, unless it holds all addresses.
-fn network(cidr: &str) -> Option<(u128, u32, u32)> {
-    let (ip, prefix) = cidr.split_once('/')?;
-    let (bits, width) = match ip.parse().ok()? {
-        std::net::IpAddr::V4(ip) => (u128::from(ip.to_bits()), 32),
-        std::net::IpAddr::V6(ip) => (ip.to_bits(), 128),
-    };
-    let prefix = prefix.parse().ok().filter(|prefix| *prefix <= width)?;
-    Some((if prefix == 0 { 0 } else { bits }, prefix, width))
 }
 
 /// A port by number or name, or a range of numbers.
@@ -232,7 +261,7 @@ pub(super) fn policy_port(port: &Value, path: &str, errors: &mut FieldErrors) {
     let end = &port["endPort"];
     match &port["port"] {
         Value::Null if !end.is_null() => {
-            errors.required(&join(path, "port"), "must be specified if `endPort` is specified")
+            errors.invalid(&join(path, "endPort"), end.clone(), "may not be specified when `port` is not specified");
         }
         Value::Null => {}
         Value::String(name) if !end.is_null() => {
@@ -245,6 +274,25 @@ pub(super) fn policy_port(port: &Value, path: &str, errors: &mut FieldErrors) {
                 errors.invalid(&join(path, "endPort"), end.clone(), "must be greater than or equal to `port`");
             }
         }
+    }
+}
+
+/// A ServiceCIDR is a network or two, one of each family.
+pub(super) fn service_cidrs(spec: &Value, path: &str, errors: &mut FieldErrors) {
+    let (path, cidrs) = (join(path, "cidrs"), list(spec, "cidrs"));
+    if cidrs.len() > 2 {
+        return errors.invalid(&path, spec.clone(), "may only hold up to 2 values");
+    }
+    for (i, cidr) in cidrs.iter().filter_map(Value::as_str).enumerate() {
+        report(check_network(cidr), &format!("{path}[{i}]"), cidr, errors);
+    }
+    let width = |cidr: &Value| cidr.as_str().and_then(network).map(|(_, _, width)| width);
+    if let [one, other] = cidrs
+        && width(one).is_some()
+        && width(one) == width(other)
+    {
+        let why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+        errors.invalid(&path, spec["cidrs"].clone(), why);
     }
 }
 

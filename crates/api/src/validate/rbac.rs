@@ -18,7 +18,7 @@ fn rules(object: &Value, namespaced: bool, errors: &mut FieldErrors) {
                 let why = "namespaced rules cannot apply to non-resource URLs";
                 errors.invalid(&join(&path, "nonResourceURLs"), rule["nonResourceURLs"].clone(), why);
             }
-            if !list(rule, "apiGroups").is_empty() || !list(rule, "resources").is_empty() {
+            if ["apiGroups", "resources", "resourceNames"].iter().any(|key| !list(rule, key).is_empty()) {
                 let why = "rules cannot apply to both regular resources and non-resource URLs";
                 errors.invalid(&join(&path, "nonResourceURLs"), rule["nonResourceURLs"].clone(), why);
             }
@@ -45,7 +45,7 @@ pub fn cluster_role(object: &Value, errors: &mut FieldErrors) {
 
 /// A RoleBinding, which may refer to a Role or a ClusterRole.
 pub fn role_binding(object: &Value, errors: &mut FieldErrors) {
-    binding(object, &["ClusterRole", "Role"], true, errors);
+    binding(object, &["Role", "ClusterRole"], true, errors);
 }
 
 /// A ClusterRoleBinding.
@@ -88,7 +88,11 @@ fn subject(subject: &Value, path: &str, namespaced: bool, errors: &mut FieldErro
                 errors.required(&join(path, "namespace"), "");
             }
         }
-        "User" | "Group" => {
+        kind @ ("User" | "Group") => {
+            if text(subject, "name").is_empty() {
+                let why = format!("{} name cannot be empty", kind.to_lowercase());
+                errors.invalid(&join(path, "name"), "", why);
+            }
             if group != GROUP {
                 errors.not_supported(&join(path, "apiGroup"), group, &[GROUP]);
             }

@@ -219,20 +219,20 @@ pub fn csi_node_update(new: &Value, old: &Value, _: &str, errors: &mut FieldErro
     for driver in list(&new["spec"], "drivers") {
         let mut before = list(&old["spec"], "drivers").iter().filter(|before| before["name"] == driver["name"]);
         if before.any(|before| fixed(before) != fixed(driver)) {
-            errors.invalid("CSINodeDriver", driver.clone(), super::IMMUTABLE);
+            errors.invalid("spec.drivers", driver.clone(), super::IMMUTABLE);
         }
     }
 }
 
 /// What is attached is a volume or, for a migrated one, its spec.
 pub(super) fn attachment_source(source: &Value, path: &str, errors: &mut FieldErrors) {
-    match (source["persistentVolumeName"].is_string(), source["inlineVolumeSpec"].is_object()) {
-        (false, false) => {
-            errors.required(path, "must specify exactly one of inlineVolumeSpec and persistentVolumeName")
-        }
-        (true, true) => errors.forbidden(path, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
-        (true, false) if text(source, "persistentVolumeName").is_empty() => {
-            errors.required(&join(path, "persistentVolumeName"), "must specify non empty persistentVolumeName");
+    let why = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
+    match (source["persistentVolumeName"].as_str(), source["inlineVolumeSpec"].is_object()) {
+        (None, false) => errors.required(path, why),
+        (Some(_), true) => errors.forbidden(path, why),
+        (Some(""), false) => {
+            let why = "must specify non empty persistentVolumeName";
+            errors.required(&join(path, "persistentVolumeName"), why);
         }
         _ => {}
     }

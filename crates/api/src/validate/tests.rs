@@ -27,7 +27,7 @@ fn good(definition: &str) -> Value {
             json!({ "spec": { "schedule": "* * * * *", "jobTemplate": { "spec": { "template": { "spec": { "restartPolicy": "Never", "containers": pod["containers"] } } } } } })
         }
         "autoscaling.v2.HorizontalPodAutoscaler" => {
-            json!({ "spec": { "maxReplicas": 3, "scaleTargetRef": { "kind": "k", "name": "n" } } })
+            json!({ "spec": { "maxReplicas": 3, "scaleTargetRef": { "apiVersion": "g/v1", "kind": "k", "name": "n" } } })
         }
         "storage.v1.StorageClass" => json!({ "provisioner": "p.example.com" }),
         "storage.v1.VolumeAttachment" => {
@@ -61,6 +61,16 @@ fn good(definition: &str) -> Value {
             "sideEffects": "None",
             "admissionReviewVersions": ["v1"],
         }] }),
+        "admissionregistration.v1.ValidatingAdmissionPolicy" => json!({ "metadata": { "name": "p" }, "spec": {
+            "paramKind": { "apiVersion": "g.io/v1", "kind": "Limit" },
+            "matchConstraints": { "resourceRules": [
+                { "operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"] },
+            ] },
+            "validations": [{ "expression": "true" }],
+        } }),
+        "admissionregistration.v1.ValidatingAdmissionPolicyBinding" => {
+            json!({ "spec": { "policyName": "p", "validationActions": ["Deny"], "paramRef": { "name": "n" } } })
+        }
         "flowcontrol.v1.FlowSchema" => json!({ "metadata": { "name": "mine" }, "spec": {
             "priorityLevelConfiguration": { "name": "workload-low" },
             "distinguisherMethod": { "type": "ByUser" },
@@ -79,6 +89,11 @@ fn good(definition: &str) -> Value {
             "service": { "namespace": "n", "name": "s" },
         } }),
         "apiextensions.v1.CustomResourceDefinition" => crate::custom::definition::good(),
+        "core.v1.Event" => json!({}),
+        "events.v1.Event" => json!({
+            "metadata": { "namespace": "default" }, "eventTime": "2026-01-01T00:00:00.000000Z", "type": "Normal",
+            "reportingController": "c", "reportingInstance": "i", "action": "a", "reason": "r",
+        }),
         "scheduling.v1.PriorityClass" => json!({ "metadata": { "name": "high" }, "value": 1 }),
         "resource.v1.ResourceClaim" => {
             json!({ "spec": { "devices": { "requests": [{ "name": "r", "exactly": { "deviceClassName": "gpu" } }] } } })

@@ -4,86 +4,23 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{each, join, label_selector, list, one_of, report, text};
+use super::{join, list, report, text};
 use crate::field::FieldErrors;
-use crate::names::{check_dns_subdomain, check_dns1035_label, check_port_number, check_qualified_name};
+use crate::names::{check_dns_subdomain, check_dns1035_label, check_port_number};
 
 /// The versions of `AdmissionReview` and `ConversionReview` that are spoken.
 const REVIEW_VERSIONS: [&str; 2] = ["v1", "v1beta1"];
-/// The most match conditions of one webhook.
-const MATCH_CONDITIONS: usize = 64;
 
-/// A MutatingWebhookConfiguration.
-pub fn mutating_webhooks(object: &Value, errors: &mut FieldErrors) {
-    webhooks(object, errors);
-    for (path, webhook) in each(object, "", "webhooks") {
-        one_of(webhook, &path, "reinvocationPolicy", &["IfNeeded", "Never"], errors);
-    }
+/// A webhook: where it is and what it understands.
+pub(super) fn webhook(webhook: &Value, path: &str, errors: &mut FieldErrors) {
+    client_config(&webhook["clientConfig"], &join(path, "clientConfig"), errors);
+    review_versions(webhook, &join(path, "admissionReviewVersions"), errors);
 }
 
-/// A ValidatingWebhookConfiguration.
-pub fn validating_webhooks(object: &Value, errors: &mut FieldErrors) {
-    webhooks(object, errors);
-}
-
-fn webhooks(object: &Value, errors: &mut FieldErrors) {
-    let mut names = BTreeSet::new();
-    for (path, webhook) in each(object, "", "webhooks") {
-        fully_qualified_name(text(webhook, "name"), &join(&path, "name"), errors);
-        if !text(webhook, "name").is_empty() && !names.insert(text(webhook, "name")) {
-            errors.duplicate(&join(&path, "name"), webhook["name"].clone());
-        }
-        label_selector(&webhook["namespaceSelector"], &join(&path, "namespaceSelector"), errors);
-        label_selector(&webhook["objectSelector"], &join(&path, "objectSelector"), errors);
-        for (path, rule) in each(webhook, &path, "rules") {
-            rule_with_operations(rule, &path, errors);
-        }
-        one_of(webhook, &path, "failurePolicy", &["Fail", "Ignore"], errors);
-        one_of(webhook, &path, "matchPolicy", &["Equivalent", "Exact"], errors);
-        match text(webhook, "sideEffects") {
-            "" => errors.required(&join(&path, "sideEffects"), "must specify one of None, NoneOnDryRun"),
-            _ => one_of(webhook, &path, "sideEffects", &["None", "NoneOnDryRun"], errors),
-        }
-        if webhook["timeoutSeconds"].as_i64().is_some_and(|seconds| !(1..=30).contains(&seconds)) {
-            let why = "the timeout value must be between 1 and 30 seconds";
-            errors.invalid(&join(&path, "timeoutSeconds"), webhook["timeoutSeconds"].clone(), why);
-        }
-        client_config(&webhook["clientConfig"], &join(&path, "clientConfig"), errors);
-        review_versions(webhook, &join(&path, "admissionReviewVersions"), errors);
-        match_conditions(webhook, &path, errors);
-    }
-}
-
-fn fully_qualified_name(name: &str, path: &str, errors: &mut FieldErrors) {
-    if name.is_empty() {
-        return errors.required(path, "");
-    }
-    report(check_dns_subdomain(name), path, name, errors);
-    if name.split('.').count() < 3 {
-        errors.invalid(path, name, "should be a domain with at least three segments separated by dots");
-    }
-}
-
-/// Names and expressions of `matchConditions`.
-pub(crate) fn match_conditions(object: &Value, path: &str, errors: &mut FieldErrors) {
-    let conditions = list(object, "matchConditions");
-    if conditions.len() > MATCH_CONDITIONS {
-        errors.too_many(&join(path, "matchConditions"), conditions.len(), MATCH_CONDITIONS);
-    }
-    let mut names = BTreeSet::new();
-    for (path, condition) in each(object, path, "matchConditions") {
-        if text(condition, "expression").trim().is_empty() {
-            errors.required(&join(&path, "expression"), "");
-        }
-        match text(condition, "name") {
-            "" => errors.required(&join(&path, "name"), ""),
-            name => {
-                report(check_qualified_name(name), &join(&path, "name"), name, errors);
-                if !names.insert(name) {
-                    errors.duplicate(&join(&path, "name"), name);
-                }
-            }
-        }
+/// A condition is an expression.
+pub(super) fn match_condition(condition: &Value, path: &str, errors: &mut FieldErrors) {
+    if text(condition, "expression").trim().is_empty() {
+        errors.required(&join(path, "expression"), "");
     }
 }
 
@@ -176,48 +113,13 @@ fn webhook_service(service: &Value, path: &str, errors: &mut FieldErrors) {
     }
 }
 
-fn rule_with_operations(rule: &Value, path: &str, errors: &mut FieldErrors) {
-    wildcard_alone(rule, path, "operations", "operations", errors);
-    for (index, operation) in list(rule, "operations").iter().enumerate() {
-        let known = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
-        if !known.iter().any(|known| operation == known) {
-            errors.not_supported(&format!("{}[{index}]", join(path, "operations")), operation.clone(), &known);
-        }
-    }
-    wildcard_alone(rule, path, "apiGroups", "API groups", errors);
-    wildcard_alone(rule, path, "apiVersions", "API versions", errors);
-    for (index, version) in list(rule, "apiVersions").iter().enumerate() {
-        if version == "" {
-            errors.required(&format!("{}[{index}]", join(path, "apiVersions")), "");
-        }
-    }
-    resources(rule, &join(path, "resources"), errors);
-    one_of(rule, path, "scope", &["*", "Cluster", "Namespaced"], errors);
-}
-
-fn wildcard_alone(rule: &Value, path: &str, field: &str, what: &str, errors: &mut FieldErrors) {
-    let items = list(rule, field);
-    if items.is_empty() {
-        errors.required(&join(path, field), "");
-    }
-    if items.len() > 1 && items.iter().any(|item| item == "*") {
-        let why = format!("if '*' is present, must not specify other {what}");
-        errors.invalid(&join(path, field), rule[field].clone(), why);
-    }
-}
-
-fn resources(rule: &Value, path: &str, errors: &mut FieldErrors) {
+/// What a wildcard in a rule's resources covers is not named again.
+pub(super) fn resources(rule: &Value, path: &str, errors: &mut FieldErrors) {
+    let path = join(path, "resources");
     let names: Vec<&str> = list(rule, "resources").iter().map(|name| name.as_str().unwrap_or_default()).collect();
-    if names.is_empty() {
-        errors.required(path, "");
-    }
     let (mut all_of, mut in_all) = (BTreeSet::new(), BTreeSet::new());
     for (index, name) in names.iter().enumerate() {
         let path = format!("{path}[{index}]");
-        if name.is_empty() {
-            errors.required(&path, "");
-            continue;
-        }
         let Some((resource, sub)) = name.split_once('/') else { continue };
         if all_of.contains(resource) {
             errors.invalid(&path, *name, format!("if '{resource}/*' is present, must not specify {name}"));
@@ -233,7 +135,7 @@ fn resources(rule: &Value, path: &str, errors: &mut FieldErrors) {
         }
     }
     let has = |wanted: &str| names.contains(&wanted);
-    let mut refuse = |why: &str| errors.invalid(path, rule["resources"].clone(), why);
+    let mut refuse = |why: &str| errors.invalid(&path, rule["resources"].clone(), why);
     if names.len() > 1 && has("*/*") {
         refuse("if '*/*' is present, must not specify other resources");
     }

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::Call;
 use crate::body::Body;
 use crate::filter::Filter;
-use crate::negotiate::Format;
+use crate::negotiate::{Format, View};
 use crate::render;
 use crate::storage::{Entry, refusal};
 use crate::watch::{self, WatchRequest};
@@ -76,12 +76,19 @@ impl Call {
     /// Answers with the selected objects.
     pub(super) async fn list(&mut self) -> ApiResult<Response<Body>> {
         let filter = self.filter()?;
-        let (entries, meta) = match self.select(&filter).await {
+        let (mut entries, meta) = match self.select(&filter).await {
             Err(error) if error.reason == "Expired" && !self.options.continue_token.is_empty() => {
                 return self.expired(&error);
             }
             selected => selected?,
         };
+        if matches!(self.accept.view, View::Table(_)) && self.row.resource.plural == "flowschemas" {
+            // They are shown in the order in which they are tried.
+            entries.sort_by_cached_key(|entry| {
+                let schema: Value = serde_json::from_slice(&entry.json()).unwrap_or_default();
+                (schema["spec"]["matchingPrecedence"].as_i64(), entry.key.clone())
+            });
+        }
         let items = entries.into_iter().map(|entry| entry.json());
         Ok(render::list(&self.row.resource, meta, items, self.accept, self.options.include_object))
     }

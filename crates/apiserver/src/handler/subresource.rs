@@ -1,10 +1,14 @@
 //! Subresources with bodies of their own: `scale`, `binding`.
 
+use std::sync::Arc;
+
 use coracle_api::custom::{at, put_at};
+use coracle_api::kinds::KindStrategy;
 use coracle_api::managed_fields;
 use coracle_api::patch::PatchType;
 use coracle_api::schema::type_of;
 use coracle_api::selector::Selector;
+use coracle_api::table;
 use coracle_api::{ApiError, ApiResult, FieldErrors, Resource};
 use http::Response;
 use http::request::Parts;
@@ -16,6 +20,7 @@ use super::modify::Outcome;
 use super::ownership::typing;
 use super::patch::Patch;
 use crate::body::{Body, RequestBody};
+use crate::render;
 
 /// How the wanted Scale is made from the present one.
 type Rescale = Box<dyn Fn(&Value) -> ApiResult<Value> + Send + Sync>;
@@ -68,26 +73,28 @@ impl Call {
     /// `get`, `update` and `patch` of `…/scale`.
     pub(super) async fn scale(&mut self, parts: &Parts, body: RequestBody) -> ApiResult<Response<Body>> {
         let name = self.info.name.clone();
-        let kind = Resource {
+        let kind = Arc::new(Resource {
             group: "autoscaling".into(),
             version: "v1".into(),
             kind: "Scale".into(),
             definition: "io.k8s.api.autoscaling.v1.Scale".into(),
+            columns: table::layout("autoscaling.v1.Scale").columns().to_vec(),
+            strategy: Arc::new(KindStrategy::of("autoscaling.v1.Scale")),
             custom: None,
             ..(*self.row.resource).clone()
-        };
+        });
         let mut applied = None;
         let rescale: Rescale = match self.info.verb.as_str() {
             "get" => {
                 let entry = self.current(&name).await?.ok_or_else(|| self.not_found())?;
-                return Ok(self.answer(200, scale_of(&self.row.resource, &self.read(&entry).await?)?.to_string()));
+                return self.answer_scale(&kind, &self.read(&entry).await?);
             }
             "update" => {
                 let scale = self.decode_subresource(parts, body).await?;
                 Box::new(move |_| Ok(scale.clone()))
             }
             _ => {
-                let patch = Patch::read(parts, body, true).await?;
+                let (patch, kind) = (Patch::read(parts, body, true).await?, kind.clone());
                 if patch.kind == PatchType::Apply {
                     let config = self.configuration(&kind, &patch.bytes)?;
                     applied = Some(config["spec"]["replicas"].clone());
@@ -132,7 +139,12 @@ impl Call {
             Outcome::Stored(stored) => self.read_stored(&stored).await?,
             Outcome::Unwritten(object) => object,
         };
-        Ok(self.answer(200, scale_of(&self.row.resource, &object)?.to_string()))
+        self.answer_scale(&kind, &object)
+    }
+
+    fn answer_scale(&self, kind: &Resource, object: &Value) -> ApiResult<Response<Body>> {
+        let scale = scale_of(&self.row.resource, object)?.to_string();
+        Ok(render::object(200, scale.into(), kind, self.accept, self.options.include_object))
     }
 
     /// `POST pods/binding`: the scheduler's decision.
