@@ -179,6 +179,10 @@ fn a_scale_is_applied_and_owns_the_number_of_the_object() {
         );
         let scale = apply("fieldManager=one&force=true", json!({ "replicas": 5 })).await.expect(200);
         assert_eq!((&scale["kind"], &scale["spec"]["replicas"]), (&json!("Scale"), &json!(5)));
+        let table = server.table(&path).await;
+        let names = table["columnDefinitions"].as_array().unwrap().iter().map(|column| column["name"].clone());
+        assert_eq!(names.collect::<Value>(), json!(["Name", "Desired", "Available", "Age"]));
+        assert_eq!(table["rows"][0]["cells"].as_array().unwrap()[..3], [json!("web"), json!(5), json!(0)]);
         let object = server.get(&format!("{DEPLOYMENTS}/web")).await.expect(200);
         let entry = &object["metadata"]["managedFields"][0];
         let owner = ["manager", "operation", "subresource", "apiVersion"].map(|field| entry[field].clone());

@@ -4,7 +4,7 @@
 //! `apf.kubernetes.io/autoupdate-spec` says `true`. After each change the server looks after them, and tells of
 //! FlowSchemas whether their level is there (condition `Dangling`).
 
-use coracle_api::{ApiError, ApiResult};
+use coracle_api::{ApiError, ApiResult, FieldErrors, Resource};
 use serde_json::{Value, json};
 
 use super::{GROUP, text};
@@ -127,6 +127,26 @@ pub fn objects() -> Vec<FlowObject> {
     all.extend(SCHEMAS.lines().map(|line| ("flowschemas", schema(line))));
     let mandatory = |object: &Value| matches!(text(object, "/metadata/name"), "exempt" | "catch-all");
     all.into_iter().map(|(plural, object)| (plural, object.clone(), mandatory(&object))).collect()
+}
+
+/// Mandatory objects are as they are, but for the sizes of `exempt`.
+pub(crate) fn check(resource: &Resource, object: &Value, errors: &mut FieldErrors) {
+    if resource.group != GROUP {
+        return;
+    }
+    let name = text(object, "/metadata/name");
+    let wanted = objects().into_iter().find(|(plural, wanted, mandatory)| {
+        *mandatory && *plural == resource.plural && text(wanted, "/metadata/name") == name
+    });
+    let Some((_, mut wanted, _)) = wanted else { return };
+    let sized = wanted["spec"]["exempt"].is_object();
+    if sized {
+        wanted["spec"]["exempt"] = object["spec"]["exempt"].clone();
+    }
+    if object["spec"] != wanted["spec"] {
+        let but = if sized { " except the 'spec.exempt' field" } else { "" };
+        errors.invalid("spec", object["spec"].clone(), format!("spec of '{name}'{but} must equal the fixed value"));
+    }
 }
 
 /// What a stored object is to be replaced by to be as it should; `None` if it is.

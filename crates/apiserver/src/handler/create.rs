@@ -9,6 +9,7 @@ use super::Call;
 use super::modify::{Outcome, has_generation};
 use crate::admission;
 use crate::body::{Body, RequestBody};
+use crate::flow_control;
 use crate::hooks::Operation;
 use crate::storage::Stored;
 
@@ -121,6 +122,7 @@ impl Call {
         resource.strategy.validate_create(object, &mut errors);
         self.check_rules(object, None, &mut errors);
         admission::check_expressions(resource, object, &mut errors);
+        flow_control::bootstrap::check(resource, object, &mut errors);
         if errors.0.is_empty() {
             return Ok(());
         }

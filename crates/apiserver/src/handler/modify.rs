@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::Call;
 use crate::hooks::Operation;
 use crate::storage::{Entry, Stored};
-use crate::{admission, allocate};
+use crate::{admission, allocate, flow_control};
 
 /// How an object was left.
 #[derive(Debug)]
@@ -185,6 +185,7 @@ impl Call {
         self.warnings.extend(self.check_rules(new, Some(old), &mut errors));
         if subresource != "status" {
             admission::check_expressions(&resource, new, &mut errors);
+            flow_control::bootstrap::check(&resource, new, &mut errors);
         }
         if !errors.0.is_empty() {
             let name = old["metadata"]["name"].as_str().unwrap_or_default();
