@@ -328,7 +328,10 @@ pub fn check_update(ty: &'static Type, new: &Value, old: &Value, errors: &mut Fi
             continue;
         }
         match row.rule {
-            Rule::Fixed => errors.invalid(row.shown, now.clone(), crate::validate::IMMUTABLE),
+            Rule::Fixed if row.words.is_empty() => {
+                errors.invalid(row.shown, now.clone(), crate::validate::IMMUTABLE);
+            }
+            Rule::Fixed => errors.invalid(row.shown, now.clone(), row.words),
             Rule::Frozen => errors.forbidden(row.shown, row.words),
             Rule::Grows if now.as_i64().unwrap_or_default() < was.as_i64().unwrap_or_default() => {
                 errors.invalid(row.shown, now.as_i64().unwrap_or_default(), "cannot be decremented");

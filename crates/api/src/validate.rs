@@ -52,7 +52,7 @@ pub use policy::{
     hpa, hpa_create, hpa_update, ingress, ingress_create, pod_disruption_budget, priority_class, service_cidr_update,
 };
 pub use quota::{limit_range, resource_quota, resource_quota_update};
-pub use rbac::{cluster_role, cluster_role_binding, role, role_binding, role_binding_update};
+pub use rbac::{cluster_role, cluster_role_binding, role};
 pub use service::{service, service_update};
 pub use storage::{
     csi_node_update, persistent_volume, persistent_volume_claim_update, persistent_volume_update, volume_attachment,
@@ -89,6 +89,7 @@ pub(crate) fn of_type(name: &str) -> Option<fn(&Value, &str, &mut FieldErrors)> 
         "batch.v1.JobSpec" => batch::job_spec,
         "batch.v1.SuccessPolicyRule" => batch::success_rule,
         "autoscaling.v2.MetricSpec" => policy::metric,
+        "autoscaling.v2.MetricTarget" => policy::metric_target,
         "autoscaling.v2.ContainerResourceMetricSource" => policy::container_metric,
         "networking.v1.IngressBackend" => policy::backend,
         "networking.v1.HTTPIngressPath" => policy::http_path,
@@ -101,6 +102,7 @@ pub(crate) fn of_type(name: &str) -> Option<fn(&Value, &str, &mut FieldErrors)> 
             resources::amounts(&overhead["podFixed"], &path, resources::container_resource_name, errors);
         },
         "networking.v1.NetworkPolicyPort" => policy::policy_port,
+        "rbac.v1.Subject" => rbac::subject,
         "resource.v1.DeviceRequest" => devices::request,
         "resource.v1.ExactDeviceRequest" | "resource.v1.DeviceSubRequest" => devices::count,
         "resource.v1.DeviceConstraint" => devices::constraint,
@@ -159,37 +161,6 @@ pub(crate) fn join(path: &str, key: &str) -> String {
 pub(crate) fn report(problems: Problems, path: &str, value: &str, errors: &mut FieldErrors) {
     for problem in problems {
         errors.invalid(path, value, problem);
-    }
-}
-
-/// A name that must be there and obey its grammar.
-pub(crate) fn required_name(
-    object: &Value,
-    path: &str,
-    key: &str,
-    check: fn(&str) -> Problems,
-    errors: &mut FieldErrors,
-) {
-    let (path, value) = (join(path, key), text(object, key));
-    if value.is_empty() {
-        errors.required(&path, "");
-    } else {
-        report(check(value), &path, value, errors);
-    }
-}
-
-/// A text that must be there.
-pub(crate) fn required(object: &Value, path: &str, key: &str, errors: &mut FieldErrors) {
-    if text(object, key).is_empty() {
-        errors.required(&join(path, key), "");
-    }
-}
-
-/// A text that, if it is there, is one of `allowed`.
-pub(crate) fn one_of(object: &Value, path: &str, key: &str, allowed: &[&str], errors: &mut FieldErrors) {
-    let value = text(object, key);
-    if !value.is_empty() && !allowed.contains(&value) {
-        errors.not_supported(&join(path, key), value, allowed);
     }
 }
 

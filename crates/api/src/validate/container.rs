@@ -149,13 +149,9 @@ fn resize_policies(container: &Value, path: &str, pod_policy: &str, errors: &mut
 }
 
 fn restart_rules(container: &Value, path: &str, errors: &mut FieldErrors) {
-    super::one_of(container, path, "restartPolicy", &["Always", "Never", "OnFailure"], errors);
     let rules = list(container, "restartPolicyRules");
     if !rules.is_empty() && text(container, "restartPolicy").is_empty() {
         errors.required(&join(path, "restartPolicy"), "must specify restartPolicy when restart rules are used");
-    }
-    if rules.len() > 20 {
-        errors.too_many(&join(path, "restartPolicyRules"), rules.len(), 20);
     }
 }
 

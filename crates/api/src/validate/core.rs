@@ -300,25 +300,6 @@ pub fn event_update(new: &Value, old: &Value, _subresource: &str, errors: &mut F
     if new["series"] != old["series"] {
         series(new, errors);
     }
-    for (key, shown) in [
-        ("regarding", "involvedObject"),
-        ("reason", "reason"),
-        ("note", "message"),
-        ("deprecatedSource", "source"),
-        ("deprecatedFirstTimestamp", "firstTimestamp"),
-        ("deprecatedLastTimestamp", "lastTimestamp"),
-        ("deprecatedCount", "count"),
-        ("type", "type"),
-        ("eventTime", "eventTime"),
-        ("action", "action"),
-        ("related", "related"),
-        ("reportingController", "reportingController"),
-        ("reportingInstance", "reportingInstance"),
-    ] {
-        if new[key] != old[key] {
-            errors.invalid(shown, new[key].clone(), super::IMMUTABLE);
-        }
-    }
 }
 
 /// A Lease.

@@ -151,30 +151,32 @@ pub fn claim_status(new: &Value, old: &Value, subresource: &str, errors: &mut Fi
     names_of(&allocation["devices"], path, "config", &names, errors);
 }
 
-/// Which of these fields say where something is; a flag is true or not there.
-fn places(object: &Value, path: &str, keys: &[&str], empty: &str, errors: &mut FieldErrors) -> String {
+/// One of these fields says where something is; a flag is true or not there.
+fn one_place(object: &Value, path: &str, keys: &[&str], empty: &str, why: [&str; 2], errors: &mut FieldErrors) {
+    let mut given = Vec::new();
     for key in keys {
         match &object[*key] {
+            Value::Null => {}
             Value::Bool(false) => errors.invalid(&join(path, key), false, "must be either unset or set to true"),
             Value::String(name) if name.is_empty() => errors.invalid(&join(path, key), "", empty),
-            _ => {}
+            _ => given.push(format!("`{key}`")),
         }
     }
-    let given =
-        keys.iter().filter(|key| !matches!(&object[**key], Value::Null | Value::Bool(false)) && object[**key] != "");
-    given.map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ")
+    match given.len() {
+        0 => errors.required(path, why[0]),
+        1 => {}
+        _ => errors.invalid(path, format!("{{{}}}", given.join(", ")), why.concat()),
+    }
 }
 
 /// A slice's devices are on one node, on selected ones, on all, or each says where.
 pub(super) fn slice(spec: &Value, path: &str, errors: &mut FieldErrors) {
     let keys = ["nodeName", "nodeSelector", "allNodes", "perDeviceNodeSelection"];
-    let given = places(spec, path, &keys, "must be either unset or set to a non-empty string", errors);
-    let why = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
-    match given.matches(", ").count() {
-        0 if given.is_empty() => errors.required(path, why),
-        0 => {}
-        _ => errors.invalid(path, format!("{{{given}}}"), format!("{why}, but multiple fields are set")),
-    }
+    let why = [
+        "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required",
+        ", but multiple fields are set",
+    ];
+    one_place(spec, path, &keys, "must be either unset or set to a non-empty string", why, errors);
     let terms = &spec["nodeSelector"]["nodeSelectorTerms"];
     if spec["nodeSelector"].is_object() && terms.as_array().is_none_or(|terms| terms.len() != 1) {
         let why = "must have exactly one node selector term";
@@ -199,14 +201,9 @@ pub(super) fn slice(spec: &Value, path: &str, errors: &mut FieldErrors) {
             }
             continue;
         }
-        let given = places(device, &path, &keys, "must not be empty", errors);
         let why = "exactly one of `nodeName`, `nodeSelector`, or `allNodes` is required when `perDeviceNodeSelection` is \
                    set to true in the ResourceSlice spec";
-        match given.matches(", ").count() {
-            0 if given.is_empty() => errors.required(&path, why),
-            0 => {}
-            _ => errors.invalid(&path, format!("{{{given}}}"), why),
-        }
+        one_place(device, &path, &keys, "must not be empty", [why, ""], errors);
     }
 }
 

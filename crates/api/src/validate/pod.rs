@@ -153,7 +153,6 @@ pub(super) fn spec(spec: &Value, path: &str, errors: &mut FieldErrors) {
 
 /// A claim of a pod on devices: an existing one, or one made for the pod.
 pub(super) fn resource_claim(claim: &Value, path: &str, errors: &mut FieldErrors) {
-    super::required_name(claim, path, "name", crate::names::check_dns_label, errors);
     let sources = ["resourceClaimName", "resourceClaimTemplateName"];
     match sources.iter().filter(|key| claim[**key].is_string()).count() {
         0 => {

@@ -104,49 +104,42 @@ pub(super) fn metric(metric: &Value, path: &str, errors: &mut FieldErrors) {
     } else {
         errors.not_supported(&join(path, "type"), kind, &SOURCES.map(|(kind, _)| kind));
     }
-    for (_, key) in SOURCES.iter().filter(|(_, key)| metric[*key].is_object()) {
-        let (target, path) = (&metric[*key]["target"], join(path, &format!("{key}.target")));
-        if !matches!(text(target, "type"), "AverageValue" | "Utilization" | "Value") {
-            let why = "must be either Utilization, Value, or AverageValue";
-            errors.invalid(&join(&path, "type"), text(target, "type"), why);
-        }
-        for value in ["value", "averageValue"].iter().filter(|value| !target[**value].is_null()) {
-            if super::quantity(&target[*value]) <= crate::quantity::Quantity::ZERO {
-                errors.invalid(&join(&path, value), target[*value].clone(), "must be positive");
-            }
-        }
-        let given = |value: &str| !target[value].is_null();
-        match *key {
-            "resource" | "containerResource" => match (given("averageUtilization"), given("averageValue")) {
-                (false, false) => {
-                    let why = "must set either a target raw value or a target utilization";
-                    errors.required(&join(&path, "averageUtilization"), why);
-                }
-                (true, true) => {
-                    let why = "may not set both a target raw value and a target utilization";
-                    errors.forbidden(&join(&path, "averageValue"), why);
-                }
-                _ => {}
-            },
-            "pods" if !given("averageValue") => {
-                errors.required(&join(&path, "averageValue"), "must specify a positive target averageValue");
-            }
-            "object" if !given("value") && !given("averageValue") => {
-                let why = "must set either a target value or averageValue";
-                errors.required(&join(&path, "averageValue"), why);
-            }
-            "external" => match (given("value"), given("averageValue")) {
-                (false, false) => {
-                    let why = "must set either a target value for metric or a per-pod target";
-                    errors.required(&join(&path, "averageValue"), why);
-                }
-                (true, true) => {
-                    let why = "may not set both a target value for metric and a per-pod target";
-                    errors.forbidden(&join(&path, "value"), why);
-                }
-                _ => {}
-            },
+    let [raw, whole, per_pod] = [
+        [
+            "must set either a target raw value or a target utilization",
+            "may not set both a target raw value and a target utilization",
+        ],
+        ["must set either a target value or averageValue", ""],
+        [
+            "must set either a target value for metric or a per-pod target",
+            "may not set both a target value for metric and a per-pod target",
+        ],
+    ];
+    // What is aimed at: one of two values, and why not none or both.
+    for (key, one, other, [none, both]) in [
+        ("resource", "averageUtilization", "averageValue", raw),
+        ("containerResource", "averageUtilization", "averageValue", raw),
+        ("object", "averageValue", "value", whole),
+        ("external", "averageValue", "value", per_pod),
+    ] {
+        let (target, path) = (&metric[key]["target"], join(path, &format!("{key}.target")));
+        match (target[one].is_null(), target[other].is_null()) {
+            (true, true) if metric[key].is_object() => errors.required(&join(&path, one), none),
+            (false, false) if !both.is_empty() => errors.forbidden(&join(&path, other), both),
             _ => {}
+        }
+    }
+}
+
+/// What a metric should be.
+pub(super) fn metric_target(target: &Value, path: &str, errors: &mut FieldErrors) {
+    if !matches!(text(target, "type"), "AverageValue" | "Utilization" | "Value") {
+        let why = "must be either Utilization, Value, or AverageValue";
+        errors.invalid(&join(path, "type"), text(target, "type"), why);
+    }
+    for value in ["value", "averageValue"].iter().filter(|value| !target[**value].is_null()) {
+        if super::quantity(&target[*value]) <= crate::quantity::Quantity::ZERO {
+            errors.invalid(&join(path, value), target[*value].clone(), "must be positive");
         }
     }
 }

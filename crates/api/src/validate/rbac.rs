@@ -4,15 +4,12 @@ use serde_json::Value;
 
 use super::{each, join, list, report, text};
 use crate::field::FieldErrors;
-use crate::names::{check_dns_subdomain, check_path_segment};
+use crate::names::check_dns_subdomain;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
 fn rules(object: &Value, namespaced: bool, errors: &mut FieldErrors) {
     for (path, rule) in each(object, "", "rules") {
-        if list(rule, "verbs").is_empty() {
-            errors.required(&join(&path, "verbs"), "verbs must contain at least one value");
-        }
         if !list(rule, "nonResourceURLs").is_empty() {
             if namespaced {
                 let why = "namespaced rules cannot apply to non-resource URLs";
@@ -43,67 +40,29 @@ pub fn cluster_role(object: &Value, errors: &mut FieldErrors) {
     rules(object, false, errors);
 }
 
-/// A RoleBinding, which may refer to a Role or a ClusterRole.
-pub fn role_binding(object: &Value, errors: &mut FieldErrors) {
-    binding(object, &["Role", "ClusterRole"], true, errors);
-}
-
-/// A ClusterRoleBinding.
+/// An account of a ClusterRoleBinding says where it is.
 pub fn cluster_role_binding(object: &Value, errors: &mut FieldErrors) {
-    binding(object, &["ClusterRole"], false, errors);
-}
-
-fn binding(object: &Value, kinds: &[&str], namespaced: bool, errors: &mut FieldErrors) {
-    let role = &object["roleRef"];
-    if text(role, "apiGroup") != GROUP {
-        errors.not_supported("roleRef.apiGroup", text(role, "apiGroup"), &[GROUP]);
-    }
-    if !kinds.contains(&text(role, "kind")) {
-        errors.not_supported("roleRef.kind", text(role, "kind"), kinds);
-    }
-    match text(role, "name") {
-        "" => errors.required("roleRef.name", ""),
-        name => report(check_path_segment(name), "roleRef.name", name, errors),
-    }
-    for (path, subject) in each(object, "", "subjects") {
-        self::subject(subject, &path, namespaced, errors);
-    }
-}
-
-fn subject(subject: &Value, path: &str, namespaced: bool, errors: &mut FieldErrors) {
-    if text(subject, "name").is_empty() {
-        errors.required(&join(path, "name"), "");
-    }
-    let group = text(subject, "apiGroup");
-    match text(subject, "kind") {
-        "ServiceAccount" => {
-            let name = text(subject, "name");
-            if !name.is_empty() {
-                report(check_dns_subdomain(name), &join(path, "name"), name, errors);
-            }
-            if !group.is_empty() {
-                errors.not_supported(&join(path, "apiGroup"), group, &[""]);
-            }
-            if !namespaced && text(subject, "namespace").is_empty() {
-                errors.required(&join(path, "namespace"), "");
-            }
+    for (path, subject) in each(object, "", "subjects").filter(|(_, subject)| subject["kind"] == "ServiceAccount") {
+        if text(subject, "namespace").is_empty() {
+            errors.required(&join(&path, "namespace"), "");
         }
-        kind @ ("User" | "Group") => {
-            if text(subject, "name").is_empty() {
-                let why = format!("{} name cannot be empty", kind.to_lowercase());
-                errors.invalid(&join(path, "name"), "", why);
-            }
-            if group != GROUP {
-                errors.not_supported(&join(path, "apiGroup"), group, &[GROUP]);
-            }
-        }
-        other => errors.not_supported(&join(path, "kind"), other, &["ServiceAccount", "User", "Group"]),
     }
 }
 
-/// A binding keeps its role: another role is another binding.
-pub fn role_binding_update(new: &Value, old: &Value, _subresource: &str, errors: &mut FieldErrors) {
-    if new["roleRef"] != old["roleRef"] {
-        errors.invalid("roleRef", new["roleRef"].clone(), "cannot change roleRef");
+/// Who is bound: users and groups are RBAC's, accounts nobody's.
+pub(super) fn subject(subject: &Value, path: &str, errors: &mut FieldErrors) {
+    let (kind, name) = (text(subject, "kind"), text(subject, "name"));
+    let group = match kind {
+        "ServiceAccount" => "",
+        "User" | "Group" => GROUP,
+        _ => return,
+    };
+    if group.is_empty() && !name.is_empty() {
+        report(check_dns_subdomain(name), &join(path, "name"), name, errors);
+    } else if name.is_empty() && !group.is_empty() {
+        errors.invalid(&join(path, "name"), "", format!("{} name cannot be empty", kind.to_lowercase()));
+    }
+    if text(subject, "apiGroup") != group {
+        errors.not_supported(&join(path, "apiGroup"), text(subject, "apiGroup"), &[group]);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{each, join, list, report, required, text};
+use super::{each, join, list, report, text};
 use crate::field::FieldErrors;
 use crate::names::{
     check_cidr, check_dns_label, check_dns_subdomain, check_ip, check_port_name, check_port_number,
@@ -30,8 +30,9 @@ pub fn service(object: &Value, errors: &mut FieldErrors) {
     }
     if kind == "ExternalName" {
         let name = text(spec, "externalName");
-        required(spec, "spec", "externalName", errors);
-        if !name.is_empty() {
+        if name.is_empty() {
+            errors.required("spec.externalName", "");
+        } else {
             report(check_dns_subdomain(name.trim_end_matches('.')), "spec.externalName", name, errors);
         }
         for key in ["clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
