@@ -54,9 +54,7 @@ pub use policy::{
 pub use quota::{limit_range, resource_quota, resource_quota_update};
 pub use rbac::{cluster_role, cluster_role_binding, role};
 pub use service::{service, service_update};
-pub use storage::{
-    csi_node_update, persistent_volume, persistent_volume_claim_update, persistent_volume_update, volume_attachment,
-};
+pub use storage::{csi_node_update, persistent_volume_claim_update, persistent_volume_update};
 
 /// The code that judges a value of a type, wherever it stands.
 pub(crate) fn of_type(name: &str) -> Option<fn(&Value, &str, &mut FieldErrors)> {

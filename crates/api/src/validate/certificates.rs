@@ -28,11 +28,18 @@ pub fn certificate_signing_request(object: &Value, errors: &mut FieldErrors) {
     if let Err(why) = CertificateRequest::parse(&bytes(spec, "request")) {
         errors.invalid("spec.request", text(spec, "request"), why);
     }
+    let usages = list(spec, "usages");
+    if usages.is_empty() {
+        errors.required("spec.usages", "");
+    }
     let known: Vec<&str> = USAGES.split('|').collect();
     for (path, usage) in each(spec, "spec", "usages") {
         if !known.contains(&usage.as_str().unwrap_or_default()) {
             errors.not_supported(&path, usage.clone(), &known);
         }
+    }
+    for (i, usage) in usages.iter().enumerate().filter(|(i, usage)| usages[..*i].contains(usage)) {
+        errors.duplicate(&format!("spec.usages[{i}]"), usage.clone());
     }
     match text(spec, "signerName") {
         LEGACY_UNKNOWN => {
@@ -40,6 +47,10 @@ pub fn certificate_signing_request(object: &Value, errors: &mut FieldErrors) {
             errors.invalid("spec.signerName", LEGACY_UNKNOWN, why);
         }
         name => signer_name("spec.signerName", name, errors),
+    }
+    if let Some(seconds) = spec["expirationSeconds"].as_i64().filter(|seconds| *seconds < 600) {
+        let why = "may not specify a duration less than 600 seconds (10 minutes)";
+        errors.invalid("spec.expirationSeconds", seconds, why);
     }
 }
 

@@ -167,9 +167,6 @@ pub fn ingress_create(object: &Value, errors: &mut FieldErrors) {
 /// A path that URLs can have after they have been cleaned, and that matching understands.
 pub(super) fn http_path(route: &Value, path: &str, errors: &mut FieldErrors) {
     let (at, given) = (join(path, "path"), text(route, "path"));
-    if route["backend"].is_null() {
-        backend(&Value::Null, &join(path, "backend"), errors);
-    }
     if !matches!(text(route, "pathType"), "Exact" | "Prefix") {
         return;
     }

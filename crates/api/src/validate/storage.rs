@@ -181,13 +181,6 @@ fn class_update(spec: &Value, was: &Value, errors: &mut FieldErrors) {
     }
 }
 
-/// Nothing but what the table and [`volume_spec`] say.
-pub fn persistent_volume(object: &Value, errors: &mut FieldErrors) {
-    if object["spec"].is_null() {
-        errors.required("spec", "");
-    }
-}
-
 /// A PersistentVolume stays where it is.
 pub fn persistent_volume_update(new: &Value, old: &Value, subresource: &str, errors: &mut FieldErrors) {
     if !subresource.is_empty() {
@@ -228,20 +221,12 @@ pub fn csi_node_update(new: &Value, old: &Value, _: &str, errors: &mut FieldErro
 pub(super) fn attachment_source(source: &Value, path: &str, errors: &mut FieldErrors) {
     let why = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
     match (source["persistentVolumeName"].as_str(), source["inlineVolumeSpec"].is_object()) {
-        (None, false) => errors.required(path, why),
         (Some(_), true) => errors.forbidden(path, why),
         (Some(""), false) => {
             let why = "must specify non empty persistentVolumeName";
             errors.required(&join(path, "persistentVolumeName"), why);
         }
         _ => {}
-    }
-}
-
-/// A VolumeAttachment.
-pub fn volume_attachment(object: &Value, errors: &mut FieldErrors) {
-    if object["spec"]["source"].is_null() {
-        attachment_source(&Value::Null, "spec.source", errors);
     }
 }
 
