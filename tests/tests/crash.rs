@@ -266,6 +266,7 @@ fn containers_run_on_when_coracle_is_killed(cluster: &Cluster) {
     assert_eq!(after, before, "adopted, not restarted");
     let events = kubectl.ok("get events");
     assert!(!events.contains("SandboxChanged"), "{events}");
+    names_resolve(&kubectl, before.keys().next().expect("there are pods"));
 }
 
 fn kill(cluster: &Cluster, signal: Signal) {
@@ -312,6 +313,13 @@ fn state_survives_down_and_up(cluster: &Cluster) {
     kubectl.ok("wait --for=condition=Ready pod -l app=served --timeout=60s");
     let kept = kubectl.ok(&format!("exec {} -- cat /kept/names", again[0]));
     assert!(pods.iter().all(|pod| kept.contains(pod)), "{pods:?} {kept}");
+    names_resolve(&kubectl, &again[0]);
+}
+
+/// Whoever answers names is a new process: pods must be led to it.
+fn names_resolve(kubectl: &Kubectl, pod: &str) {
+    let lookup = format!("exec {pod} -- nslookup kubernetes.default.svc.cluster.local");
+    eventually("names resolve", 60, || kubectl.run(&lookup).code == 0);
 }
 
 /// Runs only where the engine may be stopped: it is everybody's on this host.

@@ -51,10 +51,11 @@ where
         + std::fmt::Debug,
 {
     let api: Api<K> = Api::namespaced(client.clone(), NAMESPACE);
-    let object: K = serde_json::from_value(wanted.clone()).map_err(kube::Error::SerdeError)?;
-    match api.create(&PostParams::default(), &object).await {
-        Err(kube::Error::Api(status)) if status.code == 409 => {
-            api.patch(NAME, &PatchParams::default(), &Patch::Merge(&wanted)).await.map(drop)
+    // Changed first: a Service that is there keeps its address, which a second one cannot be given.
+    match api.patch(NAME, &PatchParams::default(), &Patch::Merge(&wanted)).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            let object: K = serde_json::from_value(wanted).map_err(kube::Error::SerdeError)?;
+            api.create(&PostParams::default(), &object).await.map(drop)
         }
         other => other.map(drop),
     }

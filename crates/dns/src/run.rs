@@ -67,10 +67,6 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) ->
         services.wait_for_sync().await;
         slices.wait_for_sync().await;
         namespaces.wait_for_sync().await;
-        while let Err(error) = register(&client, config.cluster_ip, address).await {
-            tracing::warn!(%error, "the kube-dns Service is not registered; trying again");
-            coracle_clock::sleep(RETRY).await;
-        }
         loop {
             let names = namespaces.list().into_iter().map(|namespace| namespace.name_any());
             let next = Zone::new(&config.domain, services.list(), slices.list(), names);
@@ -79,11 +75,17 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) ->
             coracle_clock::sleep(BATCH).await;
         }
     };
+    let registering = async {
+        while let Err(error) = register(&client, config.cluster_ip, address).await {
+            tracing::warn!(%error, "the kube-dns Service is not registered; trying again");
+            coracle_clock::sleep(RETRY).await;
+        }
+    };
     tokio::select! {
         biased;
         () = shutdown.cancelled() => {}
         () = serving => {}
-        () = updating => {}
+        ((), ()) = async { tokio::join!(updating, registering) } => {}
     }
     Ok(())
 }
