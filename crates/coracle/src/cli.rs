@@ -46,6 +46,12 @@ pub enum Command {
     Status,
     /// Print the kubeconfig, or merge it into yours.
     Kubeconfig(Kubeconfig),
+    /// The store's etcd API, for etcdctl and whatever else speaks to an etcd.
+    Etcd {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: EtcdCommand,
+    },
     /// Container images: what there is, and building them from Debian packages.
     Images(Images),
     /// Print the log of a cluster that runs in the background.
@@ -91,6 +97,9 @@ pub struct ClusterShape {
     /// The API server's port on 127.0.0.1; kept from the last start unless given.
     #[arg(long, value_name = "PORT")]
     pub port: Option<u16>,
+    /// Where the store answers as an etcd does.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:2379")]
+    pub etcd_listen: SocketAddr,
 }
 
 /// `coracle up`.
@@ -144,6 +153,13 @@ pub enum ImagesCommand {
         #[arg(long)]
         force: bool,
     },
+}
+
+/// What to do with the store's etcd API.
+#[derive(Debug, Subcommand)]
+pub enum EtcdCommand {
+    /// Print the variables by which etcdctl finds the running cluster's store: eval "$(coracle etcd env)"
+    Env,
 }
 
 /// `coracle logs`.

@@ -12,7 +12,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -31,6 +31,9 @@ pub struct ClusterConfig {
     pub port: u16,
     /// How many nodes.
     pub nodes: u8,
+    /// Where the store answers as an etcd, if it does.
+    #[serde(default)]
+    pub etcd: Option<SocketAddr>,
 }
 
 /// How many clusters with own address ranges fit on a host.
@@ -267,7 +270,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dir = DataDir::new(Some(folder.path().to_owned())).unwrap();
         assert!(dir.config().unwrap().is_none());
-        let config = ClusterConfig { id: "abc".into(), index: 2, port: 7443, nodes: 3 };
+        let config = ClusterConfig { id: "abc".into(), index: 2, port: 7443, nodes: 3, etcd: None };
         dir.save(&config).unwrap();
         let kept = dir.config().unwrap().unwrap();
         assert_eq!((kept.index, kept.port, kept.nodes), (2, 7443, 3));
@@ -278,7 +281,7 @@ mod tests {
 
     #[test]
     fn clusters_on_one_host_have_ranges_of_their_own() {
-        let config = |index| ClusterConfig { id: "x".into(), index, port: 1, nodes: 1 };
+        let config = |index| ClusterConfig { id: "x".into(), index, port: 1, nodes: 1, etcd: None };
         let ranges = |c: ClusterConfig| [c.pod_cidr(), c.service_cidr(), c.load_balancer_cidr(), c.bridge()];
         for a in 0..MAX_CLUSTERS {
             for b in 0..a {

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, EtcdCommand};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -51,6 +51,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Down(options) => commands::down::run(data_dir, options).await,
         Command::Status => commands::status::run(data_dir).await,
         Command::Kubeconfig(options) => commands::kubeconfig::run(data_dir, options),
+        Command::Etcd { command: EtcdCommand::Env } => commands::etcd::env(data_dir),
         Command::Images(options) => commands::images::run(data_dir, options).await,
         Command::Logs(options) => commands::logs::run(data_dir, options).await,
         Command::Setup => commands::setup::run().await,

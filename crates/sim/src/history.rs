@@ -49,7 +49,7 @@ pub(crate) struct Recorder(Arc<Mutex<Vec<Change>>>);
 
 impl Recorder {
     pub(crate) async fn start(store: &SharedStore) -> anyhow::Result<Recorder> {
-        let request = WatchRequest { range: KeyRange::prefix(""), start: Some(store.revision() + 1), progress: None };
+        let request = WatchRequest::new(KeyRange::prefix(""), Some(store.revision() + 1));
         let mut batches = store.watch(request).await?;
         let recorder = Recorder::default();
         let changes = recorder.0.clone();

@@ -6,7 +6,7 @@
 //! [published](Core::publish): since every revision can be read, readers simply read at `visible` and see
 //! nothing that a crash could take back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ use crate::hub::{Hub, Poll, WatcherId};
 use crate::lease::{Leases, Terms};
 use crate::mvcc::{Entry, Mvcc, RowId};
 use crate::{
-    Compare, CompareOperator, CompareTarget, Event, KeyRange, LeaseId, Op, OpResponse, RangeRequest, RangeResponse,
-    Result, Revision, StoreError, Txn, TxnResponse, WatchRequest,
+    Compare, CompareOperator, CompareTarget, Event, KeyRange, KeyValue, LeaseId, LeaseStatus, Op, OpResponse,
+    RangeRequest, RangeResponse, Result, Revision, StoreError, Txn, TxnResponse, WatchRequest,
 };
 
 /// The present, as the caller of a command sees it.
@@ -116,6 +116,16 @@ impl Core {
 
     pub(crate) fn has_lease(&self, id: LeaseId) -> bool {
         self.leases.contains(id)
+    }
+
+    pub(crate) fn lease_status(&self, id: LeaseId, now: Instant) -> Result<LeaseStatus> {
+        self.check_open()?;
+        self.leases.status(id, now)
+    }
+
+    pub(crate) fn leases(&self) -> Result<Vec<LeaseId>> {
+        self.check_open()?;
+        Ok(self.leases.ids())
     }
 
     /// Refuses if the store was closed.
@@ -215,58 +225,64 @@ impl Core {
     fn txn(&mut self, txn: Txn, records: &mut Vec<Record>) -> Result<TxnResponse> {
         check_duplicates(&txn.success)?;
         check_duplicates(&txn.failure)?;
+        let mut path = VecDeque::new();
+        self.choose(&txn, &mut path)?;
+        let mut events = Vec::new();
+        let mut response = self.run(txn, &mut path, &mut events);
+        self.append(events, records);
+        settle(&mut response, self.mvcc.head());
+        Ok(response)
+    }
+
+    /// Decides which branches are taken, outermost first. Everything that can be refused is refused here, before
+    /// the first change: there is no way back later.
+    fn choose(&self, txn: &Txn, path: &mut VecDeque<bool>) -> Result<()> {
         let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
-        let ops = if succeeded { txn.success } else { txn.failure };
-        // Everything that can be refused is refused here, before the first change: there is no way back later.
-        for op in &ops {
+        path.push_back(succeeded);
+        for op in if succeeded { &txn.success } else { &txn.failure } {
             match op {
-                Op::Put { lease, .. } if *lease != 0 && !self.has_lease(*lease) => {
+                Op::Put { lease, .. } | Op::Update { lease: Some(lease), .. }
+                    if *lease != 0 && !self.has_lease(*lease) =>
+                {
                     return Err(StoreError::LeaseNotFound);
+                }
+                Op::Update { key, .. } if self.mvcc.get(key, self.mvcc.head()).is_none() => {
+                    return Err(StoreError::KeyNotFound);
                 }
                 Op::Range(RangeRequest { revision: Some(revision), .. }) => {
                     self.mvcc.check_readable(*revision, self.mvcc.head())?;
                 }
+                Op::Txn(inner) => self.choose(inner, path)?,
                 _ => {}
             }
         }
-        let mut events = Vec::new();
-        let mut responses: Vec<_> = ops.into_iter().map(|op| self.apply(op, &mut events)).collect();
-        self.append(events, records);
-        let revision = self.mvcc.head();
-        for response in &mut responses {
-            if let OpResponse::Range(range) = response {
-                range.revision = revision;
-            }
-        }
-        Ok(TxnResponse { succeeded, revision, responses })
+        Ok(())
+    }
+
+    fn run(&mut self, txn: Txn, path: &mut VecDeque<bool>, events: &mut Vec<Event>) -> TxnResponse {
+        let succeeded = path.pop_front().unwrap_or_default();
+        let ops = if succeeded { txn.success } else { txn.failure };
+        let responses = ops.into_iter().map(|op| self.apply(op, path, events)).collect();
+        TxnResponse { succeeded, revision: 0, responses }
     }
 
     fn holds(&self, compare: &Compare) -> bool {
-        let kv = self.mvcc.get(&compare.key, self.mvcc.head());
-        let ordering = match &compare.target {
-            CompareTarget::CreateRevision(target) => kv.map_or(0, |kv| kv.create_revision).cmp(target),
-            CompareTarget::ModRevision(target) => kv.map_or(0, |kv| kv.mod_revision).cmp(target),
-            CompareTarget::Version(target) => kv.map_or(0, |kv| kv.version).cmp(target),
-            CompareTarget::Value(target) => kv.map_or(&[][..], |kv| &kv.value).cmp(target),
-            CompareTarget::Lease(target) => kv.map_or(0, |kv| kv.lease).cmp(target),
-        };
-        match compare.operator {
-            CompareOperator::Equal => ordering.is_eq(),
-            CompareOperator::NotEqual => ordering.is_ne(),
-            CompareOperator::Greater => ordering.is_gt(),
-            CompareOperator::Less => ordering.is_lt(),
+        let mut kvs = self.mvcc.live(&compare.range, self.mvcc.head()).peekable();
+        match kvs.peek() {
+            None => compare.holds(None),
+            Some(_) => kvs.all(|kv| compare.holds(Some(kv))),
         }
     }
 
-    fn apply(&mut self, op: Op, events: &mut Vec<Event>) -> OpResponse {
+    fn apply(&mut self, op: Op, path: &mut VecDeque<bool>, events: &mut Vec<Event>) -> OpResponse {
         let revision = self.mvcc.head() + 1;
         match op {
-            Op::Put { key, value, lease } => {
-                let event = self.mvcc.put((revision, events.len() as u32), key, value, lease);
-                self.leases.reattach(&event.kv.key, event.prev.as_ref().map_or(0, |kv| kv.lease), lease);
-                let prev = event.prev.clone();
-                events.push(event);
-                OpResponse::Put(prev)
+            Op::Put { key, value, lease } => self.put(key, value, lease, events),
+            Op::Update { key, value, lease } => {
+                let old = self.mvcc.get(&key, revision);
+                let value = value.or_else(|| old.map(|kv| kv.value.clone())).unwrap_or_default();
+                let lease = lease.or_else(|| old.map(|kv| kv.lease)).unwrap_or_default();
+                self.put(key, value, lease, events)
             }
             Op::Delete(range) => {
                 let keys: Vec<_> = self.mvcc.live(&range, revision).map(|kv| kv.key.clone()).collect();
@@ -275,10 +291,19 @@ impl Core {
             Op::Range(request) => {
                 OpResponse::Range(self.mvcc.range(&request, request.revision.unwrap_or(revision), revision))
             }
+            Op::Txn(inner) => OpResponse::Txn(self.run(inner, path, events)),
         }
     }
 
-    fn delete(&mut self, key: &Bytes, events: &mut Vec<Event>) -> Option<crate::KeyValue> {
+    fn put(&mut self, key: Bytes, value: Bytes, lease: LeaseId, events: &mut Vec<Event>) -> OpResponse {
+        let event = self.mvcc.put((self.mvcc.head() + 1, events.len() as u32), key, value, lease);
+        self.leases.reattach(&event.kv.key, event.prev.as_ref().map_or(0, |kv| kv.lease), lease);
+        let prev = event.prev.clone();
+        events.push(event);
+        OpResponse::Put(prev)
+    }
+
+    fn delete(&mut self, key: &Bytes, events: &mut Vec<Event>) -> Option<KeyValue> {
         let event = self.mvcc.delete((self.mvcc.head() + 1, events.len() as u32), key)?;
         let prev = event.prev.clone();
         self.leases.reattach(key, prev.as_ref().map_or(0, |kv| kv.lease), 0);
@@ -326,19 +351,67 @@ impl Core {
     }
 }
 
-/// A transaction changes a key at most once, or its revision would not say which change was the last.
-fn check_duplicates(ops: &[Op]) -> Result<()> {
-    let mut puts = BTreeSet::new();
-    let mut deletes: Vec<&KeyRange> = Vec::new();
-    for op in ops {
-        match op {
-            Op::Put { key, .. } if !puts.insert(key) => return Err(StoreError::DuplicateKey),
-            Op::Delete(range) => deletes.push(range),
-            _ => {}
+impl Compare {
+    fn holds(&self, kv: Option<&KeyValue>) -> bool {
+        let ordering = match &self.target {
+            CompareTarget::CreateRevision(target) => kv.map_or(0, |kv| kv.create_revision).cmp(target),
+            CompareTarget::ModRevision(target) => kv.map_or(0, |kv| kv.mod_revision).cmp(target),
+            CompareTarget::Version(target) => kv.map_or(0, |kv| kv.version).cmp(target),
+            CompareTarget::Lease(target) => kv.map_or(0, |kv| kv.lease).cmp(target),
+            CompareTarget::Value(target) => match kv {
+                Some(kv) => kv.value.cmp(target),
+                None => return false,
+            },
+        };
+        match self.operator {
+            CompareOperator::Equal => ordering.is_eq(),
+            CompareOperator::NotEqual => ordering.is_ne(),
+            CompareOperator::Greater => ordering.is_gt(),
+            CompareOperator::Less => ordering.is_lt(),
         }
     }
-    match deletes.iter().any(|range| puts.iter().any(|key| range.contains(key))) {
-        true => Err(StoreError::DuplicateKey),
-        false => Ok(()),
+}
+
+/// Writes into a transaction's answers, and those within, the revision at which it left the store.
+fn settle(response: &mut TxnResponse, revision: Revision) {
+    response.revision = revision;
+    for response in &mut response.responses {
+        match response {
+            OpResponse::Range(range) => range.revision = revision,
+            OpResponse::Txn(inner) => settle(inner, revision),
+            OpResponse::Put(_) | OpResponse::Delete(_) => {}
+        }
     }
+}
+
+/// A transaction changes a key at most once, or its revision would not say which change was the last. Returns what
+/// may be put and what may be deleted; the two branches of a choice may change the same.
+fn check_duplicates(ops: &[Op]) -> Result<(BTreeSet<&Bytes>, Vec<&KeyRange>)> {
+    let mut puts = BTreeSet::new();
+    let mut deletes = Vec::new();
+    deletes.extend(ops.iter().filter_map(|op| if let Op::Delete(range) = op { Some(range) } else { None }));
+    let fresh = |puts: &BTreeSet<&Bytes>, deletes: &[&KeyRange], key: &Bytes| {
+        !puts.contains(key) && !deletes.iter().any(|range| range.contains(key))
+    };
+    for op in ops {
+        let Op::Txn(inner) = op else { continue };
+        let (mut put, deleted) = check_duplicates(&inner.success)?;
+        let (or_put, or_deleted) = check_duplicates(&inner.failure)?;
+        put.extend(or_put);
+        if !put.iter().all(|key| fresh(&puts, &deletes, key)) {
+            return Err(StoreError::DuplicateKey);
+        }
+        puts.extend(put);
+        deletes.extend(deleted);
+        deletes.extend(or_deleted);
+    }
+    for op in ops {
+        if let Op::Put { key, .. } | Op::Update { key, .. } = op {
+            if !fresh(&puts, &deletes, key) {
+                return Err(StoreError::DuplicateKey);
+            }
+            puts.insert(key);
+        }
+    }
+    Ok((puts, deletes))
 }

@@ -17,8 +17,8 @@ use tokio::sync::{Notify, oneshot};
 use crate::core::{Answer, Command, Core, Moment, Record};
 use crate::hub::{Poll, WatcherId};
 use crate::{
-    LeaseId, RangeRequest, RangeResponse, Result, Revision, Store, StoreError, Txn, TxnResponse, WatchBatch,
-    WatchRequest, WatchStream,
+    LeaseId, LeaseStatus, RangeRequest, RangeResponse, Result, Revision, Store, StoreError, Txn, TxnResponse,
+    WatchBatch, WatchRequest, WatchStream,
 };
 
 /// Where records go to survive.
@@ -235,7 +235,7 @@ impl<J: Journal> Store for Engine<J> {
     async fn watch(&self, request: WatchRequest) -> Result<WatchStream> {
         let wake = Arc::new(Notify::new());
         let id = self.shared().write().watch(&request, wake.clone())?;
-        let watch = Watch { shared: self.shared().clone(), id, wake, progress: request.progress, ended: false };
+        let watch = Watch { shared: self.shared().clone(), id, wake, request, asked: false, ended: false };
         Ok(futures::stream::unfold(watch, |mut watch| async move { Some((watch.next().await?, watch)) }).boxed())
     }
 
@@ -265,6 +265,14 @@ impl<J: Journal> Store for Engine<J> {
 
     async fn lease_revoke(&self, id: LeaseId) -> Result<()> {
         self.committer.submit(Command::Revoke(id)).await.map(|_| ())
+    }
+
+    async fn lease_status(&self, id: LeaseId) -> Result<LeaseStatus> {
+        self.shared().read().lease_status(id, coracle_clock::instant())
+    }
+
+    async fn leases(&self) -> Result<Vec<LeaseId>> {
+        self.shared().read().leases()
     }
 
     async fn size_bytes(&self) -> Result<u64> {
@@ -322,7 +330,9 @@ struct Watch {
     shared: Arc<Shared>,
     id: WatcherId,
     wake: Arc<Notify>,
-    progress: Option<Duration>,
+    request: WatchRequest,
+    /// Whether to tell how far it is although there is nothing to report.
+    asked: bool,
     ended: bool,
 }
 
@@ -337,20 +347,32 @@ impl Watch {
             match poll {
                 Poll::Batch(batch) => return Some(Ok(batch)),
                 Poll::Again => continue,
-                Poll::Lagging => {
+                Poll::Lagging(compact_revision) => {
                     self.ended = true;
-                    return Some(Err(StoreError::WatcherTooSlow));
+                    return Some(Err(StoreError::Compacted { compact_revision }));
+                }
+                Poll::Idle if std::mem::take(&mut self.asked) => {
+                    return Some(Ok(WatchBatch { revision, events: Vec::new() }));
                 }
                 Poll::Idle => {}
             }
-            match self.progress {
-                None => self.wake.notified().await,
-                Some(period) => {
-                    if coracle_clock::timeout(period, self.wake.notified()).await.is_err() {
-                        return Some(Ok(WatchBatch { revision, events: Vec::new() }));
-                    }
+            let asked = async {
+                match &self.request.ask {
+                    Some(ask) => ask.notified().await,
+                    None => std::future::pending().await,
                 }
-            }
+            };
+            let silent = async {
+                match self.request.progress {
+                    Some(period) => coracle_clock::sleep(period).await,
+                    None => std::future::pending().await,
+                }
+            };
+            self.asked = tokio::select! { biased;
+                () = self.wake.notified() => false,
+                () = asked => true,
+                () = silent => true,
+            };
         }
         None
     }
@@ -409,7 +431,8 @@ mod tests {
     #[tokio::test]
     async fn a_write_that_did_not_reach_the_disk_is_never_seen_and_nothing_builds_on_it() {
         let store = engine(FailingJournal { commits_left: 1, panics: false });
-        let request = WatchRequest { range: KeyRange::key("a"), start: None, progress: Some(Duration::from_millis(1)) };
+        let progress = Some(Duration::from_millis(1));
+        let request = WatchRequest { progress, ..WatchRequest::new(KeyRange::key("a"), None) };
         let mut events = store.watch(request).await.unwrap();
         store.txn(put("1")).await.unwrap();
         assert_eq!(events.next().await.unwrap().unwrap().events.len(), 1);

@@ -29,8 +29,8 @@ pub(crate) enum Poll {
     Again,
     /// All is read.
     Idle,
-    /// What it has not read yet is compacted away.
-    Lagging,
+    /// What it has not read yet is compacted away: everything up to this revision.
+    Lagging(Revision),
 }
 
 #[derive(Debug)]
@@ -83,10 +83,10 @@ impl Hub {
 
     /// Reads on for one watcher, up to `visible`.
     pub(crate) fn poll(&mut self, id: WatcherId, mvcc: &Mvcc, visible: Revision) -> Poll {
-        let Some(watcher) = self.watchers.get_mut(&id) else { return Poll::Lagging };
+        let Some(watcher) = self.watchers.get_mut(&id) else { return Poll::Idle };
         let Some(first) = watcher.unread else { return Poll::Idle };
         if first <= mvcc.compacted() {
-            return Poll::Lagging;
+            return Poll::Lagging(mvcc.compacted());
         }
         let mut events = Vec::new();
         let mut revision = first - 1;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use coracle_clock::Instant;
 
-use crate::{LeaseId, Result, StoreError};
+use crate::{LeaseId, LeaseStatus, Result, StoreError};
 
 /// A lease's terms.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +33,18 @@ impl Leases {
 
     pub(crate) fn terms(&self, id: LeaseId) -> Result<Terms> {
         self.leases.get(&id).map(|(terms, _)| *terms).ok_or(StoreError::LeaseNotFound)
+    }
+
+    /// How a lease stands at `now`.
+    pub(crate) fn status(&self, id: LeaseId, now: Instant) -> Result<LeaseStatus> {
+        let (terms, keys) = self.leases.get(&id).ok_or(StoreError::LeaseNotFound)?;
+        let left = terms.deadline.saturating_duration_since(now);
+        Ok(LeaseStatus { granted: terms.ttl, left, keys: keys.iter().cloned().collect() })
+    }
+
+    /// The name of every lease.
+    pub(crate) fn ids(&self) -> Vec<LeaseId> {
+        self.leases.keys().copied().collect()
     }
 
     /// Creates a lease, or gives an existing one new terms.

@@ -54,6 +54,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use tokio::sync::Notify;
 
 pub use self::sled::{DiskJournal, SledConfig, SledStore};
 pub use compactor::{Retention, run_compactor};
@@ -170,11 +171,12 @@ pub struct RangeResponse {
     pub count: usize,
 }
 
-/// A condition on one key at the time of a transaction. A missing key compares as 0 (and as an empty value).
+/// A condition on a key at the beginning of a transaction, or on each key of a range. Where there is no key, its
+/// numbers compare as 0 and its value as nothing: no comparison of values holds.
 #[derive(Clone, Debug)]
 pub struct Compare {
-    /// The key that is looked at.
-    pub key: Bytes,
+    /// The keys that are looked at.
+    pub range: KeyRange,
     /// What of it.
     pub target: CompareTarget,
     /// How it must relate to the target's number or bytes.
@@ -221,10 +223,21 @@ pub enum Op {
         /// The lease to attach it to, or 0.
         lease: LeaseId,
     },
+    /// Write a key that exists.
+    Update {
+        /// The key.
+        key: Bytes,
+        /// Its new value, unless it keeps the one it has.
+        value: Option<Bytes>,
+        /// The lease to attach it to or 0, unless it keeps the one it has.
+        lease: Option<LeaseId>,
+    },
     /// Delete a range of keys.
     Delete(KeyRange),
     /// Read a range of keys, as the transaction leaves them so far.
     Range(RangeRequest),
+    /// Another choice. Its conditions too look at what was there before the whole transaction.
+    Txn(Txn),
 }
 
 /// If every comparison holds do `success`, else `failure`; all at one revision, or not at all.
@@ -263,7 +276,8 @@ impl Txn {
 impl Compare {
     /// `key` was last changed at `expected`, or does not exist if that is 0.
     pub fn unchanged(key: impl Into<Bytes>, expected: Revision) -> Self {
-        Compare { key: key.into(), target: CompareTarget::ModRevision(expected), operator: CompareOperator::Equal }
+        let range = KeyRange::key(key);
+        Compare { range, target: CompareTarget::ModRevision(expected), operator: CompareOperator::Equal }
     }
 }
 
@@ -276,6 +290,8 @@ pub enum OpResponse {
     Delete(Vec<KeyValue>),
     /// The keys that were read.
     Range(RangeResponse),
+    /// What the inner transaction did.
+    Txn(TxnResponse),
 }
 
 /// What a transaction did.
@@ -309,6 +325,26 @@ pub struct WatchRequest {
     pub start: Option<Revision>,
     /// Send an empty batch when nothing happened for so long, to say how far the watch has come.
     pub progress: Option<Duration>,
+    /// Send one too whenever this is notified, once everything acknowledged by then is reported.
+    pub ask: Option<Arc<Notify>>,
+}
+
+impl WatchRequest {
+    /// A watch that reports changes alone.
+    pub fn new(range: KeyRange, start: Option<Revision>) -> Self {
+        WatchRequest { range, start, progress: None, ask: None }
+    }
+}
+
+/// How a lease stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseStatus {
+    /// The full time it was granted.
+    pub granted: Duration,
+    /// What is left of it.
+    pub left: Duration,
+    /// The keys that die with it, in order.
+    pub keys: Vec<Bytes>,
 }
 
 /// All changes of one or more whole revisions, in order. Empty: only progress.
@@ -347,9 +383,9 @@ pub enum StoreError {
     /// A transaction wrote one key twice.
     #[error("duplicate key given in txn request")]
     DuplicateKey,
-    /// A watcher fell too far behind and must start again from the last revision it saw.
-    #[error("the watcher fell behind and was dropped")]
-    WatcherTooSlow,
+    /// A key was to be written only if it exists, and does not.
+    #[error("key not found")]
+    KeyNotFound,
     /// The data on disk is damaged; nothing of it is served.
     #[error("corrupt data: {0}")]
     Corrupt(String),
@@ -375,8 +411,13 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// etcd's model. Cheap to share as `Arc<dyn Store>`.
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
-    /// The newest acknowledged revision.
+    /// The newest acknowledged revision that this process knows of.
     fn revision(&self) -> Revision;
+
+    /// The newest acknowledged revision, whoever else writes to the same store.
+    async fn current(&self) -> Result<Revision> {
+        Ok(self.revision())
+    }
 
     /// Reads a range, as of the newest acknowledged revision or an older one.
     ///
@@ -388,7 +429,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// does not undo it.
     ///
     /// # Errors
-    /// [`StoreError::DuplicateKey`] and [`StoreError::LeaseNotFound`] before anything is changed;
+    /// [`StoreError::DuplicateKey`], [`StoreError::LeaseNotFound`] and [`StoreError::KeyNotFound`] before anything is
+    /// changed;
     /// [`StoreError::Engine`] when the disk failed, after which every change is refused until the store is
     /// opened again (whether this one is in it then is not known).
     async fn txn(&self, txn: Txn) -> Result<TxnResponse>;
@@ -396,7 +438,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Watches a range from a revision on, without gap or duplicate.
     ///
     /// A watcher costs nothing while nothing in its range changes, and may be as slow as the history is long:
-    /// it reads on where it was. Only one that compaction has overtaken ends, with [`StoreError::WatcherTooSlow`].
+    /// it reads on where it was. Only one that compaction has overtaken ends, with [`StoreError::Compacted`].
     ///
     /// # Errors
     /// [`StoreError::Compacted`] if the start is at or before the compacted revision.
@@ -416,6 +458,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Ends a lease and deletes its keys.
     async fn lease_revoke(&self, id: LeaseId) -> Result<()>;
+
+    /// How a lease stands.
+    async fn lease_status(&self, id: LeaseId) -> Result<LeaseStatus>;
+
+    /// Every lease, in order.
+    async fn leases(&self) -> Result<Vec<LeaseId>>;
 
     /// Bytes in use on disk (or in memory, for an engine without a disk).
     async fn size_bytes(&self) -> Result<u64>;

@@ -35,6 +35,9 @@ conformance!(
     an_optimistic_put_wins_once,
     every_compare_looks_at_its_own_field,
     a_transaction_sees_its_own_writes_and_takes_one_revision,
+    a_compare_of_a_range_holds_for_every_key_of_it,
+    a_transaction_may_choose_within_a_choice,
+    an_update_keeps_what_it_does_not_give,
     a_transaction_that_changes_nothing_takes_no_revision,
     a_transaction_that_writes_a_key_twice_is_refused_whole,
     a_range_is_ordered_limited_and_counted,
@@ -47,6 +50,8 @@ conformance!(
     a_watcher_that_slept_through_a_compaction_is_told,
     a_quiet_watcher_survives_compaction,
     a_watch_tells_how_far_it_is,
+    a_watch_tells_how_far_it_is_when_asked,
+    leases_tell_how_they_stand,
     a_lease_takes_its_keys_along_when_it_ends,
     a_lease_that_is_kept_alive_lives_on,
     a_put_moves_a_key_between_leases,
@@ -86,7 +91,7 @@ fn text(bytes: &Bytes) -> &str {
 }
 
 async fn watch(store: &dyn Store, prefix: &'static str, start: Option<Revision>) -> WatchStream {
-    store.watch(WatchRequest { range: KeyRange::prefix(prefix), start, progress: None }).await.unwrap()
+    store.watch(WatchRequest::new(KeyRange::prefix(prefix), start)).await.unwrap()
 }
 
 /// The next changes, as `4:put a=2(1)`: revision, what, and the value before.
@@ -155,10 +160,11 @@ async fn every_compare_looks_at_its_own_field(store: SharedStore) {
         ("a", Lease(77), Equal, true),
         ("missing", ModRevision(0), Equal, true),
         ("missing", Version(1), Less, true),
-        ("missing", Value("".into()), Equal, true),
+        ("missing", Value("".into()), Equal, false),
+        ("missing", Value("x".into()), NotEqual, false),
     ];
     for (key, target, operator, expected) in cases {
-        let compare = Compare { key: key.into(), target, operator };
+        let compare = Compare { range: KeyRange::key(key), target, operator };
         let message = format!("{compare:?}");
         let response = store.txn(Txn { compare: vec![compare], ..Txn::default() }).await.unwrap();
         assert_eq!(response.succeeded, expected, "{message}");
@@ -178,6 +184,55 @@ async fn a_transaction_sees_its_own_writes_and_takes_one_revision(store: SharedS
     assert_eq!((text(&range.kvs[0].key), range.kvs[0].mod_revision), ("b", 3));
     let mut events = watch(&*store, "", Some(3)).await;
     assert_eq!(changes(&mut events, 2).await, ["3:put b=1(-)", "3:delete a=(1)"]);
+}
+
+async fn a_compare_of_a_range_holds_for_every_key_of_it(store: SharedStore) {
+    put(&*store, "p/a", "1").await;
+    put(&*store, "p/b", "1").await;
+    let holds = async |range, target| {
+        let compare = vec![Compare { range, target, operator: CompareOperator::Equal }];
+        store.txn(Txn { compare, ..Txn::default() }).await.unwrap().succeeded
+    };
+    assert!(holds(KeyRange::prefix("p/"), CompareTarget::Version(1)).await);
+    assert!(!holds(KeyRange::prefix("p/"), CompareTarget::ModRevision(3)).await);
+    assert!(holds(KeyRange::prefix("q/"), CompareTarget::ModRevision(0)).await);
+}
+
+async fn a_transaction_may_choose_within_a_choice(store: SharedStore) {
+    put(&*store, "a", "1").await;
+    let put_op = |key: &'static str, value: &'static str| Op::Put { key: key.into(), value: value.into(), lease: 0 };
+    let inner = |expected| {
+        let (success, failure) = (vec![put_op("b", "yes")], vec![put_op("b", "no"), Op::Delete(KeyRange::key("c"))]);
+        Op::Txn(Txn { compare: vec![Compare::unchanged("a", expected)], success, failure })
+    };
+    // What the outer transaction writes does not change what the inner one decides by.
+    let response = store.txn(Txn { success: vec![put_op("a", "2"), inner(2)], ..Txn::default() }).await.unwrap();
+    let OpResponse::Txn(chosen) = &response.responses[1] else { panic!("{response:?}") };
+    assert_eq!((chosen.succeeded, chosen.revision, chosen.responses.len()), (true, 3, 1));
+    assert_eq!(text_at(&*store, 3).await, "a=2 b=yes");
+    let response = store.txn(Txn { success: vec![inner(2)], ..Txn::default() }).await.unwrap();
+    assert!(matches!(&response.responses[0], OpResponse::Txn(chosen) if !chosen.succeeded));
+    assert_eq!(text_at(&*store, 4).await, "a=2 b=no");
+    for other in [put_op("b", "3"), Op::Delete(KeyRange::prefix("b"))] {
+        let twice = store.txn(Txn { success: vec![other, inner(0)], ..Txn::default() }).await;
+        assert!(matches!(twice, Err(StoreError::DuplicateKey)));
+    }
+}
+
+async fn an_update_keeps_what_it_does_not_give(store: SharedStore) {
+    let lease = store.lease_grant(7, Duration::from_secs(60)).await.unwrap();
+    put_leased(&*store, "a", "1", lease).await;
+    let update = |key: &'static str, value: Option<&'static str>, lease| Txn {
+        success: vec![Op::Update { key: key.into(), value: value.map(Bytes::from), lease }],
+        ..Txn::default()
+    };
+    store.txn(update("a", Some("2"), None)).await.unwrap();
+    let kv = get(&*store, "a").await.unwrap();
+    assert_eq!((text(&kv.value), kv.lease, kv.version), ("2", 7, 2));
+    store.txn(update("a", None, Some(0))).await.unwrap();
+    let kv = get(&*store, "a").await.unwrap();
+    assert_eq!((text(&kv.value), kv.lease, kv.version), ("2", 0, 3));
+    assert!(matches!(store.txn(update("b", None, None)).await, Err(StoreError::KeyNotFound)));
 }
 
 async fn a_transaction_that_changes_nothing_takes_no_revision(store: SharedStore) {
@@ -277,7 +332,7 @@ async fn a_watch_from_a_compacted_revision_is_refused(store: SharedStore) {
     put(&*store, "a", "1").await;
     put(&*store, "a", "2").await;
     store.compact(2).await.unwrap();
-    let request = WatchRequest { range: KeyRange::key("a"), start: Some(2), progress: None };
+    let request = WatchRequest::new(KeyRange::key("a"), Some(2));
     assert!(matches!(store.watch(request).await, Err(StoreError::Compacted { compact_revision: 2 })));
     let mut next = watch(&*store, "", Some(3)).await;
     assert_eq!(changes(&mut next, 1).await, ["3:put a=2(1)"]);
@@ -288,7 +343,7 @@ async fn a_watcher_that_slept_through_a_compaction_is_told(store: SharedStore) {
     put(&*store, "a", "1").await;
     put(&*store, "a", "2").await;
     store.compact(2).await.unwrap();
-    assert!(matches!(slow.next().await, Some(Err(StoreError::WatcherTooSlow))));
+    assert!(matches!(slow.next().await, Some(Err(StoreError::Compacted { compact_revision: 2 }))));
     assert!(slow.next().await.is_none());
 }
 
@@ -305,13 +360,37 @@ async fn a_quiet_watcher_survives_compaction(store: SharedStore) {
 
 async fn a_watch_tells_how_far_it_is(store: SharedStore) {
     let progress = Some(Duration::from_secs(60));
-    let request = WatchRequest { range: KeyRange::prefix("quiet"), start: None, progress };
+    let request = WatchRequest { progress, ..WatchRequest::new(KeyRange::prefix("quiet"), None) };
     let mut quiet = store.watch(request).await.unwrap();
     put(&*store, "loud", "").await;
     let before = coracle_clock::instant();
     let batch = quiet.next().await.unwrap().unwrap();
     assert_eq!((batch.revision, batch.events.len()), (2, 0));
     assert_eq!(before.elapsed().as_secs(), 60);
+}
+
+async fn a_watch_tells_how_far_it_is_when_asked(store: SharedStore) {
+    let ask = std::sync::Arc::new(tokio::sync::Notify::new());
+    let request = WatchRequest { ask: Some(ask.clone()), ..WatchRequest::new(KeyRange::prefix("a"), None) };
+    let mut events = store.watch(request).await.unwrap();
+    let seen = put(&*store, "a", "1").await;
+    let newest = put(&*store, "b", "1").await;
+    ask.notify_one();
+    let mut next = async || events.next().await.unwrap().unwrap();
+    assert_eq!(next().await.events[0].kv.mod_revision, seen, "what there is to report comes first");
+    let progress = next().await;
+    assert_eq!((progress.revision, progress.events.len()), (newest, 0));
+}
+
+async fn leases_tell_how_they_stand(store: SharedStore) {
+    let lease = store.lease_grant(9, Duration::from_secs(60)).await.unwrap();
+    put_leased(&*store, "b", "1", lease).await;
+    put_leased(&*store, "a", "1", lease).await;
+    let status = store.lease_status(lease).await.unwrap();
+    assert!(status.left <= status.granted && status.left > Duration::from_secs(55), "{status:?}");
+    assert_eq!((status.granted.as_secs(), status.keys), (60, vec![Bytes::from("a"), Bytes::from("b")]));
+    assert_eq!(store.leases().await.unwrap(), [9]);
+    assert!(matches!(store.lease_status(8).await, Err(StoreError::LeaseNotFound)));
 }
 
 async fn a_lease_takes_its_keys_along_when_it_ends(store: SharedStore) {

@@ -196,7 +196,7 @@ async fn leases_live_on_for_the_time_they_had_left() {
         let store = open(dir.path()).await.unwrap();
         let before = coracle_clock::instant();
         assert!(get(&store, "a").await.is_some());
-        let request = WatchRequest { range: KeyRange::key("a"), start: Some(store.revision() + 1), progress: None };
+        let request = WatchRequest::new(KeyRange::key("a"), Some(store.revision() + 1));
         let event = futures::StreamExt::next(&mut store.watch(request).await.unwrap()).await.unwrap().unwrap();
         assert!(event.events[0].deleted);
         assert!((3590..=3600).contains(&before.elapsed().as_secs()), "{:?}", before.elapsed());

@@ -35,7 +35,7 @@ impl Model {
         let mut map = self.at(self.head()).clone();
         let holds = |compare: &Compare| {
             let CompareTarget::ModRevision(target) = compare.target else { panic!("{compare:?}") };
-            map.get(&compare.key).map_or(0, |kv| kv.mod_revision) == target
+            map.get(&compare.range.start).map_or(0, |kv| kv.mod_revision) == target
         };
         let succeeded = txn.compare.iter().all(holds);
         let revision = self.head() + 1;
@@ -64,6 +64,7 @@ impl Model {
                     }
                 }
                 Op::Range(_) => {}
+                other => panic!("{other:?}"),
             }
         }
         let changed = !events.is_empty();
@@ -133,7 +134,7 @@ fn drain(stream: &mut WatchStream) -> Vec<Event> {
 }
 
 async fn watch(store: &SharedStore, start: Revision) -> WatchStream {
-    let request = WatchRequest { range: KeyRange::prefix(""), start: Some(start), progress: None };
+    let request = WatchRequest::new(KeyRange::prefix(""), Some(start));
     store.watch(request).await.unwrap()
 }
 

@@ -9,6 +9,9 @@
 //! <dir>/apiserver-kubelet-client.{crt,key}  what it shows kubelets
 //! <dir>/front-proxy-ca.{crt,key}            the authority of who may speak for others (see `auth::front_proxy`)
 //! <dir>/front-proxy-client.{crt,key}        what the API server shows extension servers
+//! <dir>/etcd/ca.{crt,key}                   the authority of who may see the store as it is
+//! <dir>/etcd/server.{crt,key}               what the store's etcd API shows its clients
+//! <dir>/apiserver-etcd-client.{crt,key}     a client's there
 //! <dir>/sa.{key,pub}                        signs ServiceAccount tokens (see `auth::token`)
 //! <dir>/<component>.{crt,key}               client certificates: admin, controller-manager, scheduler, kube-proxy
 //! <dir>/kubelet-<node>.{crt,key}            a node's, for clients and servers both
@@ -22,7 +25,7 @@ mod files;
 mod kubeconfig;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -164,6 +167,9 @@ const CLIENTS: [(&str, &str, Option<&str>); 5] = [
 /// The common name of the API server as a front proxy, and the name of its files.
 pub const FRONT_PROXY: &str = "front-proxy-client";
 
+/// The name of the files of the certificate with which the store's etcd API lets its clients in.
+pub const ETCD_CLIENT: &str = "apiserver-etcd-client";
+
 /// The cluster's authority and where its files lie.
 pub struct Pki {
     dir: PathBuf,
@@ -173,6 +179,8 @@ pub struct Pki {
     clients: Vec<CertKey>,
     front_proxy_ca_pem: String,
     front_proxy_client: CertKey,
+    etcd_ca_pem: String,
+    etcd_server: CertKey,
     service_account_key: String,
 }
 
@@ -191,13 +199,24 @@ impl Pki {
         let (front_proxy_ca_pem, front_proxy) = ensure_ca(dir, "front-proxy-ca", "front-proxy-ca")?;
         let spec = LeafSpec::client(FRONT_PROXY, None);
         let front_proxy_client = ensure_leaf(dir, FRONT_PROXY, &spec, &front_proxy_ca_pem, &front_proxy)?;
+        files::create_private_dir(&dir.join("etcd"))?;
+        let (etcd_ca_pem, etcd) = ensure_ca(dir, "etcd/ca", "etcd-ca")?;
+        let spec = LeafSpec {
+            common_name: "etcd".into(),
+            names: vec!["localhost".into()],
+            ips: vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+            server: true,
+            ..LeafSpec::client("etcd", None)
+        };
+        let etcd_server = ensure_leaf(dir, "etcd/server", &spec, &etcd_ca_pem, &etcd)?;
+        ensure_leaf(dir, ETCD_CLIENT, &LeafSpec::client("kube-apiserver-etcd-client", None), &etcd_ca_pem, &etcd)?;
         let server = LeafSpec {
             common_name: "kube-apiserver".into(),
             names: SERVER_NAMES.iter().map(|n| (*n).to_owned()).chain(names.iter().cloned()).collect(),
             ips: [[127, 0, 0, 1], [10, 96, 0, 1], [10, 244, 0, 1]]
                 .into_iter()
                 .map(IpAddr::from)
-                .chain([IpAddr::from(std::net::Ipv6Addr::LOCALHOST)])
+                .chain([IpAddr::from(Ipv6Addr::LOCALHOST)])
                 .chain(ips.iter().copied())
                 .collect(),
             server: true,
@@ -217,6 +236,8 @@ impl Pki {
             clients,
             front_proxy_ca_pem,
             front_proxy_client,
+            etcd_ca_pem,
+            etcd_server,
             service_account_key,
         })
     }
@@ -254,6 +275,16 @@ impl Pki {
     /// What the API server shows extension servers: common name [`FRONT_PROXY`].
     pub fn front_proxy_client(&self) -> &CertKey {
         &self.front_proxy_client
+    }
+
+    /// The authority of the store's etcd API, and of its clients: not the cluster's, whose certificates nodes have too.
+    pub fn etcd_ca_pem(&self) -> &str {
+        &self.etcd_ca_pem
+    }
+
+    /// What the store's etcd API shows its clients.
+    pub fn etcd_server(&self) -> &CertKey {
+        &self.etcd_server
     }
 
     /// The administrator's: user `kubernetes-admin`, group `kubeadm:cluster-admins`.

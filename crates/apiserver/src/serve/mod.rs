@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use coracle_client::transport::{Identity, TransportError, peer};
 use http::{Request, Response};
+use http_body::Body as HttpBody;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -33,7 +34,7 @@ use tower::Service;
 
 use crate::audit::PeerAddress;
 use crate::auth::x509::PeerCertificate;
-use crate::body::Body;
+use crate::body::BoxError;
 use crate::pki::CertKey;
 
 pub use holder::Holder;
@@ -91,10 +92,11 @@ pub fn tls(server: &CertKey, client_ca_pem: &str) -> Result<Arc<ServerConfig>, T
 }
 
 /// Serves connections until `shutdown`, then lets requests that are under way finish for a moment.
-pub async fn serve<S>(listener: TcpListener, tls: Arc<ServerConfig>, service: S, shutdown: CancellationToken)
+pub async fn serve<S, B>(listener: TcpListener, tls: Arc<ServerConfig>, service: S, shutdown: CancellationToken)
 where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
+    B: HttpBody<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
     let acceptor = TlsAcceptor::from(tls);
     let connections = TaskTracker::new();
@@ -130,10 +132,11 @@ async fn handshake(mut stream: TcpStream, acceptor: TlsAcceptor) -> io::Result<T
     acceptor.accept(stream).await
 }
 
-async fn connection<S>(stream: TcpStream, acceptor: TlsAcceptor, service: S, shutdown: CancellationToken)
+async fn connection<S, B>(stream: TcpStream, acceptor: TlsAcceptor, service: S, shutdown: CancellationToken)
 where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
+    B: HttpBody<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
     // Small writes (watch events, terminal keystrokes) must not wait for one another.
     let _ = stream.set_nodelay(true);

@@ -131,7 +131,7 @@ impl Storage {
 
     /// Waits until the caches hold every write acknowledged so far.
     pub async fn fresh(&self) -> ApiResult<()> {
-        self.wait_for(self.store.revision()).await
+        self.wait_for(self.store.current().await.map_err(refusal)?).await
     }
 
     /// One object as of now, whatever its version in the table; `None` if there is none. For in-process policy.

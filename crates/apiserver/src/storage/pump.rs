@@ -63,7 +63,7 @@ async fn load(storage: &Storage, revision: Revision) -> Result<WatchStream, Stor
     storage.applied.send_replace(at);
     // Everything, not the registry alone: so every revision is seen, and nobody waits for one that is elsewhere.
     let range = KeyRange::prefix("");
-    storage.store.watch(WatchRequest { range, start: Some(at + 1), progress: Some(TIDY) }).await
+    storage.store.watch(WatchRequest { progress: Some(TIDY), ..WatchRequest::new(range, Some(at + 1)) }).await
 }
 
 /// Makes the table serve what the definitions in a snapshot define, and nothing else.

@@ -23,14 +23,32 @@ pub fn server_config(
     client_ca_pem: &str,
     protocols: &[&str],
 ) -> Result<Arc<ServerConfig>, TransportError> {
-    let chain = CertificateDer::pem_slice_iter(identity.cert_pem.as_bytes()).collect::<Result<_, _>>()?;
-    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?;
-    let builder = match client_ca_pem {
-        "" => builder.with_no_client_auth(),
-        pem => builder.with_client_cert_verifier(Arc::new(AnyClient(Authorities::new(pem)?.0))),
+    let clients: Arc<dyn ClientCertVerifier> = match client_ca_pem {
+        "" => WebPkiClientVerifier::no_client_auth(),
+        pem => Arc::new(AnyClient(Authorities::new(pem)?.0)),
     };
-    let mut config = builder.with_single_cert(chain, PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes())?)?;
+    config(identity, clients, protocols)
+}
+
+/// TLS of a server that shows `identity` and talks only to clients for whom the authorities in `client_ca_pem` vouch.
+pub fn mutual_server_config(
+    identity: Identity<'_>,
+    client_ca_pem: &str,
+    protocols: &[&str],
+) -> Result<Arc<ServerConfig>, TransportError> {
+    config(identity, Authorities::new(client_ca_pem)?.0, protocols)
+}
+
+fn config(
+    identity: Identity<'_>,
+    clients: Arc<dyn ClientCertVerifier>,
+    protocols: &[&str],
+) -> Result<Arc<ServerConfig>, TransportError> {
+    let chain = CertificateDer::pem_slice_iter(identity.cert_pem.as_bytes()).collect::<Result<_, _>>()?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(clients)
+        .with_single_cert(chain, PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes())?)?;
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     Ok(Arc::new(config))
 }

@@ -21,13 +21,17 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bollard::Docker;
-use coracle_apiserver::pki::Pki;
+use coracle_apiserver::pki::{CertKey, Pki};
 use coracle_apiserver::{ApiServer, UserInfo};
+use coracle_client::transport::{Identity, peer};
 use coracle_controller_manager::Authority;
+use coracle_etcd::EtcdServer;
 use coracle_store::{SharedStore, SledConfig, SledStore};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::cli::ClusterShape;
 use crate::commands::component::token_signer;
 use crate::data_dir::{ClusterConfig, DataDir, Lock, write_private};
 
@@ -61,11 +65,11 @@ impl Cluster {
     ///
     /// # Errors
     /// If the directory or the port is taken, no Docker engine answers, or the store is damaged.
-    pub async fn start(dir: &DataDir, docker: Docker, nodes: Option<u8>, port: Option<u16>) -> anyhow::Result<Self> {
+    pub async fn start(dir: &DataDir, docker: Docker, shape: &ClusterShape) -> anyhow::Result<Self> {
         dir.create()?;
         let lock = dir.lock()?;
         let existing = dir.config()?;
-        let port = port.or(existing.as_ref().map(|config| config.port)).unwrap_or(DEFAULT_PORT);
+        let port = shape.port.or(existing.as_ref().map(|config| config.port)).unwrap_or(DEFAULT_PORT);
         if port == 0 {
             bail!("--port must not be 0: clients need to know it");
         }
@@ -75,11 +79,13 @@ impl Cluster {
             Some(config) => config,
             None => network::claim(&docker).await?,
         };
-        if nodes.is_some_and(|nodes| nodes < config.nodes) {
+        if shape.nodes.is_some_and(|nodes| nodes < config.nodes) {
             tracing::info!("fewer nodes than before: pods of the others are rescheduled once those count as lost");
         }
-        config.nodes = nodes.unwrap_or(config.nodes);
+        config.nodes = shape.nodes.unwrap_or(config.nodes);
         config.port = port;
+        let etcd = etcd_listener(shape.etcd_listen).await;
+        config.etcd = etcd.as_ref().and_then(|listener| listener.local_addr().ok());
         dir.save(&config)?;
         let shutdown = CancellationToken::new();
 
@@ -104,6 +110,9 @@ impl Cluster {
         plane.serve(local, &pki, &shutdown, &mut components)?;
         if let Some(gateway) = rights.gateway_listener(config.port).await {
             plane.serve(gateway, &pki, &shutdown, &mut components)?;
+        }
+        if let Some(listener) = etcd {
+            serve_etcd(listener, store.clone(), &pki, &shutdown, &mut components)?;
         }
         let api = plane.api;
         let mut cluster = Cluster { config, api, store, shutdown, components, _lock: lock };
@@ -204,6 +213,32 @@ impl Cluster {
         }
         self.store.close().await.context("the store")
     }
+}
+
+/// The store's etcd API is for looking in: a cluster can do without.
+async fn etcd_listener(address: SocketAddr) -> Option<TcpListener> {
+    match TcpListener::bind(address).await {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            tracing::warn!(%address, %error, "the store does not answer as an etcd (choose another --etcd-listen)");
+            None
+        }
+    }
+}
+
+/// Serves the store as an etcd until shutdown.
+fn serve_etcd(
+    listener: TcpListener,
+    store: SharedStore,
+    pki: &Pki,
+    shutdown: &CancellationToken,
+    components: &mut JoinSet<()>,
+) -> anyhow::Result<()> {
+    let CertKey { cert_pem, key_pem } = pki.etcd_server();
+    let tls = peer::mutual_server_config(Identity { cert_pem, key_pem }, pki.etcd_ca_pem(), &["h2"])?;
+    let server = EtcdServer::new(store, &format!("https://{}", listener.local_addr()?));
+    components.spawn(coracle_apiserver::serve::serve(listener, tls, server.service(), shutdown.clone()));
+    Ok(())
 }
 
 /// Runs a component until shutdown; starts it again when it fails or ends.

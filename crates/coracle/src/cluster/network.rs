@@ -63,7 +63,7 @@ impl Rights {
 /// once: the engine, which lets no two networks overlap, decides between clusters that are made at the same moment.
 pub async fn claim(docker: &Docker) -> anyhow::Result<ClusterConfig> {
     let id = format!("{:08x}", coracle_clock::random_u64() as u32);
-    let cluster = |index| ClusterConfig { id: id.clone(), index, port: DEFAULT_PORT, nodes: DEFAULT_NODES };
+    let cluster = |index| ClusterConfig { id: id.clone(), index, port: DEFAULT_PORT, nodes: DEFAULT_NODES, etcd: None };
     let mut refusal = None;
     for index in 0..MAX_CLUSTERS {
         let config = cluster(index);

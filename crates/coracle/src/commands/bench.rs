@@ -3,6 +3,7 @@
 mod api;
 mod wire;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -48,7 +49,7 @@ pub async fn run(options: Bench) -> anyhow::Result<()> {
 fn shape() -> anyhow::Result<ClusterShape> {
     // Any free port: a cluster of the user may have the usual one.
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    Ok(ClusterShape { nodes: Some(2), port: Some(port) })
+    Ok(ClusterShape { nodes: Some(2), port: Some(port), etcd_listen: SocketAddr::from(([127, 0, 0, 1], 0)) })
 }
 
 /// Median, lowest and highest, in milliseconds.

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod component;
 pub mod demo;
 pub mod down;
+pub mod etcd;
 pub mod images;
 pub mod kubeconfig;
 pub mod logs;

@@ -36,7 +36,7 @@ pub async fn run(data_dir: Option<PathBuf>, options: Up) -> anyhow::Result<()> {
     let started = coracle_clock::instant();
     // Asked for before the start, so that a signal during it is not lost.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let cluster = Cluster::start(&dir, docker, options.cluster.nodes, options.cluster.port).await?;
+    let cluster = Cluster::start(&dir, docker, &options.cluster).await?;
     tracing::info!(
         server = cluster.config.server_url(),
         kubeconfig = %dir.kubeconfig().display(),
@@ -86,6 +86,7 @@ fn spawn(dir: &DataDir, shape: &ClusterShape) -> anyhow::Result<Child> {
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(dir.log())?;
     let mut command = std::process::Command::new(std::env::current_exe()?);
     command.arg("--data-dir").arg(dir.path()).arg("up");
+    command.arg("--etcd-listen").arg(shape.etcd_listen.to_string());
     if let Some(nodes) = shape.nodes {
         command.arg("--nodes").arg(nodes.to_string());
     }
