@@ -9,6 +9,7 @@ use rustls_pki_types::ServerName;
 use tokio_rustls::client::TlsStream;
 
 use super::*;
+use crate::Body;
 use crate::pki::Pki;
 
 mod hostile;
