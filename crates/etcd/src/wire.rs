@@ -47,6 +47,7 @@ pub(crate) fn refusal(error: StoreError) -> Status {
         StoreError::DuplicateKey => (Code::InvalidArgument, "etcdserver: duplicate key given in txn request"),
         StoreError::KeyNotFound => (Code::InvalidArgument, "etcdserver: key not found"),
         StoreError::Closed => (Code::Unavailable, "etcdserver: server stopped"),
+        StoreError::NoSpace => (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"),
         StoreError::Corrupt(_) => (Code::DataLoss, "etcdserver: corrupt cluster"),
         StoreError::InUse { .. } | StoreError::Engine(_) => return Status::internal(error.to_string()),
     };

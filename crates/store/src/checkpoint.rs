@@ -12,12 +12,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::codec::{LeaseTerms, put_change, put_i64, put_terms, seal, unseal};
 use crate::core::Record;
 use crate::mvcc::{Mvcc, RowId};
-use crate::sled::{SledConfig, disk, sync_dir};
+use crate::sled::{SledConfig, disk, is_full, sync_dir};
 use crate::{FIRST_REVISION, LeaseId, Result, StoreError};
 
 /// So many rows make a batch; its memory is bounded, and sled's.
@@ -112,14 +113,14 @@ impl Checkpoint {
     }
 
     /// Applies frames, makes them durable, and removes the logs that held them.
-    pub(crate) fn apply(&mut self, frames: Vec<Frame>, logs: Vec<PathBuf>) -> Result<()> {
+    pub(crate) fn apply(&mut self, frames: &[Frame], logs: &[PathBuf]) -> Result<()> {
         let mut batch = sled::Batch::default();
         let mut rows = 0;
         for (sequence, records) in frames {
             for record in records {
                 rows += self.add(&mut batch, record);
             }
-            self.meta.sequence = sequence;
+            self.meta.sequence = *sequence;
             if rows >= BATCH_ROWS {
                 self.write(std::mem::take(&mut batch))?;
                 rows = 0;
@@ -128,14 +129,18 @@ impl Checkpoint {
         self.write(batch)?;
         self.db.flush().map_err(engine)?;
         sync_tree(&self.dir)?;
-        for log in &logs {
-            std::fs::remove_file(log).map_err(disk(log))?;
+        for log in logs {
+            match std::fs::remove_file(log) {
+                // An earlier attempt came so far.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                removed => removed.map_err(disk(log))?,
+            }
         }
         self.dir.parent().map_or(Ok(()), sync_dir)
     }
 
     /// Adds a record's rows to a batch; returns how many.
-    fn add(&mut self, batch: &mut sled::Batch, record: Record) -> usize {
+    fn add(&mut self, batch: &mut sled::Batch, record: &Record) -> usize {
         match record {
             Record::Changes(entry) => {
                 for (place, event) in entry.events.iter().enumerate() {
@@ -150,18 +155,18 @@ impl Checkpoint {
             }
             Record::Compact { revision, dropped } => {
                 dropped.iter().for_each(|id| batch.remove(&row_key(*id)[..]));
-                self.meta.compacted = revision;
+                self.meta.compacted = *revision;
                 self.meta.rows -= dropped.len() as i64;
                 dropped.len()
             }
             Record::Lease { id, ttl, expires_ms } => {
-                let (key, mut content) = (lease_key(id), Vec::new());
-                put_terms(&mut content, &LeaseTerms { ttl, expires_ms });
+                let (key, mut content) = (lease_key(*id), Vec::new());
+                put_terms(&mut content, &LeaseTerms { ttl: *ttl, expires_ms: *expires_ms });
                 batch.insert(&key[..], seal(&key, &content));
                 1
             }
             Record::LeaseEnd(id) => {
-                batch.remove(&lease_key(id)[..]);
+                batch.remove(&lease_key(*id)[..]);
                 1
             }
         }
@@ -224,7 +229,10 @@ fn sync_tree(dir: &Path) -> Result<()> {
 
 fn engine(error: sled::Error) -> StoreError {
     match error {
-        sled::Error::Corruption { .. } => StoreError::Corrupt(error.to_string()),
+        sled::Error::Corruption { .. } | sled::Error::Unsupported(_) | sled::Error::ReportableBug(_) => {
+            StoreError::Corrupt(error.to_string())
+        }
+        sled::Error::Io(error) if is_full(&error) => StoreError::NoSpace,
         other => StoreError::Engine(format!("sled: {other}")),
     }
 }

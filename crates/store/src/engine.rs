@@ -26,6 +26,11 @@ pub trait Journal: fmt::Debug + Send + 'static {
     /// Whether the calls below may block a thread.
     const BLOCKING: bool;
 
+    /// Whether it has room for another commit: asked before anything is executed.
+    fn ready(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// Keeps records; when it returns they survive a power cut. After an error nothing is ever committed again.
     fn commit(&mut self, records: Vec<Record>) -> Result<()>;
 
@@ -141,10 +146,16 @@ impl<J: Journal> Committer<J> {
             }
             let mut records = Vec::new();
             let mut answers = Vec::with_capacity(batch.len());
+            let ready = journal.ready();
             {
                 let mut core = self.shared.write();
                 for (command, sender) in batch {
-                    answers.push((sender, core.execute(command, &mut records)));
+                    let answer = match &ready {
+                        Ok(()) => core.execute(command, &mut records),
+                        Err(StoreError::NoSpace) => Err(StoreError::NoSpace),
+                        Err(why) => Err(StoreError::Engine(why.to_string())),
+                    };
+                    answers.push((sender, answer));
                 }
             }
             // The lock is free meanwhile: readers go on at the last acknowledged revision.
@@ -207,10 +218,17 @@ async fn end_leases<J: Journal>(shared: Arc<Shared>, committer: std::sync::Weak<
             },
         };
         let Some(committer) = committer.upgrade() else { return };
-        if expired && let Err(error) = committer.submit(Command::Expire(coracle_clock::instant())).await {
+        if !expired {
+            continue;
+        }
+        match committer.submit(Command::Expire(coracle_clock::instant())).await {
+            Ok(_) => {}
+            Err(StoreError::NoSpace) => coracle_clock::sleep(Duration::from_secs(1)).await,
             // Without a journal no lease can end; to try again would only spin.
-            tracing::error!(%error, "leases no longer expire");
-            return;
+            Err(error) => {
+                tracing::error!(%error, "leases no longer expire");
+                return;
+            }
         }
     }
 }

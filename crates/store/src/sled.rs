@@ -4,6 +4,7 @@
 //! <dir>/lock            the process that has the store open (its id; held with flock)
 //! <dir>/wal-<sequence>  the newest frames, one per group commit
 //! <dir>/sled/           everything else
+//! <dir>/reserve         room for the last commit before the disk was full
 //! ```
 //!
 //! A commit appends one frame to a [write-ahead log](crate::wal) and `fdatasync`s it. When the log has grown
@@ -13,10 +14,14 @@
 //! commit instead of one), and sled's rewriting of pages would be on everybody's way. So sled does
 //! what it is good at, keeping a large, changing set of rows in little space, off the path of the answer.
 //!
+//! A full disk is noticed when a frame no longer fits: by then it is executed, and there is no way back. So some
+//! room is always held in reserve. It is given up for that frame, and from then on nothing is executed
+//! ([`StoreError::NoSpace`], etcd's words for its quota) until the reserve can be laid in again.
+//!
 //! The state itself lives in memory (see [`crate::mvcc`]): reads never touch the disk. Opening reads it all.
 
 use std::fs::{File, TryLockError};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -30,6 +35,9 @@ use crate::lease::{Leases, Terms};
 use crate::mvcc::{Mvcc, RowId};
 use crate::wal::{self, Wal};
 use crate::{DEFAULT_HISTORY_LIMIT_BYTES, Event, KeyRange, Result, StoreError};
+
+/// Longer than almost any frame.
+const RESERVE_BYTES: usize = 1 << 20;
 
 /// A store on disk.
 pub type SledStore = Engine<DiskJournal>;
@@ -67,7 +75,15 @@ impl SledStore {
     /// is on disk is not what was written.
     pub async fn open(config: SledConfig) -> Result<Arc<SledStore>> {
         let now = Moment::now();
-        let (core, journal) = blocking(move || DiskJournal::open(config, now)).await?;
+        let dir = config.dir.clone();
+        let (core, journal) = blocking(move || DiskJournal::open(config, now)).await.map_err(|error| match error {
+            StoreError::Corrupt(what) => StoreError::Corrupt(format!(
+                "{what}. Nothing in {0} was changed or is served; to go on, move it away and bring the newest \
+                 snapshot back with: coracle snapshot restore FILE --data-dir {0}",
+                dir.display()
+            )),
+            other => other,
+        })?;
         let leased = core.next_deadline().is_some();
         let engine = Engine::start(core, journal);
         if leased {
@@ -88,6 +104,7 @@ pub struct DiskJournal {
     /// The files `pending` lies in, but for the one that is being written.
     finished_logs: Vec<PathBuf>,
     database: Database,
+    reserve: Reserve,
     /// `None` once closed.
     lock: Option<DirLock>,
 }
@@ -96,9 +113,40 @@ pub struct DiskJournal {
 enum Database {
     Idle(Checkpoint),
     /// A thread is bringing it up to date.
-    Busy(JoinHandle<Result<Checkpoint>>),
+    Busy(JoinHandle<Checkpointed>),
     /// Closed, or a checkpoint failed.
     Gone,
+}
+
+/// What a checkpoint left, of which frames in which files.
+type Checkpointed = (Result<Checkpoint>, Vec<Frame>, Vec<PathBuf>);
+
+/// A file of no use but for the room it takes.
+#[derive(Debug)]
+struct Reserve {
+    path: PathBuf,
+    held: bool,
+}
+
+impl Reserve {
+    fn hold(&mut self) -> Result<()> {
+        if !self.held {
+            let file = std::fs::write(&self.path, vec![0; RESERVE_BYTES]);
+            file.and_then(|()| File::open(&self.path)?.sync_data()).map_err(|error| {
+                self.give_up();
+                disk(&self.path)(error)
+            })?;
+            self.held = true;
+        }
+        Ok(())
+    }
+
+    fn give_up(&mut self) {
+        self.held = false;
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(%error, "the reserve of space stays");
+        }
+    }
 }
 
 impl DiskJournal {
@@ -112,6 +160,13 @@ impl DiskJournal {
         let mut logs = wal::list(&config.dir)?;
         let mut good_bytes = 0;
         for (index, log) in logs.iter().enumerate() {
+            if wal::first_frame(log)? > sequence + 1 {
+                return Err(StoreError::Corrupt(format!(
+                    "the frames from {} to {} are gone",
+                    sequence + 1,
+                    log.display()
+                )));
+            }
             good_bytes = wal::replay(log, index + 1 == logs.len(), |found, payload| {
                 if found <= sequence {
                     return Ok(());
@@ -131,13 +186,14 @@ impl DiskJournal {
         let leases = leases(&restored, now);
         let core = Core::new(restored.mvcc, leases, config.history_limit_bytes);
         let database = Database::Idle(database);
-        Ok((core, DiskJournal { config, wal, sequence, pending, finished_logs: logs, database, lock }))
+        let reserve = Reserve { path: config.dir.join("reserve"), held: false };
+        Ok((core, DiskJournal { config, wal, sequence, pending, finished_logs: logs, database, reserve, lock }))
     }
 
     /// Hands a log that is long enough to a thread, unless the last one is still at it.
     fn checkpoint_if_due(&mut self) -> Result<()> {
         let busy = matches!(&self.database, Database::Busy(thread) if !thread.is_finished());
-        if busy || self.wal.bytes < self.config.checkpoint_bytes {
+        if busy || !self.reserve.held || self.wal.bytes < self.config.checkpoint_bytes {
             return Ok(());
         }
         let mut database = self.take_database()?;
@@ -145,7 +201,7 @@ impl DiskJournal {
         let old = std::mem::replace(&mut self.wal, new);
         self.finished_logs.push(old.path);
         let (frames, logs) = (std::mem::take(&mut self.pending), std::mem::take(&mut self.finished_logs));
-        let work = move || database.apply(frames, logs).map(|()| database);
+        let work = move || (database.apply(&frames, &logs).map(|()| database), frames, logs);
         let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(work);
         self.database = Database::Busy(thread.map_err(disk(&self.config.dir))?);
         Ok(())
@@ -156,9 +212,21 @@ impl DiskJournal {
         match std::mem::replace(&mut self.database, Database::Gone) {
             Database::Idle(database) => Ok(database),
             Database::Busy(thread) => {
-                thread.join().unwrap_or_else(|_| Err(StoreError::Engine("the checkpoint thread panicked".into())))
+                let panicked = |_| StoreError::Engine("the checkpoint thread panicked".into());
+                let (database, mut frames, mut logs) = thread.join().map_err(panicked)?;
+                if database.is_err() {
+                    frames.append(&mut self.pending);
+                    logs.append(&mut self.finished_logs);
+                    (self.pending, self.finished_logs) = (frames, logs);
+                }
+                database
             }
-            Database::Gone => Err(StoreError::Closed),
+            Database::Gone if self.lock.is_none() => Err(StoreError::Closed),
+            Database::Gone => {
+                let database = Checkpoint::open(&self.config)?;
+                self.pending.retain(|(sequence, _)| *sequence > database.meta.sequence);
+                Ok(database)
+            }
         }
     }
 }
@@ -166,11 +234,29 @@ impl DiskJournal {
 impl Journal for DiskJournal {
     const BLOCKING: bool = true;
 
+    fn ready(&mut self) -> Result<()> {
+        self.reserve.hold()
+    }
+
     fn commit(&mut self, records: Vec<Record>) -> Result<()> {
-        self.wal.append(self.sequence + 1, |payload| records.iter().for_each(|record| put_record(payload, record)))?;
+        let fill = |payload: &mut Vec<u8>| records.iter().for_each(|record| put_record(payload, record));
+        match self.wal.append(self.sequence + 1, fill) {
+            Err(StoreError::NoSpace) => {
+                self.reserve.give_up();
+                self.wal.append(self.sequence + 1, fill)?;
+            }
+            other => other?,
+        }
         self.sequence += 1;
         self.pending.push((self.sequence, records));
-        self.checkpoint_if_due()
+        match self.checkpoint_if_due() {
+            Err(StoreError::NoSpace) => {
+                tracing::warn!(dir = %self.config.dir.display(), "the disk is full: nothing is written until there is space");
+                self.reserve.give_up();
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     fn size_bytes(&self) -> Result<Option<u64>> {
@@ -181,8 +267,10 @@ impl Journal for DiskJournal {
         let mut database = self.take_database()?;
         let mut logs = std::mem::take(&mut self.finished_logs);
         if !self.pending.is_empty() {
-            logs.push(self.wal.path.clone());
-            database.apply(std::mem::take(&mut self.pending), logs)?;
+            // An empty log stays: its name tells whether the database is as new as it was.
+            let new = Wal::create(&self.config.dir, self.sequence + 1)?;
+            logs.push(std::mem::replace(&mut self.wal, new).path);
+            database.apply(&std::mem::take(&mut self.pending), &logs)?;
         }
         drop(database);
         self.lock = None;
@@ -302,7 +390,14 @@ impl Drop for DirLock {
 
 /// Makes an I/O error one of the store's, with the path it happened to.
 pub(crate) fn disk(path: &Path) -> impl Fn(std::io::Error) -> StoreError {
-    move |error| StoreError::Engine(format!("{}: {error}", path.display()))
+    move |error| match is_full(&error) {
+        true => StoreError::NoSpace,
+        false => StoreError::Engine(format!("{}: {error}", path.display())),
+    }
+}
+
+pub(crate) fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 /// Makes the names in a directory durable.

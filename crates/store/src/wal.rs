@@ -63,8 +63,13 @@ impl Wal {
         header.extend_from_slice(&crc.to_le_bytes());
         frame[..HEADER_BYTES].copy_from_slice(&header);
 
-        self.file.write_all(frame).map_err(disk(&self.path))?;
-        self.file.sync_data().map_err(disk(&self.path))?;
+        let written = self.file.write_all(frame).and_then(|()| self.file.sync_data());
+        if let Err(error) = written {
+            // What was written of the frame goes, so that it can be tried again.
+            self.file.set_len(self.bytes).map_err(disk(&self.path))?;
+            self.file.seek(SeekFrom::End(0)).map_err(disk(&self.path))?;
+            return Err(disk(&self.path)(error));
+        }
         self.bytes += frame.len() as u64;
         frame.shrink_to(KEPT_BUFFER_BYTES);
         Ok(())
@@ -82,6 +87,13 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     }
     logs.sort();
     Ok(logs)
+}
+
+/// The number of the first frame that a log holds or will hold: its name says it.
+pub(crate) fn first_frame(path: &Path) -> Result<u64> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let number = name.strip_prefix("wal-").and_then(|number| number.parse().ok());
+    number.ok_or_else(|| StoreError::Corrupt(format!("{} is no name of a log", path.display())))
 }
 
 /// Reads the frames of a log in order; returns how many bytes of it are good.

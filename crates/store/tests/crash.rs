@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests may panic as tests do
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,65 +25,6 @@ async fn get(store: &SledStore, key: &str) -> Option<KeyValue> {
 fn log(dir: &Path) -> PathBuf {
     let logs = || std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     logs().find(|path| path.file_name().unwrap().to_string_lossy().starts_with("wal-")).unwrap()
-}
-
-/// Not a test of its own: the process that [`a_killed_process_loses_nothing_it_acknowledged`] kills.
-#[tokio::test]
-async fn writer_to_be_killed() {
-    let Ok(dir) = std::env::var("CORACLE_STORE_CRASH_DIR") else { return };
-    let config = SledConfig { checkpoint_bytes: 20_000, ..SledConfig::new(dir) };
-    let store = SledStore::open(config).await.unwrap();
-    let write = async |writer: usize| {
-        for n in 0.. {
-            let revision = put(&store, format!("{writer}"), format!("{n}"), 0).await.unwrap();
-            println!("ack {writer} {n} {revision}");
-        }
-    };
-    futures::future::join_all((0..8).map(write)).await;
-}
-
-#[tokio::test]
-async fn a_killed_process_loses_nothing_it_acknowledged() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut acknowledged = [None; 8];
-    for round in 0..3 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "writer_to_be_killed", "--nocapture"])
-            .env("CORACLE_STORE_CRASH_DIR", dir.path())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        for _ in 0..1000 + 100 * round {
-            let line = lines.next().unwrap().unwrap();
-            note(&line, &mut acknowledged);
-        }
-        child.kill().unwrap();
-        // What was acknowledged before the kill reached the pipe.
-        lines.map_while(|line| line.ok()).for_each(|line| note(&line, &mut acknowledged));
-        child.wait().unwrap();
-
-        let store = open(dir.path()).await.unwrap();
-        for (writer, last) in acknowledged.iter().enumerate() {
-            let (n, revision) = last.unwrap();
-            let kv = get(&store, &writer.to_string()).await.unwrap();
-            let found: u64 = std::str::from_utf8(&kv.value).unwrap().parse().unwrap();
-            // One more may have reached the disk without its answer reaching anybody.
-            assert!(found == n || found == n + 1, "writer {writer} was told {n}, the disk has {found}");
-            assert!(kv.mod_revision >= revision && store.revision() >= revision);
-        }
-        store.close().await.unwrap();
-    }
-}
-
-fn note(line: &str, acknowledged: &mut [Option<(u64, Revision)>; 8]) {
-    // The test harness writes lines of its own, and one before the first of ours; the kill may cut the last.
-    let Some((_, ack)) = line.split_once("ack ") else { return };
-    let numbers: Vec<i64> = ack.split(' ').filter_map(|number| number.parse().ok()).collect();
-    if let [writer, n, revision] = numbers[..] {
-        acknowledged[writer as usize] = Some((n as u64, revision));
-    }
 }
 
 /// A directory whose log holds `a=0` … `a=9`, not yet in the database.
@@ -120,7 +59,7 @@ async fn a_log_that_outlived_its_checkpoint_is_not_applied_twice() {
     let path = log(dir.path());
     let frames = std::fs::read(&path).unwrap();
     open(dir.path()).await.unwrap().close().await.unwrap();
-    assert!(!path.exists());
+    assert!(!path.exists() && log(dir.path()).ends_with("wal-00000000000000000011"));
     // As if the process had died after the database was synced, before the log was removed.
     std::fs::write(&path, frames).unwrap();
     for revision in 12..14 {
@@ -141,7 +80,81 @@ async fn damage_to_acknowledged_data_in_the_log_is_refused() {
         std::fs::write(log(dir.path()), damaged).unwrap();
         let refused = open(dir.path()).await;
         assert!(matches!(refused, Err(StoreError::Corrupt(_))), "byte {at}: {refused:?}");
+        assert!(refused.unwrap_err().to_string().contains("coracle snapshot restore FILE --data-dir "));
     }
+}
+
+#[tokio::test]
+async fn a_log_cut_anywhere_holds_what_lies_whole_before_the_cut() {
+    let dir = ten_puts().await;
+    let whole = std::fs::read(log(dir.path())).unwrap();
+    let frame = whole.len() / 10;
+    for cut in (0..whole.len()).filter(|cut| cut % frame == 0 || cut % 11 == 0) {
+        std::fs::write(log(dir.path()), &whole[..cut]).unwrap();
+        let store = open(dir.path()).await.unwrap();
+        let value = get(&store, "a").await.map(|kv| kv.value);
+        let expected = (cut / frame).checked_sub(1).map(|n| n.to_string().into());
+        assert_eq!((store.revision(), value), (1 + (cut / frame) as Revision, expected), "cut at {cut}");
+    }
+}
+
+/// Every file of a closed store with 300 keys, in a directory of its own.
+async fn files() -> (tempfile::TempDir, Vec<KeyValue>) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    for n in 0..300 {
+        put(&store, format!("{}", n % 100), format!("{n:0500}"), 0).await.unwrap();
+    }
+    store.close().await.unwrap();
+    let kvs = store.range(RangeRequest::new(KeyRange::prefix(""))).await;
+    assert!(matches!(kvs, Err(StoreError::Closed)));
+    drop(store);
+    let store = open(dir.path()).await.unwrap();
+    let kvs = store.range(RangeRequest::new(KeyRange::prefix(""))).await.unwrap().kvs;
+    store.close().await.unwrap();
+    (dir, kvs)
+}
+
+/// Damages each file of the database in many ways: it is refused, or what is served is what was written.
+async fn refused_or_right(damage: impl Fn(&mut Vec<u8>, usize)) {
+    let (dir, expected) = files().await;
+    let mut paths: Vec<_> =
+        std::fs::read_dir(dir.path().join("sled")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.is_file());
+    let whole: Vec<_> = paths.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    let mut refusals = 0;
+    for round in 0..40 {
+        let harmed = round % paths.len();
+        let mut bytes = whole[harmed].clone();
+        damage(&mut bytes, round.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20);
+        std::fs::remove_dir_all(dir.path().join("sled")).unwrap();
+        std::fs::create_dir(dir.path().join("sled")).unwrap();
+        paths.iter().zip(&whole).for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+        std::fs::write(&paths[harmed], bytes).unwrap();
+        match open(dir.path()).await {
+            Ok(store) => {
+                let found = store.range(RangeRequest::new(KeyRange::prefix(""))).await.unwrap();
+                assert!(found.kvs == expected && found.revision == 301, "round {round}: {}", found.revision);
+            }
+            Err(StoreError::Corrupt(_)) => refusals += 1,
+            Err(other) => panic!("round {round}, {}: {other}", paths[harmed].display()),
+        }
+    }
+    assert!(refusals > 0, "some of it must matter");
+}
+
+#[tokio::test]
+async fn a_database_with_flipped_bits_is_refused_or_right() {
+    refused_or_right(|bytes, random| {
+        let at = random % bytes.len();
+        bytes[at] ^= 1 << (random % 8);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_database_that_is_cut_short_is_refused_or_right() {
+    refused_or_right(|bytes, random| bytes.truncate(random % bytes.len())).await;
 }
 
 /// The database of a closed store, once a child that another test is about to start no longer shares its lock.
@@ -220,4 +233,81 @@ async fn history_stays_within_its_bytes_on_disk_too() {
     let store = SledStore::open(config).await.unwrap();
     assert!(matches!(store.range(old).await, Err(StoreError::Compacted { .. })));
     assert_eq!((store.revision(), get(&store, "a").await.unwrap().version), (501, 500));
+}
+
+/// A file system of 24 MiB, if this user may mount one.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<SmallDisk> {
+        let dir = tempfile::tempdir().unwrap();
+        let mount = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"])
+            .arg(dir.path())
+            .status();
+        mount.is_ok_and(|status| status.success()).then(|| SmallDisk(dir))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        _ = std::process::Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_writes_serves_reads_and_goes_on_when_there_is_space() {
+    let Some(disk) = SmallDisk::mount() else {
+        println!("skipped: mounting a small file system needs root");
+        return;
+    };
+    let dir = disk.0.path().join("store");
+    let ballast = disk.0.path().join("ballast");
+    let store = open(&dir).await.unwrap();
+    assert_eq!(put(&store, "0".into(), String::new(), 0).await.unwrap(), 2);
+    let mut written = 1;
+    for fill in 0..3 {
+        // Something else takes what is left but for a little.
+        let mut left = vec![0; 24 << 20];
+        while std::fs::write(&ballast, &left).is_err() {
+            left.truncate(left.len() - (64 << 10));
+        }
+        left.truncate(left.len() - (fill << 19));
+        std::fs::write(&ballast, &left).unwrap();
+        let full = loop {
+            match put(&store, format!("{}", written % 100), format!("{written:010000}"), 0).await {
+                Ok(revision) => assert_eq!(revision, written + 2),
+                Err(error) => break error,
+            }
+            written += 1;
+        };
+        assert_eq!(full.to_string(), "etcdserver: mvcc: database space exceeded", "fill {fill}, after {written}");
+        let last = get(&store, &format!("{}", (written - 1) % 100)).await.unwrap();
+        assert_eq!((last.mod_revision, store.revision()), (written + 1, written + 1));
+        assert!(store.compact(written - 10).await.is_err());
+        std::fs::remove_file(&ballast).unwrap();
+        for _ in 0..200 {
+            assert_eq!(
+                put(&store, format!("{}", written % 100), format!("{written:010000}"), 0).await.unwrap(),
+                written + 2
+            );
+            written += 1;
+        }
+        store.compact(written - 10).await.unwrap();
+    }
+    drop(store);
+    let store = open(&dir).await.unwrap();
+    assert_eq!(store.revision(), written + 1);
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_written_is_an_error_that_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let error = open(&file.join("store")).await.unwrap_err().to_string();
+    assert!(error.contains(&file.display().to_string()), "{error}");
+    // Root may write everywhere, but for a file system that is read-only.
+    let error = open(Path::new("/proc/store")).await.unwrap_err().to_string();
+    assert!(error.contains("/proc/store"), "{error}");
 }
