@@ -4,10 +4,14 @@
 //! cluster. Read `proto` (the messages), `wire` (what they are in the store's terms, and every refusal), then
 //! `server`: `kv`, `watch`, `lease`, `maintenance`, and `snapshot` with `bolt`, the
 //! form of its file.
+//!
+//! [`EtcdStore`] is the other side: a store that is an etcd cluster. That is `client`.
 
 mod bolt;
+mod client;
 mod proto;
 mod server;
 mod wire;
 
+pub use client::{EtcdConfig, EtcdStore};
 pub use server::EtcdServer;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use coracle_apiserver::pki::{CertKey, ETCD_CLIENT, Pki};
 use coracle_client::transport::{Identity, peer};
-use coracle_etcd::EtcdServer;
+use coracle_etcd::{EtcdConfig, EtcdServer};
 use coracle_store::SharedStore;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -64,6 +64,16 @@ impl Served {
         format!("https://127.0.0.1:{}", self.port)
     }
 
+    /// How the store's own client finds it.
+    pub fn config(&self) -> EtcdConfig {
+        let read = |name: &str| std::fs::read_to_string(self.pki_dir().join(name)).unwrap();
+        EtcdConfig {
+            endpoints: vec![self.url()],
+            ca_pem: Some(read("etcd/ca.crt")),
+            identity: Some((read(&format!("{ETCD_CLIENT}.crt")), read(&format!("{ETCD_CLIENT}.key")))),
+        }
+    }
+
     pub fn pki_dir(&self) -> PathBuf {
         self.dir.path().into()
     }
@@ -108,9 +118,17 @@ impl Served {
 pub struct RealEtcd {
     pub url: String,
     _child: Child,
+    _dir: Option<TempDir>,
 }
 
 impl RealEtcd {
+    /// Starts it on a data directory of its own.
+    pub async fn start_empty() -> RealEtcd {
+        let dir = tempfile::tempdir().unwrap();
+        let etcd = Self::start(&dir.path().join("etcd").display().to_string()).await;
+        RealEtcd { _dir: Some(dir), ..etcd }
+    }
+
     /// Starts it on a data directory and waits until it answers.
     pub async fn start(data: &str) -> RealEtcd {
         let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -120,8 +138,10 @@ impl RealEtcd {
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
         command.args(["--initial-cluster", &format!("default={peer}")]);
+        // One member elects itself as soon as it may.
+        command.args(["--heartbeat-interval", "10", "--election-timeout", "100"]);
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
-        let etcd = RealEtcd { url: client, _child: child };
+        let etcd = RealEtcd { url: client, _child: child, _dir: None };
         let healthy = async {
             while !etcd.command(&["endpoint", "health"]).output().await.unwrap().status.success() {
                 coracle_clock::sleep(Duration::from_millis(50)).await;

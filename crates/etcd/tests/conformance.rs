@@ -1,0 +1,31 @@
+//! What every engine must do, over a real etcd and over a store that is served as one. Their clocks are real.
+
+#![allow(clippy::unwrap_used)] // helpers of tests may panic as tests do
+
+mod common;
+#[path = "../../store/tests/specifications/mod.rs"]
+mod specifications;
+
+use common::{RealEtcd, Served, available};
+use coracle_etcd::{EtcdConfig, EtcdStore};
+use coracle_store::{MemoryStore, SharedStore};
+
+specifications::conformance!(real, tokio::test(flavor = "multi_thread"), crate::real);
+specifications::conformance!(served, tokio::test(flavor = "multi_thread"), crate::served);
+
+/// Debian's etcd is one whose answers about progress may come too early: they are not asked for.
+const NO_PROGRESS: [&str; 2] = ["a_watch_tells_how_far_it_is", "a_watch_tells_how_far_it_is_when_asked"];
+
+async fn real(specification: &str) -> Option<(SharedStore, RealEtcd)> {
+    if !available(&["etcd", "etcdctl"]) || NO_PROGRESS.contains(&specification) {
+        return None;
+    }
+    let etcd = RealEtcd::start_empty().await;
+    let config = EtcdConfig { endpoints: vec![etcd.url.clone()], ..EtcdConfig::default() };
+    Some((EtcdStore::connect(&config).await.unwrap(), etcd))
+}
+
+async fn served(_: &str) -> Option<(SharedStore, Served)> {
+    let etcd = Served::start(MemoryStore::new()).await;
+    Some((EtcdStore::connect(&etcd.config()).await.unwrap(), etcd))
+}
