@@ -100,6 +100,9 @@ pub struct ClusterShape {
     /// Where the store answers as an etcd does.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:2379")]
     pub etcd_listen: SocketAddr,
+    /// Where objects are kept.
+    #[command(flatten)]
+    pub store: StoreFlags,
 }
 
 /// `coracle up`.
@@ -353,9 +356,30 @@ pub struct Apiserver {
     /// What admission plugins are told (AdmissionConfiguration).
     #[arg(long, value_name = "FILE")]
     pub admission_control_config_file: Option<PathBuf>,
-    /// Where objects are kept: sled:DIR, or memory (gone when the server ends).
+    /// Where objects are kept.
+    #[command(flatten)]
+    pub store: StoreFlags,
+}
+
+/// Where objects are kept. Flags that kube-apiserver has too are named as it names them.
+#[derive(Clone, Debug, Default, Args)]
+pub struct StoreFlags {
+    /// Where objects are kept: sled:DIR (default: store in the data directory), memory (gone at the end), or an etcd:
+    /// etcd://HOST:PORT,HOST:PORT,... (with TLS, if a certificate file is given).
     #[arg(long, value_name = "STORE")]
     pub store: Option<String>,
+    /// The members of the etcd in which objects are kept: http(s)://HOST:PORT,...
+    #[arg(long, value_name = "URLS", value_delimiter = ',', conflicts_with = "store")]
+    pub etcd_servers: Vec<String>,
+    /// The authority that signed the certificates of etcd's members.
+    #[arg(long, value_name = "FILE")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// The certificate to show to etcd.
+    #[arg(long, value_name = "FILE", requires = "etcd_keyfile")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Its private key.
+    #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
+    pub etcd_keyfile: Option<PathBuf>,
 }
 
 /// How the audit log is written.

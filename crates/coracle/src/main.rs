@@ -9,6 +9,7 @@ mod commands;
 mod data_dir;
 mod logging;
 mod progress;
+mod store;
 
 use std::process::ExitCode;
 

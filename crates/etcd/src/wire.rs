@@ -66,8 +66,10 @@ impl From<Event> for proto::Event {
 
 pub(crate) const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
 
-/// Refusals: etcd's code and words, and what they are of the store's.
-const REFUSALS: [(Code, &str, fn() -> StoreError); 9] = [
+type Refusal = (Code, &'static str, fn() -> StoreError);
+
+/// etcd's code and words, and what they are of the store's.
+const REFUSALS: [Refusal; 9] = [
     (Code::OutOfRange, COMPACTED, || StoreError::Compacted { compact_revision: 0 }),
     (Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision", || StoreError::FutureRevision {
         current: 0,
@@ -83,7 +85,7 @@ const REFUSALS: [(Code, &str, fn() -> StoreError); 9] = [
 
 /// A refusal of the store, as etcd would put it.
 pub(crate) fn refusal(error: StoreError) -> Status {
-    let same = |row: &&(_, _, fn() -> StoreError)| discriminant(&(row.2)()) == discriminant(&error);
+    let same = |row: &&Refusal| discriminant(&(row.2)()) == discriminant(&error);
     match REFUSALS.iter().find(same) {
         Some((code, text, _)) => Status::new(*code, *text),
         None => Status::internal(error.to_string()),

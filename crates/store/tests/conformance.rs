@@ -12,8 +12,8 @@ use coracle_store::*;
 use specifications::{all_at, put};
 use tempfile::TempDir;
 
-specifications::conformance!(memory, tokio::test(start_paused = true), crate::memory);
-specifications::conformance!(sled, tokio::test(start_paused = true), crate::sled);
+conformance!(memory, tokio::test(start_paused = true), crate::memory);
+conformance!(sled, tokio::test(start_paused = true), crate::sled);
 
 async fn memory(_: &str) -> Option<(SharedStore, ())> {
     Some((MemoryStore::new(), ()))

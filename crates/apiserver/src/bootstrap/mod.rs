@@ -2,8 +2,8 @@
 //!
 //! At every start, before the first request: the namespaces, the RBAC policy, the priority classes, and
 //! the Service `kubernetes` by which pods reach this server. What is missing is created, what is there
-//! stays as people made it (see [`policy::completed`] for what is completed), and all of it is one
-//! transaction, so a new cluster never shows half of it.
+//! stays as people made it (see [`policy::completed`] for what is completed). It is written in as few
+//! transactions as etcd's limit on one allows, before anybody is served.
 
 pub mod policy;
 
@@ -22,6 +22,9 @@ use crate::flow_control;
 use crate::rbac::{GROUP as RBAC, cached};
 use crate::storage::table::suffix;
 use crate::storage::{Storage, codec, refusal};
+
+/// An etcd takes no more conditions or writes in one transaction, unless told to (`--max-txn-ops`).
+const MAX_TXN_OPS: usize = 128;
 
 /// What the first objects tell about this cluster.
 #[derive(Clone, Debug)]
@@ -77,16 +80,20 @@ async fn settle(storage: &Storage, wanted: impl Fn() -> Vec<First>) -> ApiResult
         if txn.success.is_empty() {
             return Ok(());
         }
-        let done = storage.store().txn(txn).await.map_err(refusal)?;
-        storage.wait_for(done.revision).await?;
-        if done.succeeded {
-            return Ok(());
+        let mut compare = txn.compare.into_iter();
+        let mut success = txn.success.into_iter();
+        while success.len() > 0 {
+            let compare = compare.by_ref().take(MAX_TXN_OPS).collect();
+            let success = success.by_ref().take(MAX_TXN_OPS).collect();
+            let part = Txn { compare, success, ..Txn::default() };
+            let done = storage.store().txn(part).await.map_err(refusal)?;
+            storage.wait_for(done.revision).await?;
         }
         storage.fresh().await?;
     }
 }
 
-/// The transaction that brings the store to what `wanted` says.
+/// What brings the store to what `wanted` says: a condition and a write for each object.
 fn plan(storage: &Storage, wanted: &[First]) -> Txn {
     let table = storage.table();
     let mut txn = Txn::default();
@@ -343,17 +350,18 @@ mod tests {
     }
 
     #[test]
-    fn a_new_cluster_gets_its_first_objects_in_one_transaction_and_an_old_one_nothing() {
+    fn a_new_cluster_gets_its_first_objects_in_few_transactions_and_an_old_one_nothing() {
         in_simulation(async || {
             let storage = storage().await;
             let before = storage.store().revision();
             ensure(&storage, &config(6443)).await.unwrap();
-            assert_eq!(storage.store().revision(), before + 1);
+            let after = storage.store().revision();
+            assert!(after - before <= 4, "{}", after - before);
             let service = storage.get("", "services", "default", "kubernetes").await.unwrap().unwrap();
             assert_eq!(service["spec"]["clusterIP"], "10.96.0.1");
             assert!(storage.get(RBAC, "clusterroles", "", "cluster-admin").await.unwrap().is_some());
             ensure(&storage, &config(6443)).await.unwrap();
-            assert_eq!(storage.store().revision(), before + 1);
+            assert_eq!(storage.store().revision(), after);
         });
     }
 

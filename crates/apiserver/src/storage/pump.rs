@@ -22,6 +22,8 @@ const DEFINITIONS: (&str, &str) = ("apiextensions.k8s.io", "customresourcedefini
 const REGISTRY: &str = "/registry/";
 /// How many revisions before the newest the snapshot at start is taken.
 const REPLAY: Revision = 200;
+/// The rest between attempts to load everything anew.
+const RETRY: Duration = Duration::from_secs(1);
 /// How often old changes are forgotten when nothing happens.
 const TIDY: Duration = Duration::from_secs(30);
 /// What of the history stays readable in the store: as with upstream, five to ten minutes.
@@ -30,8 +32,8 @@ const RETENTION: Retention =
 
 /// Loads the caches and starts the task that keeps them up to date until `stop` or the storage's end.
 pub(super) async fn start(storage: &Arc<Storage>, stop: CancellationToken) -> Result<(), StoreError> {
-    let newest = storage.store.revision();
-    let mut stream = load(storage, (newest - REPLAY).max(1)).await?;
+    let newest = storage.store.current().await?;
+    let mut stream = load(storage, Some((newest - REPLAY).max(1))).await?;
     while storage.applied() < newest {
         match stream.next().await {
             Some(Ok(batch)) => apply(storage, &batch.events, batch.revision).await?,
@@ -45,19 +47,18 @@ pub(super) async fn start(storage: &Arc<Storage>, stop: CancellationToken) -> Re
     Ok(())
 }
 
-/// Resets all caches to a snapshot at `revision` (or the newest, if that is compacted) and watches from there.
-async fn load(storage: &Storage, revision: Revision) -> Result<WatchStream, StoreError> {
-    let mut request = RangeRequest { revision: Some(revision), ..RangeRequest::new(KeyRange::prefix(REGISTRY)) };
-    let (snapshot, at) = match storage.store.range(request.clone()).await {
-        Ok(snapshot) => (snapshot, revision),
+/// Resets all caches to a snapshot at `revision` (the newest, if there is none or it is compacted) and watches from
+/// there.
+async fn load(storage: &Storage, revision: Option<Revision>) -> Result<WatchStream, StoreError> {
+    let mut request = RangeRequest { revision, ..RangeRequest::new(KeyRange::prefix(REGISTRY)) };
+    let snapshot = match storage.store.range(request.clone()).await {
         Err(StoreError::Compacted { .. } | StoreError::FutureRevision { .. }) => {
             request.revision = None;
-            let snapshot = storage.store.range(request).await?;
-            let at = snapshot.revision;
-            (snapshot, at)
+            storage.store.range(request.clone()).await?
         }
-        Err(error) => return Err(error),
+        other => other?,
     };
+    let at = request.revision.unwrap_or(snapshot.revision);
     define(storage, &snapshot);
     reset(storage, &snapshot, at);
     storage.applied.send_replace(at);
@@ -178,13 +179,16 @@ async fn run(storage: Weak<Storage>, mut stream: WatchStream, stop: Cancellation
             Err(StoreError::Closed) => return,
             Err(error) => {
                 tracing::warn!(%error, "the store's watch broke off; loading everything anew");
-                match load(&storage, storage.store.revision()).await {
-                    Ok(anew) => stream = anew,
-                    Err(error) => {
-                        tracing::error!(%error, "cannot load the registry");
+                stream = loop {
+                    match load(&storage, None).await {
+                        Ok(anew) => break anew,
+                        Err(StoreError::Closed) => return,
+                        Err(error) => tracing::error!(%error, "cannot load the registry; trying again"),
+                    }
+                    if stop.run_until_cancelled(coracle_clock::sleep(RETRY)).await.is_none() {
                         return;
                     }
-                }
+                };
             }
         }
     }

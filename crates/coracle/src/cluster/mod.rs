@@ -26,7 +26,7 @@ use coracle_apiserver::{ApiServer, UserInfo};
 use coracle_client::transport::{Identity, peer};
 use coracle_controller_manager::Authority;
 use coracle_etcd::EtcdServer;
-use coracle_store::{SharedStore, SledConfig, SledStore};
+use coracle_store::SharedStore;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -84,7 +84,8 @@ impl Cluster {
         }
         config.nodes = shape.nodes.unwrap_or(config.nodes);
         config.port = port;
-        let etcd = etcd_listener(shape.etcd_listen).await;
+        // A store that is an etcd already answers as one, elsewhere.
+        let etcd = if shape.store.is_etcd(dir)? { None } else { etcd_listener(shape.etcd_listen).await };
         config.etcd = etcd.as_ref().and_then(|listener| listener.local_addr().ok());
         dir.save(&config)?;
         let shutdown = CancellationToken::new();
@@ -98,10 +99,10 @@ impl Cluster {
 
         // The network and the images of sandboxes are Docker's work, the store is the disk's: side by side.
         let network = network::ensure(&config);
-        let store = SledStore::open(SledConfig::new(dir.join("store")));
+        let store = shape.store.open(dir);
         let pause = coracle_images::ensure_pause(&docker);
         let (network, store, pause) = tokio::join!(network, store, pause);
-        let store: SharedStore = store.context("the store")?;
+        let store = store?;
         pause.context("the image of sandboxes")?;
         let rights = network?;
 

@@ -18,7 +18,7 @@ use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client};
 use serde_json::json;
 
-use crate::cli::{Bench, BenchKind, ClusterShape, Down};
+use crate::cli::{Bench, BenchKind, ClusterShape, Down, StoreFlags};
 use crate::commands::{client, down, up};
 use crate::data_dir::DataDir;
 use crate::progress::Display;
@@ -49,7 +49,8 @@ pub async fn run(options: Bench) -> anyhow::Result<()> {
 fn shape() -> anyhow::Result<ClusterShape> {
     // Any free port: a cluster of the user may have the usual one.
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    Ok(ClusterShape { nodes: Some(2), port: Some(port), etcd_listen: SocketAddr::from(([127, 0, 0, 1], 0)) })
+    let etcd_listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    Ok(ClusterShape { nodes: Some(2), port: Some(port), etcd_listen, store: StoreFlags::default() })
 }
 
 /// Median, lowest and highest, in milliseconds.

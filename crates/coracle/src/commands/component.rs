@@ -29,7 +29,6 @@ use coracle_controller_manager::{Authority, TokenSigner};
 use coracle_kubelet::runtime::docker::{DockerConfig, DockerRuntime, NetworkConfig};
 use coracle_kubelet::runtime::simulated::{SimulatedConfig, SimulatedRuntime};
 use coracle_kubelet::server::ServerCertificate;
-use coracle_store::{MemoryStore, SharedStore, SledConfig, SledStore};
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
@@ -348,7 +347,7 @@ pub async fn apiserver(data_dir: Option<PathBuf>, options: cli::Apiserver) -> an
         _ => pki.front_proxy_client().clone(),
     });
 
-    let store = open_store(options.store.as_deref(), &data).await?;
+    let store = options.store.open(&data).await?;
     let advertise = (options.advertise_address, port);
     let api = assemble(store.clone(), security, advertise, Some(client_ca)).await?;
     let shown = match (&options.tls_cert_file, &options.tls_private_key_file) {
@@ -374,16 +373,6 @@ fn audit(policy: &Path, log: &Path, format: cli::AuditLogFormat, keep: Keep) -> 
         cli::AuditLogFormat::Legacy => audit::Format::Legacy,
     };
     Ok(Audit::new(policy, format, out))
-}
-
-async fn open_store(store: Option<&str>, data: &DataDir) -> anyhow::Result<SharedStore> {
-    let sled = |dir: PathBuf| async move { anyhow::Ok(SledStore::open(SledConfig::new(dir)).await? as SharedStore) };
-    match store.map(|store| store.split_once(':').unwrap_or((store, ""))) {
-        None => sled(data.join("store")).await,
-        Some(("sled", dir)) if !dir.is_empty() => sled(dir.into()).await,
-        Some(("memory", "")) => Ok(MemoryStore::new()),
-        Some(_) => bail!("--store is sled:DIR or memory, not {:?}", store.unwrap_or_default()),
-    }
 }
 
 fn port_range(text: &str) -> anyhow::Result<RangeInclusive<u16>> {

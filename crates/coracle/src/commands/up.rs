@@ -86,7 +86,7 @@ fn spawn(dir: &DataDir, shape: &ClusterShape) -> anyhow::Result<Child> {
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(dir.log())?;
     let mut command = std::process::Command::new(std::env::current_exe()?);
     command.arg("--data-dir").arg(dir.path()).arg("up");
-    command.arg("--etcd-listen").arg(shape.etcd_listen.to_string());
+    command.arg("--etcd-listen").arg(shape.etcd_listen.to_string()).args(shape.store.arguments());
     if let Some(nodes) = shape.nodes {
         command.arg("--nodes").arg(nodes.to_string());
     }

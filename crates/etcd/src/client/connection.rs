@@ -287,11 +287,16 @@ fn is_failure(status: &Status) -> bool {
 
 /// The innermost reason: those around it say only that there was an error.
 fn said(error: &(dyn Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    match (error.downcast_ref::<Status>(), causes.last()) {
-        (Some(status), _) if status.source().is_none() => status.message().to_owned(),
-        (_, last) => last.unwrap_or(error).to_string(),
+    if let Some(status) = error.downcast_ref::<Status>()
+        && status.source().is_none()
+    {
+        return status.message().to_owned();
     }
+    let mut innermost = error;
+    while let Some(cause) = innermost.source() {
+        innermost = cause;
+    }
+    innermost.to_string()
 }
 
 /// Before 3.4.31 and 3.5.13, an answer to how far a watch is could overtake the changes it speaks of.

@@ -110,7 +110,7 @@ impl Store for EtcdStore {
         if let Err(error) = watch::check(&self.cluster, &request, start).await {
             return Err(self.explained(error, start).await);
         }
-        Ok(watch::Watch::new(self.cluster.clone(), request, start).into_stream().boxed())
+        Ok(watch::Watch::start(self.cluster.clone(), request, start).await.into_stream().boxed())
     }
 
     async fn compact(&self, revision: Revision) -> Result<()> {

@@ -12,13 +12,13 @@ use coracle_store::{Event, KeyRange, Result, Revision, StoreError, WatchBatch, W
 use futures::{Stream, StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 
 use super::connection::{Cluster, RETRY};
 use crate::proto::{self, WatchCreateRequest, WatchResponse};
 use crate::wire::bounds;
 
-/// How long etcd may take to say up to where it has compacted; it looks every tenth of a second.
+/// How long a member may take to begin a watch, or to say up to where it has compacted (it looks ten times a second).
 const TELL: Duration = Duration::from_secs(2);
 
 /// One stream to one member.
@@ -42,8 +42,11 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(cluster: Arc<Cluster>, request: WatchRequest, start: Revision) -> Watch {
-        Watch { cluster, request, next: start, open: None, fragments: Vec::new(), asked: false }
+    /// A watch that has begun, so that no compaction from now on takes from it what concerns it, if a member answers; if
+    /// none does, it begins when one does.
+    pub(super) async fn start(cluster: Arc<Cluster>, request: WatchRequest, start: Revision) -> Watch {
+        let open = open(&cluster, request.range.clone(), start).await.ok();
+        Watch { cluster, request, next: start, open, fragments: Vec::new(), asked: false }
     }
 
     /// Ends after an error, and when the store closes.
@@ -106,9 +109,6 @@ impl Watch {
     }
 
     fn take(&mut self, answer: WatchResponse) -> Option<WatchBatch> {
-        if answer.created {
-            return None;
-        }
         if answer.events.is_empty() {
             // How far the watch is: told only when asked.
             return std::mem::take(&mut self.asked).then(|| self.progress(answer.header.map_or(0, |h| h.revision)));
@@ -183,7 +183,14 @@ async fn open(cluster: &Cluster, range: KeyRange, start_revision: Revision) -> R
     let create =
         WatchCreateRequest { key, range_end, start_revision, prev_kv: true, fragment: true, ..Default::default() };
     _ = requests.send(proto::WatchRequest { create: Some(create), ..Default::default() });
-    match connection.streaming("Watch/Watch", UnboundedReceiverStream::new(receiver)).await {
+    let opened = async {
+        let mut answers = connection.streaming("Watch/Watch", UnboundedReceiverStream::new(receiver)).await?;
+        match answers.message().await? {
+            Some(WatchResponse { created: true, canceled: false, .. }) => Ok(answers),
+            other => Err(Status::unknown(other.unwrap_or_default().cancel_reason)),
+        }
+    };
+    match coracle_clock::timeout(TELL, opened).await.unwrap_or_else(|_| Err(Status::deadline_exceeded("i/o timeout"))) {
         Ok(answers) => Ok(Open { requests, answers, tells_progress: connection.tells_progress }),
         Err(status) => {
             cluster.failed(&connection);

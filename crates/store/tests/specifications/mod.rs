@@ -55,8 +55,6 @@ macro_rules! conformance {
         }
     };
 }
-pub(crate) use conformance;
-
 /// The shortest that every server grants, and long enough to be kept alive in time.
 const TTL: Duration = Duration::from_secs(3);
 
