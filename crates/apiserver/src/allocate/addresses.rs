@@ -1,4 +1,4 @@
-//! IPAddress objects: whose which cluster IP is.
+//! IPAddress objects: whose which cluster IP is; and keys that say the same of NodePorts, which have no objects.
 
 use std::net::Ipv4Addr;
 
@@ -6,8 +6,9 @@ use bytes::Bytes;
 use coracle_store::{Compare, KeyRange, Op, Txn};
 use serde_json::{Value, json};
 
-use super::Used;
+use super::{Used, owner_of};
 use crate::bootstrap::born;
+use crate::storage::table::suffix;
 use crate::storage::{Storage, codec};
 
 /// The group of IPAddresses and ServiceCIDRs.
@@ -37,17 +38,27 @@ pub(super) fn labelled(address: &Value) -> bool {
     managed(address) && address["metadata"]["labels"][FAMILY] == "IPv4"
 }
 
-/// What becomes of IPAddresses in the transaction that makes the Service `new` of `old`; either may be null.
+/// Below it, a key for each NodePort with the name of the Service that has it. Only transactions look at them: so no two
+/// servers give the same port at the same time.
+const NODE_PORTS: &str = "/registry/ranges/servicenodeports/";
+
+/// What becomes of IPAddresses and NodePorts in the transaction that makes the Service `new` of `old`; either may be
+/// null.
 pub(crate) fn addresses(storage: &Storage, old: &Value, new: &Value) -> Txn {
-    let (before, after) = (Used::of(old).ips, Used::of(new).ips);
+    let (before, after) = (Used::of(old), Used::of(new));
     let (table, mut txn) = (storage.table(), Txn::default());
     let Some(row) = table.find_any(NETWORKING, "ipaddresses") else { return txn };
     let key = |ip: &Ipv4Addr| Bytes::from(row.key("", &ip.to_string()));
-    for ip in after.difference(&before) {
-        let value = codec::encode(&born(&ip_address(*ip, new))).into();
-        txn.compare.push(Compare::unchanged(key(ip), 0));
-        txn.success.push(Op::Put { key: key(ip), value, lease: 0 });
+    let port_key = |port: &u16| Bytes::from(format!("{NODE_PORTS}{port}"));
+    let ips = after.ips.difference(&before.ips).map(|ip| (key(ip), codec::encode(&born(&ip_address(*ip, new)))));
+    let (namespace, name) = owner_of(new);
+    let ports =
+        after.ports.difference(&before.ports).map(|port| (port_key(port), suffix(&namespace, &name).into_bytes()));
+    for (key, value) in ips.chain(ports) {
+        txn.compare.push(Compare::unchanged(key.clone(), 0));
+        txn.success.push(Op::Put { key, value: value.into(), lease: 0 });
     }
-    txn.success.extend(before.difference(&after).map(|ip| Op::Delete(KeyRange::key(key(ip)))));
+    let free = before.ips.difference(&after.ips).map(key).chain(before.ports.difference(&after.ports).map(port_key));
+    txn.success.extend(free.map(|key| Op::Delete(KeyRange::key(key))));
     txn
 }
