@@ -42,7 +42,7 @@ async fn two_on_etcd() -> Option<(RealEtcd, [Arc<ApiServer>; 2], [Client; 2])> {
     let store = || async { EtcdStore::connect(&config).await.unwrap() };
     // At once: they make the cluster's first objects together.
     let (a, b) = tokio::join!(async { server(store().await, &pki).await }, async { server(store().await, &pki).await });
-    let clients = [&a, &b].map(|server| admin(server));
+    let clients = [&a, &b].map(admin);
     Some((etcd, [a, b], clients))
 }
 
@@ -53,7 +53,7 @@ fn admin(server: &Arc<ApiServer>) -> Client {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_writes_the_other_reads_at_once_and_its_watches_see() {
     let Some((_etcd, _servers, clients)) = two_on_etcd().await else { return };
-    let [a, b] = clients.map(|client| Api::<ConfigMap>::default_namespaced(client));
+    let [a, b] = clients.map(Api::<ConfigMap>::default_namespaced);
     let start = b.list(&Default::default()).await.unwrap().metadata.resource_version.unwrap();
     let mut events = b.watch(&WatchParams::default(), &start).await.unwrap().boxed();
     for number in 0..50 {
@@ -84,7 +84,7 @@ async fn what_one_writes_the_other_reads_at_once_and_its_watches_see() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_address_or_port_is_given_twice() {
     let Some((_etcd, _servers, clients)) = two_on_etcd().await else { return };
-    let apis = clients.map(|client| Api::<Service>::default_namespaced(client));
+    let apis = clients.map(Api::<Service>::default_namespaced);
     let service = |name: String, port: Option<u16>| -> Service {
         let ports = json!([{ "port": 80, "nodePort": port }]);
         serde_json::from_value(json!({ "metadata": { "name": name }, "spec": { "type": "NodePort", "ports": ports } }))
