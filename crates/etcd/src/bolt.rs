@@ -10,7 +10,11 @@
 //! A page is a header (number, kind, count, pages that follow it), one element of 16 bytes a row, then the rows' bytes,
 //! which each element finds relative to itself. All numbers are little-endian.
 
+mod read;
+
 use std::collections::BTreeMap;
+
+pub(crate) use read::read;
 
 const PAGE_BYTES: usize = 4096;
 const HEADER_BYTES: usize = 16;

@@ -45,6 +45,7 @@ mod mvcc;
 mod sled;
 mod wal;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Bound;
 use std::path::PathBuf;
@@ -334,6 +335,17 @@ impl WatchRequest {
     pub fn new(range: KeyRange, start: Option<Revision>) -> Self {
         WatchRequest { range, start, progress: None, ask: None }
     }
+}
+
+/// All that is true at one revision, without what was before: what a store can begin with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The revision.
+    pub revision: Revision,
+    /// Every key.
+    pub kvs: Vec<KeyValue>,
+    /// Every lease, and how long it lives when it is renewed.
+    pub leases: BTreeMap<LeaseId, Duration>,
 }
 
 /// How a lease stands.

@@ -20,6 +20,7 @@
 //!
 //! The state itself lives in memory (see [`crate::mvcc`]): reads never touch the disk. Opening reads it all.
 
+use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -32,9 +33,9 @@ use crate::codec::{Change, LeaseTerms, Reader, Stored, put_record};
 use crate::core::{Core, Moment, Record};
 use crate::engine::{Engine, Journal, blocking};
 use crate::lease::{Leases, Terms};
-use crate::mvcc::{Mvcc, RowId};
+use crate::mvcc::{Entry, Mvcc, RowId};
 use crate::wal::{self, Wal};
-use crate::{DEFAULT_HISTORY_LIMIT_BYTES, Event, KeyRange, Result, StoreError};
+use crate::{DEFAULT_HISTORY_LIMIT_BYTES, Event, KeyRange, Result, Revision, Snapshot, StoreError};
 
 /// Longer than almost any frame.
 const RESERVE_BYTES: usize = 1 << 20;
@@ -91,6 +92,39 @@ impl SledStore {
         }
         Ok(Arc::new(engine))
     }
+
+    /// Makes a store that holds a snapshot, in a directory where there is none. Every key keeps its revisions; what
+    /// was before the snapshot's own counts as compacted. Leases live their full time again.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] if the directory holds anything, or the disk failed; it is to be thrown away then.
+    pub async fn restore(config: SledConfig, snapshot: Snapshot) -> Result<()> {
+        let now = Moment::now();
+        blocking(move || {
+            create_dir(&config.dir)?;
+            if std::fs::read_dir(&config.dir).map_err(disk(&config.dir))?.next().is_some() {
+                return Err(StoreError::Engine(format!("{} is not empty", config.dir.display())));
+            }
+            let _lock = lock(&config.dir)?;
+            Checkpoint::open(&config)?.apply(frames(snapshot, now), Vec::new())
+        })
+        .await
+    }
+}
+
+/// A log that leads to a snapshot: its keys in the order of their revisions, and everything before forgotten.
+fn frames(snapshot: Snapshot, now: Moment) -> Vec<Frame> {
+    let mut changes: BTreeMap<Revision, Vec<Event>> = BTreeMap::from([(snapshot.revision, Vec::new())]);
+    for kv in snapshot.kvs {
+        changes.entry(kv.mod_revision).or_default().push(Event { kv, prev: None, deleted: false });
+    }
+    let changes = changes.into_iter().map(|(revision, events)| Record::Changes(Arc::new(Entry { revision, events })));
+    let leases = snapshot.leases.into_iter().map(|(id, ttl)| {
+        let expires_ms = now.wall_ms.saturating_add(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX));
+        Record::Lease { id, ttl, expires_ms }
+    });
+    let compacted = Record::Compact { revision: snapshot.revision, dropped: Vec::new() };
+    (1..).zip(changes.chain(leases).chain([compacted]).map(|record| vec![record])).collect()
 }
 
 /// A write-ahead log before a sled database.
