@@ -14,6 +14,9 @@ pub fn init(command: &Command, verbose: u8) {
             | Command::Down(_)
             | Command::Status
             | Command::Kubeconfig(_)
+            | Command::Snapshot { .. }
+            | Command::History(_)
+            | Command::Get(_)
             | Command::Images(_)
             | Command::Logs(_)
             | Command::Setup

@@ -1,13 +1,21 @@
 //! Which store: sled in the data directory unless told otherwise, memory, or somebody's etcd.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
+use coracle_apiserver::pki::ETCD_CLIENT;
 use coracle_etcd::{EtcdConfig, EtcdStore};
-use coracle_store::{MemoryStore, SharedStore, SledConfig, SledStore};
+use coracle_store::{MemoryStore, Retention, SharedStore, SledConfig, SledStore, run_compactor};
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::StoreFlags;
 use crate::data_dir::DataDir;
+
+/// How much of the past can be read, unless told otherwise.
+const RETENTION: Duration = Duration::from_secs(3600);
+/// A busy hour's changes: some ten thousand of a few kilobytes. Memory is used only as they happen.
+const HISTORY_BYTES: usize = 32 << 20;
 
 /// Where objects are kept.
 #[derive(Debug)]
@@ -59,7 +67,10 @@ impl StoreFlags {
         let read =
             |path: &Path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
         Ok(match place(self, data)? {
-            Place::Sled(dir) => SledStore::open(SledConfig::new(dir)).await.context("the store")?,
+            Place::Sled(dir) => {
+                let config = SledConfig { history_limit_bytes: HISTORY_BYTES, ..SledConfig::new(dir) };
+                SledStore::open(config).await.context("the store")?
+            }
             Place::Memory => MemoryStore::new(),
             Place::Etcd(endpoints) => {
                 let identity = match (&self.etcd_certfile, &self.etcd_keyfile) {
@@ -74,6 +85,41 @@ impl StoreFlags {
                 )?
             }
         })
+    }
+}
+
+/// The store of a cluster that is there: the one that the flags name; else, while the cluster runs, its own by its etcd
+/// API, and otherwise its files.
+pub async fn of_cluster(flags: &StoreFlags, data: &DataDir) -> anyhow::Result<SharedStore> {
+    let named = flags.store.is_some() || !flags.etcd_servers.is_empty();
+    if named || data.running().is_none() {
+        if let Place::Sled(dir) = place(flags, data)?
+            && !dir.exists()
+        {
+            bail!("there is no store in {}; `coracle up` makes one", dir.display());
+        }
+        return flags.open(data).await;
+    }
+    let address = data.config()?.and_then(|config| config.etcd).context(
+        "the running cluster's store does not answer as an etcd: its address was taken when `up` began, or it is an \
+         etcd of somebody's (name that with --store)",
+    )?;
+    let pki = |name: &str| {
+        let path = data.join("pki").join(name);
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let identity = Some((pki(&format!("{ETCD_CLIENT}.crt"))?, pki(&format!("{ETCD_CLIENT}.key"))?));
+    let ca_pem = Some(pki("etcd/ca.crt")?);
+    let config = EtcdConfig { endpoints: vec![format!("https://{address}")], ca_pem, identity };
+    Ok(EtcdStore::connect(&config).await.context("the running cluster's store")?)
+}
+
+/// Forgets history that is older than `age`, until `shutdown`; an age of zero keeps all that there is room for.
+pub fn compact(store: &SharedStore, age: Option<Duration>, shutdown: &CancellationToken) {
+    let age = age.unwrap_or(RETENTION);
+    if !age.is_zero() {
+        let retention = Retention { age, interval: age.min(Retention::default().interval), ..Retention::default() };
+        tokio::spawn(run_compactor(store.clone(), retention, shutdown.clone().cancelled_owned()));
     }
 }
 

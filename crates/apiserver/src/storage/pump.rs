@@ -8,8 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use coracle_store::{
-    Event, KeyRange, KeyValue, RangeRequest, RangeResponse, Retention, Revision, StoreError, WatchRequest, WatchStream,
-    run_compactor,
+    Event, KeyRange, KeyValue, RangeRequest, RangeResponse, Revision, StoreError, WatchRequest, WatchStream,
 };
 use futures::StreamExt;
 use serde_json::Value;
@@ -26,9 +25,6 @@ const REPLAY: Revision = 200;
 const RETRY: Duration = Duration::from_secs(1);
 /// How often old changes are forgotten when nothing happens.
 const TIDY: Duration = Duration::from_secs(30);
-/// What of the history stays readable in the store: as with upstream, five to ten minutes.
-const RETENTION: Retention =
-    Retention { age: Duration::from_secs(300), revisions: 100_000, interval: Duration::from_secs(300) };
 
 /// Loads the caches and starts the task that keeps them up to date until `stop` or the storage's end.
 pub(super) async fn start(storage: &Arc<Storage>, stop: CancellationToken) -> Result<(), StoreError> {
@@ -42,8 +38,7 @@ pub(super) async fn start(storage: &Arc<Storage>, stop: CancellationToken) -> Re
         }
     }
     tokio::spawn(run(Arc::downgrade(storage), stream, stop.clone()));
-    tokio::spawn(definitions::run(Arc::downgrade(storage), stop.clone()));
-    tokio::spawn(run_compactor(storage.store.clone(), RETENTION, stop.cancelled_owned()));
+    tokio::spawn(definitions::run(Arc::downgrade(storage), stop));
     Ok(())
 }
 

@@ -106,6 +106,7 @@ impl Cluster {
         pause.context("the image of sandboxes")?;
         let rights = network?;
 
+        crate::store::compact(&store, shape.etcd_compaction_interval, &shutdown);
         let plane = ControlPlane::assemble(store.clone(), &config, &pki).await?;
         let mut components = JoinSet::new();
         plane.serve(local, &pki, &shutdown, &mut components)?;

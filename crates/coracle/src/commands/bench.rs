@@ -50,7 +50,13 @@ fn shape() -> anyhow::Result<ClusterShape> {
     // Any free port: a cluster of the user may have the usual one.
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let etcd_listen = SocketAddr::from(([127, 0, 0, 1], 0));
-    Ok(ClusterShape { nodes: Some(2), port: Some(port), etcd_listen, store: StoreFlags::default() })
+    Ok(ClusterShape {
+        nodes: Some(2),
+        port: Some(port),
+        etcd_listen,
+        etcd_compaction_interval: None,
+        store: StoreFlags::default(),
+    })
 }
 
 /// Median, lowest and highest, in milliseconds.

@@ -356,6 +356,7 @@ pub async fn apiserver(data_dir: Option<PathBuf>, options: cli::Apiserver) -> an
     };
     let tls = serve::tls(&shown, &authorities)?;
     let shutdown = shutdown_on_signal()?;
+    crate::store::compact(&store, options.etcd_compaction_interval, &shutdown);
     tracing::info!(address = %options.bind_address, port, certificates = %pki_dir.display(), "serving");
     serve::serve(listener, tls, api.service(), shutdown).await;
     store.close().await?;

@@ -5,10 +5,14 @@ pub mod component;
 pub mod demo;
 pub mod down;
 pub mod etcd;
+pub mod get;
+pub mod history;
 pub mod images;
+pub mod kinds;
 pub mod kubeconfig;
 pub mod logs;
 pub mod setup;
+pub mod snapshot;
 pub mod status;
 pub mod up;
 

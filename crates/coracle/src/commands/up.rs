@@ -87,6 +87,9 @@ fn spawn(dir: &DataDir, shape: &ClusterShape) -> anyhow::Result<Child> {
     let mut command = std::process::Command::new(std::env::current_exe()?);
     command.arg("--data-dir").arg(dir.path()).arg("up");
     command.arg("--etcd-listen").arg(shape.etcd_listen.to_string()).args(shape.store.arguments());
+    if let Some(age) = shape.etcd_compaction_interval {
+        command.arg("--etcd-compaction-interval").arg(format!("{}ms", age.as_millis()));
+    }
     if let Some(nodes) = shape.nodes {
         command.arg("--nodes").arg(nodes.to_string());
     }
