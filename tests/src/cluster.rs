@@ -101,7 +101,7 @@ impl Cluster {
 
     /// `coracle up --detach`.
     pub fn up(&self) -> Output {
-        self.coracle(&format!("up --detach --port {} --nodes 2", self.port))
+        self.coracle(&format!("up --detach --port {} --nodes 2 --etcd-listen 127.0.0.1:0", self.port))
     }
 
     /// What was chosen when the cluster was made.
