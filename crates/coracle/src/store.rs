@@ -6,7 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use coracle_apiserver::pki::ETCD_CLIENT;
 use coracle_etcd::{EtcdConfig, EtcdStore};
-use coracle_store::{MemoryStore, Retention, SharedStore, SledConfig, SledStore, run_compactor};
+use coracle_store::{
+    KeyRange, MemoryStore, Retention, Revision, SharedStore, SledConfig, SledStore, StoreError, WatchRequest,
+    run_compactor,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::StoreFlags;
@@ -112,6 +115,15 @@ pub async fn of_cluster(flags: &StoreFlags, data: &DataDir) -> anyhow::Result<Sh
     let ca_pem = Some(pki("etcd/ca.crt")?);
     let config = EtcdConfig { endpoints: vec![format!("https://{address}")], ca_pem, identity };
     Ok(EtcdStore::connect(&config).await.context("the running cluster's store")?)
+}
+
+/// How far back a cluster's past can be read; nothing if its store does not say.
+pub async fn oldest(data: &DataDir) -> Option<Revision> {
+    let store = of_cluster(&StoreFlags::default(), data).await.ok()?;
+    match store.watch(WatchRequest::new(KeyRange::key("/"), Some(1))).await {
+        Err(StoreError::Compacted { compact_revision }) => Some(compact_revision),
+        other => other.ok().map(|_| 1),
+    }
 }
 
 /// Forgets history that is older than `age`, until `shutdown`; an age of zero keeps all that there is room for.

@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use coracle_store::{KeyRange, StoreError, WatchRequest};
 use http::Request;
 use http::header::ACCEPT;
 use serde_json::Value;
 
-use crate::cli::{Get, OutputForm, StoreFlags};
+use crate::cli::{Get, OutputForm};
 use crate::commands::client;
 use crate::commands::kinds::{Kind, resolve};
 use crate::data_dir::DataDir;
+use crate::store::oldest;
 
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
 
@@ -29,7 +29,11 @@ pub async fn run(data_dir: Option<PathBuf>, options: Get) -> anyhow::Result<()> 
     let request = Request::get(path).header(ACCEPT, form).body(Vec::new())?;
     let list: Value = match client.request(request).await {
         Err(kube::Error::Api(status)) if status.code == 410 => {
-            bail!("revision {revision} is no longer kept{}", oldest(&dir).await.unwrap_or_default())
+            let oldest = oldest(&dir).await.map(|oldest| format!(": the oldest that is, is {oldest}"));
+            bail!(
+                "revision {revision} is no longer kept{} (see --etcd-compaction-interval of `coracle up`)",
+                oldest.unwrap_or_default()
+            )
         }
         Err(kube::Error::Api(status)) => bail!("Error from server ({}): {}", status.reason, status.message),
         other => other?,
@@ -43,17 +47,6 @@ pub async fn run(data_dir: Option<PathBuf>, options: Get) -> anyhow::Result<()> 
         _ => print!("{}", printed(&kind, &list, &options)?),
     }
     Ok(())
-}
-
-/// How far back one can read; nothing if that cannot be found out.
-async fn oldest(dir: &DataDir) -> Option<String> {
-    let store = crate::store::of_cluster(&StoreFlags::default(), dir).await.ok()?;
-    match store.watch(WatchRequest::new(KeyRange::key("/"), Some(1))).await.err()? {
-        StoreError::Compacted { compact_revision } => {
-            Some(format!(": the oldest is {compact_revision} (see --etcd-compaction-interval of `coracle up`)"))
-        }
-        _ => None,
-    }
 }
 
 fn printed(kind: &Kind, list: &Value, options: &Get) -> anyhow::Result<String> {

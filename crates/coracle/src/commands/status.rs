@@ -21,6 +21,9 @@ pub async fn run(data_dir: Option<PathBuf>) -> anyhow::Result<()> {
     println!("server      {}", config.server_url());
     println!("data        {}", dir.path().display());
     println!("kubeconfig  {}", dir.kubeconfig().display());
+    if let Some(oldest) = crate::store::oldest(&dir).await {
+        println!("history     from revision {oldest} on");
+    }
     let client = client(&dir).await?;
     let nodes = Api::<Node>::all(client.clone()).list(&Default::default()).await?;
     for node in &nodes {
