@@ -1,11 +1,13 @@
 //! Reading such a file, whoever wrote it: every step checks that it stays within.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use super::{BRANCH, BUCKET, ELEMENT_BYTES, FORMAT, HEADER_BYTES, LEAF, MAGIC, META_BYTES, Rows, fnv1a};
 
 /// A tree is no deeper than this: at two rows a branch, that is more than a disk holds.
 const MAX_DEPTH: usize = 48;
+const CIRCLES: &str = "its pages lead in circles";
 
 /// The buckets of a file, by name.
 ///
@@ -13,7 +15,7 @@ const MAX_DEPTH: usize = 48;
 /// What is wrong with it.
 pub(crate) fn read(file: &[u8]) -> Result<BTreeMap<String, Rows>, String> {
     let (page_bytes, root) = begin(file)?;
-    let file = File { bytes: file, page_bytes };
+    let file = File { bytes: file, page_bytes, unvisited: Cell::new(file.len() / page_bytes) };
     let mut buckets = BTreeMap::new();
     file.tree(root, MAX_DEPTH, &mut |kind, name, value| {
         if kind != BUCKET {
@@ -55,6 +57,8 @@ fn meta(file: &[u8], at: usize) -> Option<(u64, usize, u64)> {
 struct File<'a> {
     bytes: &'a [u8],
     page_bytes: usize,
+    /// Every page lies in one tree at most, so there cannot be more visits than this.
+    unvisited: Cell<usize>,
 }
 
 /// Takes a row: its mark, key and value.
@@ -62,6 +66,7 @@ type Take<'t> = &'t mut dyn FnMut(u32, &[u8], &[u8]) -> Result<(), String>;
 
 impl File<'_> {
     fn tree(&self, page: u64, depth: usize, take: Take<'_>) -> Result<(), String> {
+        self.unvisited.set(self.unvisited.get().checked_sub(1).ok_or(CIRCLES)?);
         let at = usize::try_from(page).ok().and_then(|page| page.checked_mul(self.page_bytes));
         let page = at.and_then(|at| self.bytes.get(at..)).ok_or_else(|| format!("there is no page {page}"))?;
         self.page(page, depth, take)
@@ -69,7 +74,7 @@ impl File<'_> {
 
     /// Visits what lies on and below a page. Offsets count from the element that holds them.
     fn page(&self, page: &[u8], depth: usize, take: Take<'_>) -> Result<(), String> {
-        let below = depth.checked_sub(1).ok_or("its pages lead in circles")?;
+        let below = depth.checked_sub(1).ok_or(CIRCLES)?;
         let kind = u16_at(page, 8)?;
         for index in 0..usize::from(u16_at(page, 10)?) {
             let at = HEADER_BYTES + index * ELEMENT_BYTES;
