@@ -263,6 +263,12 @@ pub enum OutputForm {
 pub enum EtcdCommand {
     /// Print the variables by which etcdctl finds the running cluster's store: eval "$(coracle etcd env)"
     Env,
+    /// Serve the store of a data directory alone, without a cluster: to look into one that is down.
+    Serve {
+        /// Where it answers.
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:2379")]
+        etcd_listen: SocketAddr,
+    },
 }
 
 /// `coracle logs`.
@@ -305,7 +311,7 @@ pub struct Bench {
     /// The API server to drive instead of one of our own (api).
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// Where the figures are written, besides the terminal (api).
+    /// Where the figures are written, besides the terminal (api, store).
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 }
@@ -321,6 +327,8 @@ pub enum BenchKind {
     Memory,
     /// An API server alone: reads, writes, a long list, many watchers.
     Api,
+    /// The store alone, served as an etcd, beside a real etcd.
+    Store,
 }
 
 /// How a component reaches the API server.

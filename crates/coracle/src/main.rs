@@ -56,6 +56,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Snapshot { command } => commands::snapshot::run(data_dir, command).await,
         Command::History(options) => commands::history::run(data_dir, options).await,
         Command::Get(options) => commands::get::run(data_dir, options).await,
+        Command::Etcd { command: EtcdCommand::Serve { etcd_listen } } => {
+            commands::etcd::serve(data_dir, etcd_listen).await
+        }
         Command::Images(options) => commands::images::run(data_dir, options).await,
         Command::Logs(options) => commands::logs::run(data_dir, options).await,
         Command::Setup => commands::setup::run().await,

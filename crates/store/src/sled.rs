@@ -79,9 +79,10 @@ impl SledStore {
         let dir = config.dir.clone();
         let (core, journal) = blocking(move || DiskJournal::open(config, now)).await.map_err(|error| match error {
             StoreError::Corrupt(what) => StoreError::Corrupt(format!(
-                "{what}. Nothing in {0} was changed or is served; to go on, move it away and bring the newest \
-                 snapshot back with: coracle snapshot restore FILE --data-dir {0}",
-                dir.display()
+                "{what}. Nothing in {} was changed or is served; to go on from a snapshot: \
+                 coracle --data-dir {} snapshot restore FILE --force",
+                dir.display(),
+                dir.parent().unwrap_or(&dir).display()
             )),
             other => other,
         })?;

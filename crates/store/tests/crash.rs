@@ -80,7 +80,7 @@ async fn damage_to_acknowledged_data_in_the_log_is_refused() {
         std::fs::write(log(dir.path()), damaged).unwrap();
         let refused = open(dir.path()).await;
         assert!(matches!(refused, Err(StoreError::Corrupt(_))), "byte {at}: {refused:?}");
-        assert!(refused.unwrap_err().to_string().contains("coracle snapshot restore FILE --data-dir "));
+        assert!(refused.unwrap_err().to_string().contains("snapshot restore FILE --force"));
     }
 }
 

@@ -114,7 +114,7 @@ impl Cluster {
             plane.serve(gateway, &pki, &shutdown, &mut components)?;
         }
         if let Some(listener) = etcd {
-            serve_etcd(listener, store.clone(), &pki, &shutdown, &mut components)?;
+            components.spawn(serve_etcd(listener, store.clone(), &pki, shutdown.clone())?);
         }
         let api = plane.api;
         let mut cluster = Cluster { config, api, store, shutdown, components, _lock: lock };
@@ -229,18 +229,16 @@ async fn etcd_listener(address: SocketAddr) -> Option<TcpListener> {
 }
 
 /// Serves the store as an etcd until shutdown.
-fn serve_etcd(
+pub fn serve_etcd(
     listener: TcpListener,
     store: SharedStore,
     pki: &Pki,
-    shutdown: &CancellationToken,
-    components: &mut JoinSet<()>,
-) -> anyhow::Result<()> {
+    shutdown: CancellationToken,
+) -> anyhow::Result<impl Future<Output = ()> + Send + use<>> {
     let CertKey { cert_pem, key_pem } = pki.etcd_server();
     let tls = peer::mutual_server_config(Identity { cert_pem, key_pem }, pki.etcd_ca_pem(), &["h2"])?;
     let server = EtcdServer::new(store, &format!("https://{}", listener.local_addr()?));
-    components.spawn(coracle_apiserver::serve::serve(listener, tls, server.service(), shutdown.clone()));
-    Ok(())
+    Ok(coracle_apiserver::serve::serve(listener, tls, server.service(), shutdown))
 }
 
 /// Runs a component until shutdown; starts it again when it fails or ends.

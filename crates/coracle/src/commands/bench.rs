@@ -1,6 +1,7 @@
 //! `coracle bench`: figures, printed as they are, beside something real in the same run.
 
 mod api;
+mod store;
 mod wire;
 
 use std::net::SocketAddr;
@@ -32,6 +33,9 @@ pub async fn run(options: Bench) -> anyhow::Result<()> {
     if let BenchKind::Api = options.what {
         return api::run(options.kubeconfig, options.output).await;
     }
+    if let BenchKind::Store = options.what {
+        return store::run(options.output).await;
+    }
     let docker = ensure_engine(&Display::new()).await?;
     ensure_pause(&docker).await?;
     let folder = std::env::temp_dir().join(format!("coracle-bench-{}", std::process::id()));
@@ -40,7 +44,7 @@ pub async fn run(options: Bench) -> anyhow::Result<()> {
         BenchKind::Startup => startup(&dir, options.runs).await,
         BenchKind::Pods => pods(&dir, &docker, options.runs).await,
         BenchKind::Memory => memory(&dir).await,
-        BenchKind::Api => Ok(()),
+        BenchKind::Api | BenchKind::Store => Ok(()),
     };
     let cleaned = down::run(Some(folder), Down { purge: true }).await;
     outcome.and(cleaned)

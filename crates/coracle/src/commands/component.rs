@@ -48,7 +48,7 @@ pub async fn client(path: &Path, agent: &'static str) -> anyhow::Result<Client> 
 }
 
 /// A token that is cancelled by SIGINT or SIGTERM.
-fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
+pub fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let token = CancellationToken::new();
     let cancel = token.clone();

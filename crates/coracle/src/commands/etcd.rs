@@ -1,10 +1,14 @@
-//! `coracle etcd`: how etcdctl finds the store.
+//! `coracle etcd`: the store as etcdctl finds it, in a cluster or alone.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use coracle_apiserver::pki::ETCD_CLIENT;
+use coracle_apiserver::pki::{ETCD_CLIENT, Pki};
+use coracle_store::{SharedStore, SledConfig, SledStore};
 
+use super::component::shutdown_on_signal;
+use crate::cluster::serve_etcd;
 use crate::data_dir::DataDir;
 
 /// Prints exports for a shell.
@@ -14,6 +18,25 @@ pub fn env(data_dir: Option<PathBuf>) -> anyhow::Result<()> {
         bail!("there is no cluster in {}; `coracle up` makes one", dir.path().display());
     };
     let address = config.etcd.context("the store does not answer as an etcd: its address was taken when `up` began")?;
+    print_env(&dir, address);
+    Ok(())
+}
+
+/// Serves the store alone until SIGINT or SIGTERM.
+pub async fn serve(data_dir: Option<PathBuf>, address: SocketAddr) -> anyhow::Result<()> {
+    let dir = DataDir::new(data_dir)?;
+    dir.create()?;
+    let _lock = dir.lock()?;
+    let listener = coracle_apiserver::serve::bind(address).await?;
+    let pki = Pki::ensure(&dir.join("pki"), &[], &[])?;
+    let store: SharedStore = SledStore::open(SledConfig::new(dir.join("store"))).await.context("the store")?;
+    print_env(&dir, listener.local_addr()?);
+    serve_etcd(listener, store.clone(), &pki, shutdown_on_signal()?)?.await;
+    store.close().await.context("the store")
+}
+
+/// Exports for a shell.
+fn print_env(dir: &DataDir, address: SocketAddr) {
     let file = |name: &str| dir.join("pki").join(name).display().to_string();
     for (name, value) in [
         ("API", "3".into()),
@@ -24,5 +47,4 @@ pub fn env(data_dir: Option<PathBuf>) -> anyhow::Result<()> {
     ] {
         println!("export ETCDCTL_{name}='{}'", value.replace('\'', r"'\''"));
     }
-    Ok(())
 }

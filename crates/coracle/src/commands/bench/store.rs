@@ -1,0 +1,289 @@
+//! `coracle bench store`: our etcd beside a real one, each in a process of its own, asked the same by the same client
+//! over TLS; then the engine in this process beside what the disk itself can do.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use bytes::Bytes;
+use coracle_apiserver::pki::{ETCD_CLIENT, Pki};
+use coracle_clock::{Instant, instant};
+use coracle_etcd::{EtcdConfig, EtcdStore};
+use coracle_store::{KeyRange, Op, RangeRequest, SharedStore, SledConfig, SledStore, Txn, WatchRequest};
+use futures::StreamExt;
+use futures::future::try_join_all;
+
+use super::resident_bytes;
+
+const VALUE_BYTES: usize = 1024;
+/// How long each load lasts.
+const LOAD: Duration = Duration::from_secs(4);
+const CLIENTS: [usize; 4] = [1, 8, 64, 256];
+/// Clients share so many connections at most.
+const CONNECTIONS: usize = 20;
+const KEYS: usize = 10_000;
+const WATCHERS: usize = 1000;
+const WATCHED: usize = 300;
+
+/// A server and how it is reached.
+struct Server {
+    name: &'static str,
+    child: Child,
+    config: EtcdConfig,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs everything; the figures go to standard output and into `output`.
+pub async fn run(output: Option<PathBuf>) -> anyhow::Result<()> {
+    let folder = std::env::temp_dir().join(format!("coracle-bench-{}", std::process::id()));
+    let report = measure(&folder).await;
+    let _ = std::fs::remove_dir_all(&folder);
+    let report = report?;
+    if let Some(path) = output {
+        std::fs::write(&path, report).with_context(|| format!("{}", path.display()))?;
+    }
+    Ok(())
+}
+
+async fn measure(folder: &Path) -> anyhow::Result<String> {
+    let mut report = String::new();
+    let mut say = |line: String| {
+        println!("{line}");
+        let _ = writeln!(report, "{line}");
+    };
+    let pki_dir = folder.join("pki");
+    std::fs::create_dir_all(folder)?;
+    Pki::ensure(&pki_dir, &[], &[])?;
+    let (ours, theirs) = (start_ours(folder, &pki_dir)?, start_etcd(folder, &pki_dir)?);
+    let (ours, theirs) = (Clients::connect(ours).await?, Clients::connect(theirs).await?);
+    for clients in CLIENTS {
+        let what = format!("durable puts of 1 KiB, {clients} clients");
+        say(compare(&what, puts(&ours.stores, clients, LOAD).await?, puts(&theirs.stores, clients, LOAD).await?));
+    }
+    for clients in [1, 64] {
+        let what = format!("linearizable gets of 1 KiB, {clients} clients");
+        say(compare(&what, gets(&ours.stores, clients).await?, gets(&theirs.stores, clients).await?));
+    }
+    say(compare("ranges of 10000 keys of 100 bytes, 4 clients", ranges(&ours).await?, ranges(&theirs).await?));
+    say(compare("events to 1000 watchers", events(&ours).await?, events(&theirs).await?));
+    for server in [&ours.server, &theirs.server] {
+        let resident = resident_bytes(server.child.id()).context("the server ended")?;
+        say(format!("resident memory of {} after all this: {:.0} MB", server.name, resident as f64 / 1e6));
+    }
+    drop((ours, theirs));
+    say(in_process(folder).await?);
+    Ok(report)
+}
+
+fn start_ours(folder: &Path, pki_dir: &Path) -> anyhow::Result<Server> {
+    let address = free()?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("--data-dir").arg(folder).args(["etcd", "serve", "--etcd-listen", &address.to_string()]);
+    start("Coracle", command, address, pki_dir)
+}
+
+fn start_etcd(folder: &Path, pki_dir: &Path) -> anyhow::Result<Server> {
+    let address = free()?;
+    let (client, peer) = (format!("https://{address}"), format!("http://{}", free()?));
+    let mut command = Command::new("etcd");
+    command.arg("--data-dir").arg(folder.join("etcd")).args(["--log-level", "error"]);
+    command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client, "--client-cert-auth"]);
+    command.arg("--cert-file").arg(pki_dir.join("etcd/server.crt"));
+    command.arg("--key-file").arg(pki_dir.join("etcd/server.key"));
+    command.arg("--trusted-ca-file").arg(pki_dir.join("etcd/ca.crt"));
+    command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+    command.args(["--initial-cluster", &format!("default={peer}")]);
+    start("etcd", command, address, pki_dir).context("Debian has etcd in the package etcd-server")
+}
+
+fn free() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+fn start(name: &'static str, mut command: Command, address: SocketAddr, pki_dir: &Path) -> anyhow::Result<Server> {
+    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().with_context(|| format!("{command:?}"))?;
+    let read = |name: String| std::fs::read_to_string(pki_dir.join(name));
+    let identity = (read(format!("{ETCD_CLIENT}.crt"))?, read(format!("{ETCD_CLIENT}.key"))?);
+    let endpoints = vec![format!("https://{address}")];
+    let config = EtcdConfig { endpoints, ca_pem: Some(read("etcd/ca.crt".into())?), identity: Some(identity) };
+    Ok(Server { name, child, config })
+}
+
+/// Connections to a server.
+struct Clients {
+    server: Server,
+    stores: Vec<SharedStore>,
+}
+
+impl Clients {
+    async fn connect(server: Server) -> anyhow::Result<Clients> {
+        let deadline = instant() + Duration::from_secs(30);
+        let mut stores: Vec<SharedStore> = Vec::new();
+        while stores.len() < CONNECTIONS {
+            match EtcdStore::connect(&server.config).await {
+                Ok(store) => stores.push(store),
+                Err(error) if instant() > deadline => bail!("{} does not answer: {error}", server.name),
+                Err(_) => coracle_clock::sleep(Duration::from_millis(50)).await,
+            }
+        }
+        Ok(Clients { server, stores })
+    }
+}
+
+/// What came of a load.
+struct Outcome {
+    per_second: f64,
+    /// How long each answer took, in order; empty where only the rate is of interest.
+    times: Vec<Duration>,
+}
+
+impl Outcome {
+    fn new(count: usize, start: Instant, mut times: Vec<Duration>) -> Outcome {
+        times.sort_unstable();
+        Outcome { per_second: count as f64 / start.elapsed().as_secs_f64(), times }
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.0}/s", self.per_second)?;
+        let at = |share: f64| self.times.get((self.times.len() as f64 * share) as usize);
+        match (at(0.5), at(0.99)) {
+            (Some(p50), Some(p99)) => {
+                write!(f, " (p50 {:.2} ms, p99 {:.2} ms)", p50.as_secs_f64() * 1e3, p99.as_secs_f64() * 1e3)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn compare(what: &str, ours: Outcome, theirs: Outcome) -> String {
+    format!("{what}: {ours}; etcd {theirs}; ratio {:.1}", ours.per_second / theirs.per_second)
+}
+
+fn put(key: String, value: Bytes) -> Txn {
+    Txn { success: vec![Op::Put { key: key.into(), value, lease: 0 }], ..Txn::default() }
+}
+
+/// Every client asks, waits for the answer, and asks again.
+async fn load<F, Fut>(stores: &[SharedStore], clients: usize, span: Duration, ask: F) -> anyhow::Result<Outcome>
+where
+    F: Fn(SharedStore, usize, usize) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = anyhow::Result<()>> + Send,
+{
+    let start = instant();
+    let end = start + span;
+    let tasks = (0..clients).map(|client| {
+        let (store, ask) = (stores[client % stores.len()].clone(), ask.clone());
+        tokio::spawn(async move {
+            let mut times = Vec::new();
+            while instant() < end {
+                let asked = instant();
+                ask(store.clone(), client, times.len()).await?;
+                times.push(asked.elapsed());
+            }
+            anyhow::Ok(times)
+        })
+    });
+    let mut times = Vec::new();
+    for client in try_join_all(tasks).await? {
+        times.extend(client?);
+    }
+    Ok(Outcome::new(times.len(), start, times))
+}
+
+async fn puts(stores: &[SharedStore], clients: usize, span: Duration) -> anyhow::Result<Outcome> {
+    let value = Bytes::from(vec![b'x'; VALUE_BYTES]);
+    load(stores, clients, span, move |store, client, n| {
+        let txn = put(format!("/puts/{clients}/{client}/{}", n % 100), value.clone());
+        async move { Ok(store.txn(txn).await.map(drop)?) }
+    })
+    .await
+}
+
+async fn gets(stores: &[SharedStore], clients: usize) -> anyhow::Result<Outcome> {
+    load(stores, clients, LOAD, |store, client, n| async move {
+        // What `puts` left there.
+        let key = format!("/puts/64/{}/{}", client % 64, n % 10);
+        let found = store.range(RangeRequest::new(KeyRange::key(key))).await?;
+        ensure!(found.kvs.len() == 1, "a key is missing");
+        Ok(())
+    })
+    .await
+}
+
+async fn ranges(clients: &Clients) -> anyhow::Result<Outcome> {
+    let value = Bytes::from(vec![b'x'; 100]);
+    for first in (0..KEYS).step_by(100) {
+        let op = |n| Op::Put { key: format!("/range/{n:05}").into(), value: value.clone(), lease: 0 };
+        clients.stores[0].txn(Txn { success: (first..first + 100).map(op).collect(), ..Txn::default() }).await?;
+    }
+    load(&clients.stores, 4, LOAD, |store, _, _| async move {
+        let found = store.range(RangeRequest::new(KeyRange::prefix("/range/"))).await?;
+        ensure!(found.kvs.len() == KEYS, "keys are missing");
+        Ok(())
+    })
+    .await
+}
+
+async fn events(clients: &Clients) -> anyhow::Result<Outcome> {
+    let range = || WatchRequest::new(KeyRange::prefix("/watched/"), None);
+    let watch = |n: usize| clients.stores[n % clients.stores.len()].watch(range());
+    let streams = try_join_all((0..WATCHERS).map(watch)).await?;
+    let start = instant();
+    let watchers = streams.into_iter().map(|mut stream| {
+        tokio::spawn(async move {
+            let mut seen = 0;
+            while seen < WATCHED {
+                seen += stream.next().await.context("the watch ended")??.events.len();
+            }
+            anyhow::Ok(seen)
+        })
+    });
+    let watchers: Vec<_> = watchers.collect();
+    for n in 0..WATCHED {
+        clients.stores[0].txn(put(format!("/watched/{n}"), Bytes::from_static(b"x"))).await?;
+    }
+    let mut count = 0;
+    for seen in try_join_all(watchers).await? {
+        count += seen?;
+    }
+    Ok(Outcome::new(count, start, Vec::new()))
+}
+
+/// The engine without a network, and the disk without an engine: the same bytes in batches of as many, appended and
+/// made durable.
+async fn in_process(folder: &Path) -> anyhow::Result<String> {
+    let clients = CLIENTS[CLIENTS.len() - 1];
+    let store = SledStore::open(SledConfig::new(folder.join("in-process"))).await?;
+    let ours = puts(&[store.clone() as SharedStore], clients, LOAD).await?;
+    coracle_store::Store::close(&*store).await?;
+    let path = folder.join("disk");
+    let disk = tokio::task::spawn_blocking(move || {
+        let mut file = File::create(path)?;
+        let batch = vec![b'x'; clients * VALUE_BYTES];
+        let (start, mut batches) = (instant(), 0);
+        while start.elapsed() < LOAD {
+            file.write_all(&batch)?;
+            file.sync_data()?;
+            batches += 1;
+        }
+        std::io::Result::Ok(Outcome::new(batches * clients, start, Vec::new()))
+    });
+    let disk = disk.await??;
+    let ratio = disk.per_second / ours.per_second;
+    Ok(format!(
+        "in this process, {clients} clients: {ours}; the disk {disk}; the disk's limit is {ratio:.1} times as far"
+    ))
+}
