@@ -46,8 +46,10 @@ pub async fn run(options: Bench) -> anyhow::Result<()> {
         BenchKind::Memory => memory(&dir).await,
         BenchKind::Api | BenchKind::Store => Ok(()),
     };
-    let cleaned = down::run(Some(folder), Down { purge: true }).await;
-    outcome.and(cleaned)
+    if folder.exists() {
+        down::run(Some(folder), Down { purge: true }).await?;
+    }
+    outcome
 }
 
 fn shape() -> anyhow::Result<ClusterShape> {
