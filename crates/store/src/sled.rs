@@ -107,7 +107,7 @@ impl SledStore {
                 return Err(StoreError::Engine(format!("{} is not empty", config.dir.display())));
             }
             let _lock = lock(&config.dir)?;
-            Checkpoint::open(&config)?.apply(frames(snapshot, now), Vec::new())
+            Checkpoint::open(&config)?.apply(&frames(snapshot, now), &[])
         })
         .await
     }
