@@ -101,12 +101,21 @@ fn object(kv: &KeyValue) -> Value {
     serde_json::from_slice(&kv.value).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&kv.value).into_owned()))
 }
 
-/// Who changed what there was: the managers whose entries are new or other than before.
+/// Who changed what there was: the managers whose entries are new or of another time than before. One that is otherwise
+/// than before at the same time lost fields to somebody, or wrote twice within a second.
 fn authors(before: &Value, now: &Value) -> String {
     let entries = |object: &Value| object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
     let known = entries(before);
+    let same = |old: &Value, entry: &Value| {
+        ["manager", "operation", "subresource", "apiVersion", "time"].iter().all(|field| old[field] == entry[field])
+    };
+    let mut changed: Vec<Value> = entries(now).into_iter().filter(|entry| !known.contains(entry)).collect();
+    let is_new = |entry: &Value| !known.iter().any(|old| same(old, entry));
+    if changed.iter().any(is_new) {
+        changed.retain(is_new);
+    }
     let mut text = String::new();
-    for entry in entries(now).iter().filter(|entry| !known.contains(entry)) {
+    for entry in &changed {
         let field = |name: &str| entry[name].as_str().unwrap_or("-").to_owned();
         _ = write!(text, ", {} by {}", field("operation"), field("manager"));
         if let Some(subresource) = entry["subresource"].as_str().filter(|name| !name.is_empty()) {
