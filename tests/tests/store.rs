@@ -45,12 +45,13 @@ fn history_tells_who_changed_what(cluster: &Cluster) {
 
 fn the_past_can_be_listed(cluster: &Cluster) {
     let history = cluster.coracle("history cm/notes").ok();
-    let revision = history.split([' ', ',']).nth(1).expect("a revision");
+    let number = |line: &str| line.split([' ', ',']).nth(1).expect("a revision").to_owned();
+    let (revision, deleted) = (number(&history), number(history.lines().last().expect("lines")));
     let get = |line: &str| cluster.coracle(&format!("get --at-revision {line}"));
     assert_eq!(get(&format!("{revision} configmaps notes -o name")).ok(), "configmap/notes\n");
     assert!(get(&format!("{revision} cm notes -o yaml")).ok().contains("\n  a: '1'\n"));
     assert!(get(&format!("{revision} cm -A")).ok().starts_with("NAMESPACE "));
-    let gone = get(&format!("{} cm notes", cluster.kubectl().field("pods", "{.metadata.resourceVersion}")));
+    let gone = get(&format!("{deleted} cm notes"));
     assert!(gone.stderr.contains("Error from server (NotFound): configmaps \"notes\" not found"), "{gone}");
 }
 
