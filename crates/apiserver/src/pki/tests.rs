@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -48,14 +49,19 @@ fn the_server_certificate_carries_every_name_the_api_server_is_reached_by() {
     }
 }
 
+/// The files of the authorities, of the cluster's and of etcd's.
+fn files(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    let list = |dir: &Path| fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
+    let all = [list(dir), list(&dir.join("etcd"))].concat();
+    assert!(all.len() > 20, "{all:?}");
+    all.into_iter().filter(|path| path.is_file())
+}
+
 #[test]
 fn a_second_start_keeps_every_file() {
     let dir = tempfile::tempdir().unwrap();
-    let snapshot = || {
-        let mut files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
-        files.sort();
-        files.iter().map(|p| (p.clone(), fs::read_to_string(p).unwrap())).collect::<Vec<_>>()
-    };
+    let snapshot =
+        || files(dir.path()).map(|p| (p.clone(), fs::read_to_string(p).unwrap())).collect::<BTreeMap<_, _>>();
     ensure(dir.path()).node("coracle-1", &[]).unwrap();
     let first = snapshot();
     ensure(dir.path()).node("coracle-1", &[]).unwrap();
@@ -66,11 +72,8 @@ fn a_second_start_keeps_every_file() {
 fn private_keys_are_readable_by_their_owner_only() {
     let dir = tempfile::tempdir().unwrap();
     ensure(dir.path());
-    for entry in fs::read_dir(dir.path()).unwrap() {
-        let entry = entry.unwrap();
-        if entry.path().extension().is_some_and(|e| e == "key") {
-            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.path());
-        }
+    for key in files(dir.path()).filter(|path| path.extension().is_some_and(|e| e == "key")) {
+        assert_eq!(key.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{key:?}");
     }
 }
 
