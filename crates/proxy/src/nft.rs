@@ -254,7 +254,7 @@ fn base_chains() -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{self, Write};
+    use std::io::{self, Read, Write};
     use std::net::{TcpListener, TcpStream};
     use std::process::{Command, Stdio};
     use std::sync::atomic::{AtomicBool, Ordering};
@@ -408,16 +408,19 @@ mod tests {
             .map(|pods| table(&[load_balancer(), cluster_ip()], pods));
         nft(&one.script()).unwrap();
         let mut now = one.clone();
-        let over = AtomicBool::new(false);
+        let (over, deserted) = (AtomicBool::new(false), AtomicBool::new(false));
         std::thread::scope(|scope| {
             for listener in &listeners {
-                scope.spawn(|| listener.incoming().take_while(|_| !over.load(Ordering::Relaxed)).count());
+                scope.spawn(|| listener.incoming().take_while(|_| !deserted.load(Ordering::Relaxed)).count());
             }
             let client = || {
                 let address = "10.96.0.9:80".parse().unwrap();
                 let mut connections = 0;
                 while !over.load(Ordering::Relaxed) {
-                    TcpStream::connect_timeout(&address, Duration::from_secs(10)).map(drop)?;
+                    // Read to its end, so that no more wait to be accepted than there are clients.
+                    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
+                    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+                    stream.read_to_end(&mut Vec::new())?;
                     connections += 1;
                 }
                 Ok::<usize, io::Error>(connections)
@@ -432,10 +435,12 @@ mod tests {
                 })
             });
             over.store(true, Ordering::Relaxed);
+            let connections = clients.map(|client| client.join().unwrap());
+            deserted.store(true, Ordering::Relaxed);
             for listener in &listeners {
                 drop(TcpStream::connect(listener.local_addr().unwrap()));
             }
-            let connections = clients.map(|client| client.join().unwrap().unwrap());
+            let connections = connections.map(Result::unwrap);
             changes.unwrap();
             assert!(connections.iter().all(|count| *count > 100), "{connections:?}");
             // `ipv4 2 tcp 6 <seconds left> TIME_WAIT ...`, where the kernel shows it.
