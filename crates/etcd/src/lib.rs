@@ -1,7 +1,7 @@
 //! The etcd v3 API, from both sides.
 //!
-//! [`EtcdServer`] puts it in front of any [`Store`](coracle_store::Store), so that `etcdctl` and whatever else knows etcd can look into a
-//! cluster. Read `proto` (the messages), `wire` (what they are in the store's terms, and every refusal), then
+//! [`EtcdServer`] puts it in front of any [`Store`](coracle_store::Store), so that `etcdctl` and whatever else knows
+//! etcd can look into a cluster. Read `proto` (the messages), `wire` (what they are in the store's terms, and every refusal), then
 //! `server`: `kv`, `watch`, `lease`, `maintenance`. A [`SnapshotFile`] is what `etcdctl snapshot` saves and restores;
 //! `bolt` is the form of the file.
 //!

@@ -374,22 +374,9 @@ impl Watch {
                 }
                 Poll::Idle => {}
             }
-            let asked = async {
-                match &self.request.ask {
-                    Some(ask) => ask.notified().await,
-                    None => std::future::pending().await,
-                }
-            };
-            let silent = async {
-                match self.request.progress {
-                    Some(period) => coracle_clock::sleep(period).await,
-                    None => std::future::pending().await,
-                }
-            };
             self.asked = tokio::select! { biased;
                 () = self.wake.notified() => false,
-                () = asked => true,
-                () = silent => true,
+                () = self.request.progress_due() => true,
             };
         }
         None

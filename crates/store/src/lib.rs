@@ -335,6 +335,20 @@ impl WatchRequest {
     pub fn new(range: KeyRange, start: Option<Revision>) -> Self {
         WatchRequest { range, start, progress: None, ask: None }
     }
+
+    /// Waits until it is to be told how far the watch is: somebody asks, or nothing has happened for long enough.
+    pub async fn progress_due(&self) {
+        let asked = async {
+            match &self.ask {
+                Some(ask) => ask.notified().await,
+                None => std::future::pending().await,
+            }
+        };
+        match self.progress {
+            Some(period) => _ = coracle_clock::timeout(period, asked).await,
+            None => asked.await,
+        }
+    }
 }
 
 /// All that is true at one revision, without what was before: what a store can begin with.

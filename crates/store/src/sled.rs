@@ -165,14 +165,14 @@ struct Reserve {
 
 impl Reserve {
     fn hold(&mut self) -> Result<()> {
-        if !self.held {
+        if !self.held && self.path.metadata().map_or(0, |file| file.len()) != RESERVE_BYTES as u64 {
             let file = std::fs::write(&self.path, vec![0; RESERVE_BYTES]);
             file.and_then(|()| File::open(&self.path)?.sync_data()).map_err(|error| {
                 self.give_up();
                 disk(&self.path)(error)
             })?;
-            self.held = true;
         }
+        self.held = true;
         Ok(())
     }
 

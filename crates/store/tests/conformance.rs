@@ -25,8 +25,17 @@ async fn sled(_: &str) -> Option<(SharedStore, TempDir)> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_compactor_forgets_what_is_older_than_the_retention() {
-    let store = MemoryStore::new();
+async fn the_compactor_forgets_what_is_older_than_the_retention_in_memory() {
+    the_compactor_forgets_what_is_older_than_the_retention(MemoryStore::new()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_compactor_forgets_what_is_older_than_the_retention_on_disk() {
+    let (store, _dir) = sled("").await.unwrap();
+    the_compactor_forgets_what_is_older_than_the_retention(store).await;
+}
+
+async fn the_compactor_forgets_what_is_older_than_the_retention(store: SharedStore) {
     let minutes = |n: u64| Duration::from_secs(60 * n);
     let retention = Retention { age: minutes(60), revisions: 1000, interval: minutes(5) };
     let compactor = tokio::spawn(run_compactor(store.clone(), retention, sleep(minutes(200))));

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use coracle_apiserver::pki::{ETCD_CLIENT, Pki};
-use coracle_store::{SharedStore, SledConfig, SledStore};
 
 use super::component::shutdown_on_signal;
+use crate::cli::StoreFlags;
 use crate::cluster::serve_etcd;
 use crate::data_dir::DataDir;
 
@@ -29,7 +29,7 @@ pub async fn serve(data_dir: Option<PathBuf>, address: SocketAddr) -> anyhow::Re
     let _lock = dir.lock()?;
     let listener = coracle_apiserver::serve::bind(address).await?;
     let pki = Pki::ensure(&dir.join("pki"), &[], &[])?;
-    let store: SharedStore = SledStore::open(SledConfig::new(dir.join("store"))).await.context("the store")?;
+    let store = StoreFlags::default().open(&dir).await?;
     print_env(&dir, listener.local_addr()?);
     serve_etcd(listener, store.clone(), &pki, shutdown_on_signal()?)?.await;
     store.close().await.context("the store")

@@ -68,21 +68,9 @@ impl Watch {
                 self.reopen().await?;
                 continue;
             };
-            let ask = async {
-                match &self.request.ask {
-                    Some(ask) => ask.notified().await,
-                    None => std::future::pending().await,
-                }
-            };
-            let silence = async {
-                match self.request.progress {
-                    Some(period) => coracle_clock::sleep(period).await,
-                    None => std::future::pending().await,
-                }
-            };
             let answer = tokio::select! { biased;
                 answer = open.answers.message() => answer,
-                () = async { tokio::select! { () = ask => {}, () = silence => {} } } => {
+                () = self.request.progress_due() => {
                     if !open.tells_progress {
                         return Ok(self.progress(self.next - 1));
                     }
