@@ -38,7 +38,7 @@ use crate::wal::{self, Wal};
 use crate::{DEFAULT_HISTORY_LIMIT_BYTES, Event, KeyRange, Result, Revision, Snapshot, StoreError};
 
 /// Longer than almost any frame.
-const RESERVE_BYTES: usize = 1 << 20;
+const RESERVE_BYTES: u64 = 1 << 20;
 
 /// A store on disk.
 pub type SledStore = Engine<DiskJournal>;
@@ -165,9 +165,13 @@ struct Reserve {
 
 impl Reserve {
     fn hold(&mut self) -> Result<()> {
-        if !self.held && self.path.metadata().map_or(0, |file| file.len()) != RESERVE_BYTES as u64 {
-            let file = std::fs::write(&self.path, vec![0; RESERVE_BYTES]);
-            file.and_then(|()| File::open(&self.path)?.sync_data()).map_err(|error| {
+        if !self.held && self.path.metadata().map_or(0, |file| file.len()) != RESERVE_BYTES {
+            let write = || {
+                let mut file = File::create(&self.path)?;
+                std::io::copy(&mut std::io::repeat(0).take(RESERVE_BYTES), &mut file)?;
+                file.sync_data()
+            };
+            write().map_err(|error| {
                 self.give_up();
                 disk(&self.path)(error)
             })?;
