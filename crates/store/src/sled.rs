@@ -153,8 +153,8 @@ enum Database {
     Gone,
 }
 
-/// What a checkpoint left, of which frames in which files.
-type Checkpointed = (Result<Checkpoint>, Vec<Frame>, Vec<PathBuf>);
+/// The database, or why it is not up to date, and which frames in which files are still to be applied.
+type Checkpointed = Result<Checkpoint, (StoreError, Vec<Frame>, Vec<PathBuf>)>;
 
 /// A file of no use but for the room it takes.
 #[derive(Debug)]
@@ -240,7 +240,10 @@ impl DiskJournal {
         let old = std::mem::replace(&mut self.wal, new);
         self.finished_logs.push(old.path);
         let (frames, logs) = (std::mem::take(&mut self.pending), std::mem::take(&mut self.finished_logs));
-        let work = move || (database.apply(&frames, &logs).map(|()| database), frames, logs);
+        let work = move || match database.apply(&frames, &logs) {
+            Ok(()) => Ok(database),
+            Err(error) => Err((error, frames, logs)),
+        };
         let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(work);
         self.database = Database::Busy(thread.map_err(disk(&self.config.dir))?);
         Ok(())
@@ -252,13 +255,12 @@ impl DiskJournal {
             Database::Idle(database) => Ok(database),
             Database::Busy(thread) => {
                 let panicked = |_| StoreError::Engine("the checkpoint thread panicked".into());
-                let (database, mut frames, mut logs) = thread.join().map_err(panicked)?;
-                if database.is_err() {
+                thread.join().map_err(panicked)?.map_err(|(error, mut frames, mut logs)| {
                     frames.append(&mut self.pending);
                     logs.append(&mut self.finished_logs);
                     (self.pending, self.finished_logs) = (frames, logs);
-                }
-                database
+                    error
+                })
             }
             Database::Gone if self.lock.is_none() => Err(StoreError::Closed),
             Database::Gone => {
