@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use coracle_client::{Informer, controller_of, controller_reference};
+use coracle_client::{Change, Informer, ObjectKey, controller_of, controller_reference};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::api::{Patch, PatchParams};
@@ -65,6 +65,26 @@ pub(crate) fn matches<K: Resource>(selector: &Selector, object: &K) -> bool {
     selector.matches(object.meta().labels.as_ref().unwrap_or(&NONE))
 }
 
+/// Which owners a dependent's change concerns: its controller, its former controller, or all that may adopt it.
+pub(crate) fn owners_of<O: Owned, K: Owned>(
+    change: &Change<'_, K>,
+    owners: &Informer<O>,
+    adopts: impl Fn(&O, &K) -> bool,
+) -> Vec<ObjectKey> {
+    let namespace = change.object().namespace().unwrap_or_default();
+    let owner_of = |object: &Arc<K>| {
+        let owner = controller_of(object.meta()).filter(|owner| owner.kind == O::kind(&()))?;
+        Some(ObjectKey::new(&namespace, &owner.name))
+    };
+    let mut keys: Vec<_> = [change.old, change.new].into_iter().flatten().filter_map(owner_of).collect();
+    keys.dedup();
+    if let Some(orphan) = change.new.filter(|object| controller_of(object.meta()).is_none()) {
+        let adopters = owners.list_namespace(&namespace).into_iter().filter(|owner| adopts(owner, orphan));
+        keys.extend(adopters.map(|owner| ObjectKey::of(owner.as_ref())));
+    }
+    keys
+}
+
 /// What an owner does about one object.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Claim {
@@ -88,16 +108,22 @@ pub(crate) fn decide(object: &ObjectMeta, owner: &ObjectMeta, matches: bool) -> 
 }
 
 /// Adopts and releases as needed, and returns what is the owner's then.
-pub(crate) async fn claim<O, K>(
+pub(crate) async fn claim<O: Owned, K: Owned>(
     client: &Client,
     owner: &O,
     selector: &Selector,
     informer: &Informer<K>,
-) -> Result<Vec<Arc<K>>>
-where
-    O: Owned,
-    K: Owned,
-{
+) -> Result<Vec<Arc<K>>> {
+    claim_if(client, owner, |object| matches(selector, object), informer).await
+}
+
+/// [`claim`] by another rule than a selector alone.
+pub(crate) async fn claim_if<O: Owned, K: Owned>(
+    client: &Client,
+    owner: &O,
+    matches: impl Fn(&K) -> bool,
+    informer: &Informer<K>,
+) -> Result<Vec<Arc<K>>> {
     let namespace = owner.namespace().unwrap_or_default();
     let mut candidates = dependents(informer, &owner.uid().unwrap_or_default());
     candidates.extend(informer.by_index(BY_CONTROLLER, &format!("orphan/{namespace}")));
@@ -105,7 +131,7 @@ where
     let mut owner_is_current = false;
     let mut claimed = Vec::new();
     for object in candidates {
-        match decide(object.meta(), owner.meta(), matches(selector, object.as_ref())) {
+        match decide(object.meta(), owner.meta(), matches(object.as_ref())) {
             Claim::Keep => claimed.push(object),
             Claim::Ignore => {}
             Claim::Release => {

@@ -17,6 +17,7 @@ mod context;
 mod error;
 mod expectations;
 mod hash;
+mod history;
 mod node_lifecycle;
 mod pod_control;
 mod pod_gc;
@@ -43,6 +44,7 @@ mod root_ca;
 mod service_account;
 mod service_account_token;
 mod service_cidr;
+mod stateful_set;
 mod volumes;
 
 use std::path::{Path, PathBuf};

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use coracle_client::{EventRecorder, EventType, ObjectKey};
+use coracle_client::{EventRecorder, EventType, Informer, ObjectKey, WorkQueue};
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 
+use crate::claim::{self, Owned};
 use crate::error::{Error, IgnoreNotFound, Result};
 use crate::expectations::Expectations;
+use crate::pods;
 
 /// The hands of a controller that owns pods.
 #[derive(Clone)]
@@ -22,6 +24,28 @@ pub(crate) struct PodControl {
 impl PodControl {
     pub(crate) fn new(client: Client, recorder: EventRecorder) -> Self {
         PodControl { client, recorder, expectations: Arc::default() }
+    }
+
+    /// For each change of a pod: notes what was expected of it, and adds the keys of the owners it concerns.
+    pub(crate) fn follow<O: Owned>(
+        &self,
+        pods: &Informer<Pod>,
+        owners: &Informer<O>,
+        queue: &WorkQueue<ObjectKey>,
+        adopts: impl Fn(&O, &Pod) -> bool + Send + 'static,
+    ) {
+        let (owners, queue, expectations) = (owners.clone(), queue.clone(), self.expectations.clone());
+        pods.on_change(move |change| {
+            for key in claim::owners_of(&change, &owners, &adopts) {
+                if change.old.is_none() {
+                    expectations.created(&key);
+                }
+                if change.new.is_none_or(|pod| pods::is_terminating(pod)) {
+                    expectations.deleted(&key, &change.object().uid().unwrap_or_default());
+                }
+                queue.add(key);
+            }
+        });
     }
 
     /// Creates pods for `owner`, in batches of 1, 2, 4, … as long as all goes well: when a quota or an admission

@@ -9,6 +9,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::ResourceExt;
+use serde::Serialize;
+use serde_json::json;
 
 /// `status.phase`; empty when unset.
 pub(crate) fn phase(pod: &Pod) -> &str {
@@ -73,6 +75,20 @@ pub(crate) fn is_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) ->
     available_in(pod, min_ready_seconds, now) == Some(Duration::ZERO)
 }
 
+/// Whether two statuses say the same: servers leave out zeros, empty lists and empty texts, which absent fields mean.
+pub(crate) fn same_status<S: Serialize>(a: &S, b: &S) -> bool {
+    let said = |status: &S| {
+        let mut value = serde_json::to_value(status).unwrap_or_default();
+        if let Some(fields) = value.as_object_mut() {
+            fields.retain(|_, value| {
+                *value != json!(null) && *value != json!(0) && *value != json!([]) && *value != json!("")
+            });
+        }
+        value
+    };
+    said(a) == said(b)
+}
+
 /// Restarts of the container that restarted most.
 fn restarts(pod: &Pod) -> i32 {
     let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
@@ -132,8 +148,6 @@ fn deletion_order(a: &Pod, b: &Pod, related_on_node: &BTreeMap<String, usize>, n
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn pod(name: &str, node: &str, phase: &str, ready_at: Option<&str>, cost: &str) -> Arc<Pod> {

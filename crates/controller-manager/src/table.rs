@@ -29,6 +29,7 @@ controllers! {
     "replicaset-controller", "replicaset", crate::replica_set::run_replica_sets;
     "replicationcontroller-controller", "replicationcontroller", crate::replica_set::run_replication_controllers;
     "deployment-controller", "deployment", crate::deployment::run;
+    "statefulset-controller", "statefulset", crate::stateful_set::run;
     "endpointslice-controller", "endpointslice", crate::endpoints::slices::run;
     "endpoints-controller", "endpoint", crate::endpoints::legacy::run;
     "endpointslice-mirroring-controller", "endpointslicemirroring", crate::endpoints::mirroring::run;

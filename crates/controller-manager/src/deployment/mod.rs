@@ -44,9 +44,7 @@ pub(crate) async fn run(context: Context) {
     enqueue_changes(&controller.deployments, &queue);
     let (deployments, to) = (controller.deployments.clone(), queue.clone());
     controller.replica_sets.on_change(move |change| {
-        for replica_set in [change.old, change.new].into_iter().flatten() {
-            keys_of_replica_set(replica_set, &deployments).into_iter().for_each(|key| to.add(key));
-        }
+        claim::owners_of(&change, &deployments, adopts).into_iter().for_each(|key| to.add(key));
     });
     let (replica_sets, to) = (controller.replica_sets.clone(), queue.clone());
     controller.pods.on_change(move |change| {
@@ -62,17 +60,9 @@ pub(crate) async fn run(context: Context) {
     context.work(NAME, &queue, |key| controller.sync(key)).await;
 }
 
-fn keys_of_replica_set(replica_set: &Arc<ReplicaSet>, deployments: &Informer<Deployment>) -> Vec<ObjectKey> {
-    let namespace = replica_set.namespace().unwrap_or_default();
-    if let Some(owner) = controller_of(&replica_set.metadata) {
-        return if owner.kind == "Deployment" { vec![ObjectKey::new(namespace, &owner.name)] } else { Vec::new() };
-    }
-    let adopts = |deployment: &Arc<Deployment>| {
-        let selector = deployment.spec.as_ref().and_then(|spec| claim::selector(&spec.selector).ok());
-        selector.is_some_and(|selector| claim::matches(&selector, replica_set.as_ref()))
-    };
-    let adopters = deployments.list_namespace(&namespace).into_iter().filter(adopts);
-    adopters.map(|deployment| ObjectKey::of(deployment.as_ref())).collect()
+fn adopts(deployment: &Deployment, replica_set: &ReplicaSet) -> bool {
+    let selector = deployment.spec.as_ref().and_then(|spec| claim::selector(&spec.selector).ok());
+    selector.is_some_and(|selector| claim::matches(&selector, replica_set))
 }
 
 fn key_of_pod(pod: &Pod, replica_sets: &Informer<ReplicaSet>) -> Option<ObjectKey> {

@@ -6,7 +6,6 @@
 
 mod plan;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,20 +37,9 @@ pub(crate) async fn run(context: Context) {
     };
     claim::index_by_controller(&controller.pods);
     enqueue_changes(&controller.jobs, &queue);
-    let (expectations, to) = (controller.control.expectations.clone(), queue.clone());
-    controller.pods.on_change(move |change| {
-        let pod = change.object();
-        // Its former Job too: a pod that is set free is no longer anybody's to count.
-        let keys: BTreeSet<_> = [change.old, change.new].into_iter().flatten().filter_map(|pod| key_of(pod)).collect();
-        for key in keys {
-            if change.old.is_none() {
-                expectations.created(&key);
-            }
-            if change.new.is_none_or(|pod| pods::is_terminating(pod)) {
-                expectations.deleted(&key, &pod.uid().unwrap_or_default());
-            }
-            to.add(key);
-        }
+    controller.control.follow(&controller.pods, &controller.jobs, &queue, |job, pod| {
+        let selector = job.spec.as_ref().and_then(|spec| claim::selector(spec.selector.as_ref()?).ok());
+        selector.is_some_and(|selector| claim::matches(&selector, pod))
     });
     controller.jobs.wait_for_sync().await;
     controller.pods.wait_for_sync().await;

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use coracle_client::{
-    Change, EventType, Informer, ObjectKey, Requeue, WorkQueue, controller_of, controller_reference, object_reference,
+    EventType, Informer, ObjectKey, Requeue, WorkQueue, controller_of, controller_reference, object_reference,
 };
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
@@ -46,41 +46,12 @@ async fn run<K: Replicator>(context: Context) {
     claim::index_by_controller(&controller.owners);
     claim::index_by_controller(&controller.pods);
     enqueue_changes(&controller.owners, &queue);
-    let (owners, expectations, to) =
-        (controller.owners.clone(), controller.control.expectations.clone(), queue.clone());
-    controller.pods.on_change(move |change| {
-        for key in keys_of_pod(&change, &owners) {
-            if change.old.is_none() {
-                expectations.created(&key);
-            }
-            if change.new.is_none_or(|pod| pods::is_terminating(pod)) {
-                expectations.deleted(&key, &change.object().uid().unwrap_or_default());
-            }
-            to.add(key);
-        }
+    controller.control.follow(&controller.pods, &controller.owners, &queue, |owner, pod| {
+        owner.selector().is_ok_and(|selector| claim::matches(&selector, pod))
     });
     controller.owners.wait_for_sync().await;
     controller.pods.wait_for_sync().await;
     context.work(K::CONTROLLER, &queue, |key| controller.sync(key)).await;
-}
-
-/// Which owners a pod's change concerns: its controller, its former controller, or all that may adopt it.
-fn keys_of_pod<K: Replicator>(change: &Change<'_, Pod>, owners: &Informer<K>) -> Vec<ObjectKey> {
-    let owner_of = |pod: &Arc<Pod>| {
-        let reference = controller_of(&pod.metadata).filter(|owner| owner.kind == K::kind(&()))?;
-        Some(ObjectKey::new(pod.namespace().unwrap_or_default(), &reference.name))
-    };
-    let mut keys: Vec<_> = [change.old, change.new].into_iter().flatten().filter_map(owner_of).collect();
-    keys.dedup();
-    if let Some(pod) = change.new.filter(|pod| controller_of(&pod.metadata).is_none()) {
-        let adopters = owners.list_namespace(&pod.namespace().unwrap_or_default()).into_iter();
-        keys.extend(
-            adopters
-                .filter(|owner| owner.selector().is_ok_and(|selector| claim::matches(&selector, pod.as_ref())))
-                .map(|owner| ObjectKey::of(owner.as_ref())),
-        );
-    }
-    keys
 }
 
 struct ReplicaSetController<K> {
@@ -160,28 +131,14 @@ impl<K: Replicator> ReplicaSetController<K> {
         }
         let mut changed = owner.as_ref().clone();
         changed.set_status(new);
-        // Compared through the kind's own status, which may not hold every field; absent and 0 are the same.
-        if normal(changed.status()) == normal(old) {
+        // Compared through the kind's own status, which may not hold every field.
+        if pods::same_status(&changed.status(), &old) {
             return Ok(());
         }
         let api: Api<K> = Api::namespaced(self.control.client.clone(), &owner.namespace().unwrap_or_default());
         api.replace_status(&owner.name_any(), &PostParams::default(), &changed).await?;
         Ok(())
     }
-}
-
-/// A status with absent counts as the zeros they mean: servers leave zeros out.
-fn normal(mut status: k8s_openapi::api::apps::v1::ReplicaSetStatus) -> k8s_openapi::api::apps::v1::ReplicaSetStatus {
-    for count in [
-        &mut status.fully_labeled_replicas,
-        &mut status.ready_replicas,
-        &mut status.available_replicas,
-        &mut status.terminating_replicas,
-    ] {
-        *count = Some(count.unwrap_or_default());
-    }
-    status.conditions = status.conditions.filter(|conditions| !conditions.is_empty());
-    status
 }
 
 fn template_labels<K: Replicator>(owner: &K) -> BTreeMap<String, String> {

@@ -9,4 +9,5 @@ mod nodes;
 mod pods;
 mod scheduling;
 mod services;
+mod stateful_sets;
 mod support;
