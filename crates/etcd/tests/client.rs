@@ -52,10 +52,10 @@ async fn a_lost_connection_costs_neither_changes_nor_duplicates() {
         return;
     }
     let etcd = RealEtcd::start_empty().await;
-    let writer = connect(&[&etcd.url]).await.unwrap();
+    let writer = connect(&[etcd.url()]).await.unwrap();
     let mut ways = Vec::new();
     for _ in 0..3 {
-        ways.push(Way::to(&etcd.url).await);
+        ways.push(Way::to(etcd.url()).await);
     }
     let store = connect(&[&ways[0].address, &ways[1].address, &ways[2].address]).await.unwrap();
     let mut watch = store.watch(WatchRequest::new(KeyRange::prefix(""), None)).await.unwrap();
@@ -86,8 +86,8 @@ async fn a_watch_that_compaction_overtook_while_it_was_away_is_told() {
         return;
     }
     let etcd = RealEtcd::start_empty().await;
-    let writer = connect(&[&etcd.url]).await.unwrap();
-    let (first, second) = (Way::to(&etcd.url).await, TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let writer = connect(&[etcd.url()]).await.unwrap();
+    let (first, second) = (Way::to(etcd.url()).await, TcpListener::bind("127.0.0.1:0").await.unwrap());
     let later = second.local_addr().unwrap().to_string();
     let store = connect(&[&first.address, &later]).await.unwrap();
     let mut watch = store.watch(WatchRequest::new(KeyRange::prefix(""), None)).await.unwrap();
@@ -96,7 +96,7 @@ async fn a_watch_that_compaction_overtook_while_it_was_away_is_told() {
         put(&*writer, value).await;
     }
     writer.compact(4).await.unwrap();
-    let server = etcd.url.trim_start_matches("http://").to_owned();
+    let server = etcd.url().trim_start_matches("http://").to_owned();
     tokio::spawn(accept(second, server, CancellationToken::new()));
     let told = watch.next().await.unwrap();
     assert!(matches!(told, Err(StoreError::Compacted { compact_revision: 4 })), "{told:?}");

@@ -35,7 +35,7 @@ async fn real(specification: &str) -> Option<(SharedStore, RealEtcd)> {
         return None;
     }
     let etcd = RealEtcd::start_empty().await;
-    let config = EtcdConfig { endpoints: vec![etcd.url.clone()], ..EtcdConfig::default() };
+    let config = etcd.config();
     Some((EtcdStore::connect(&config).await.unwrap(), etcd))
 }
 

@@ -15,7 +15,7 @@ use coracle_apiserver::pki::Pki;
 use coracle_apiserver::security::SecurityConfig;
 use coracle_apiserver::{ApiServer, UserInfo};
 use coracle_client::{LeaderElectionConfig, LeaderElector};
-use coracle_etcd::{EtcdConfig, EtcdStore};
+use coracle_etcd::EtcdStore;
 use coracle_store::{MemoryStore, SharedStore};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
@@ -38,7 +38,7 @@ async fn two_on_etcd() -> Option<(RealEtcd, [Arc<ApiServer>; 2], [Client; 2])> {
     let etcd = RealEtcd::start_empty().await;
     let dir = tempfile::tempdir().unwrap();
     let pki = Pki::ensure(dir.path(), &[], &[]).unwrap();
-    let config = EtcdConfig { endpoints: vec![etcd.url.clone()], ..EtcdConfig::default() };
+    let config = etcd.config();
     let store = || async { EtcdStore::connect(&config).await.unwrap() };
     // At once: they make the cluster's first objects together.
     let (a, b) = tokio::join!(async { server(store().await, &pki).await }, async { server(store().await, &pki).await });

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use common::{RealEtcd, available, etcdctl};
-use coracle_etcd::{EtcdConfig, EtcdStore, SnapshotFile};
+use coracle_etcd::{EtcdStore, SnapshotFile};
 use coracle_store::{KeyRange, Op, SledConfig, SledStore, Store, Txn};
 
 /// A store of several revisions of everything: large values and small, deleted keys, one with a lease.
@@ -26,7 +26,7 @@ async fn fill(store: &dyn Store) {
 }
 
 async fn connect(etcd: &RealEtcd) -> std::sync::Arc<EtcdStore> {
-    let config = EtcdConfig { endpoints: vec![etcd.url.clone()], ..EtcdConfig::default() };
+    let config = etcd.config();
     EtcdStore::connect(&config).await.unwrap()
 }
 

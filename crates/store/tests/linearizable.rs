@@ -1,112 +1,14 @@
-//! Concurrent clients, what they saw, and whether a store may behave so; and the checker against wrong histories.
+//! Whether the engines in this process behave as a store may, and the checker against wrong histories; `crates/etcd`
+//! judges what servers do by the same.
 
 #![allow(clippy::unwrap_used)] // helpers of tests may panic as tests do
 
 mod history;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use coracle_store::*;
-use futures::StreamExt;
-use futures::future::join_all;
+use history::clients::{histories, watch};
 use history::naive::State;
 use history::{Action, Answer, Call, History, Watched};
-
-const CLIENTS: usize = 8;
-const CALLS: usize = 150;
-
-/// The order of all beginnings and ends.
-static CLOCK: AtomicUsize = AtomicUsize::new(0);
-
-fn tick() -> usize {
-    CLOCK.fetch_add(1, Ordering::SeqCst)
-}
-
-/// Numbers that follow from a seed alone.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
-    }
-}
-
-/// What a client asks for next; `newest` is what it knows of.
-fn action(dice: &mut Dice, client: usize, n: usize, newest: Revision) -> Action {
-    let key = format!("/k/{}", dice.roll(6));
-    let put = |key: &str| Op::Put { key: key.to_owned().into(), value: format!("{client}.{n}").into(), lease: 0 };
-    let request = RangeRequest::new(KeyRange::prefix("/k/"));
-    let success = match dice.roll(8) {
-        0 | 1 => return Action::Range(request),
-        2 => return Action::Range(RangeRequest { revision: Some(newest), limit: 3, ..request }),
-        3 => vec![Op::Delete(KeyRange::key(key)), Op::Range(request)],
-        4 | 5 => {
-            let expected = newest - dice.roll(3) as Revision;
-            return Action::Txn(Txn::put_if(key, expected, format!("{client}.{n}"), 0));
-        }
-        _ => vec![put(&key), put(&format!("/mine/{client}")), Op::Range(request)],
-    };
-    Action::Txn(Txn { success, ..Txn::default() })
-}
-
-async fn client(store: &SharedStore, client: usize, mut dice: Dice) -> Vec<Call> {
-    let (mut calls, mut newest) = (Vec::new(), store.revision());
-    for n in 0..CALLS {
-        let action = action(&mut dice, client, n, newest);
-        let began = tick();
-        let answer = match action.clone() {
-            Action::Txn(txn) => Answer::Txn(store.txn(txn).await.unwrap()),
-            Action::Range(request) => Answer::Range(store.range(request).await.unwrap()),
-        };
-        newest = match &answer {
-            Answer::Txn(answer) => answer.revision,
-            Answer::Range(answer) => answer.revision,
-            Answer::Done(revision) => *revision,
-        };
-        calls.push(Call { began, action, answer: Some((tick(), answer)) });
-    }
-    calls
-}
-
-/// Watches up to `until`, beginning anew from where it was after every few batches.
-async fn watch(store: &SharedStore, range: KeyRange, start: Revision, until: impl Fn() -> Revision) -> Watched {
-    let (mut batches, mut next) = (Vec::new(), start);
-    while next <= until() {
-        let progress = Some(std::time::Duration::from_millis(5));
-        let request = WatchRequest { progress, ..WatchRequest::new(range.clone(), Some(next)) };
-        for batch in store.watch(request).await.unwrap().take(7).collect::<Vec<_>>().await {
-            let batch: WatchBatch = batch.unwrap();
-            next = next.max(batch.revision + 1);
-            batches.push(batch);
-        }
-    }
-    Watched { range, start, batches }
-}
-
-/// Lets clients and watchers loose on a store, several times, with `reopen` between; then judges all they saw.
-pub async fn histories(mut store: SharedStore, reopen: impl AsyncFn(SharedStore) -> SharedStore) {
-    let mut state = State::new();
-    for round in 0..4 {
-        let first = store.revision();
-        let left = AtomicUsize::new(CLIENTS);
-        let until = || if left.load(Ordering::SeqCst) > 0 { Revision::MAX } else { store.revision() };
-        let work = join_all((0..CLIENTS).map(async |n| {
-            let calls = client(&store, n, Dice(round * 100 + n as u64)).await;
-            left.fetch_sub(1, Ordering::SeqCst);
-            calls
-        }));
-        let ranges = ["", "/k/", "/k/1", "/mine/"].map(KeyRange::prefix);
-        let watches = join_all(ranges.into_iter().map(|range| watch(&store, range, first + 1, until)));
-        let (calls, watches) = futures::join!(work, watches);
-        let events = watches[0].batches.iter().flat_map(|batch| batch.events.clone()).collect();
-        let history = History { calls: calls.concat(), events, watches };
-        state = history.check(state, first).unwrap();
-        store = reopen(store).await;
-        let found = store.range(RangeRequest::new(KeyRange::prefix(""))).await.unwrap().kvs;
-        assert!(found.iter().eq(state.values()), "what was acknowledged is there after a restart");
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_memory_engine_is_linearizable_and_its_watches_are_reliable() {

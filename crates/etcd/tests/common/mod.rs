@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test uses its own part")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -66,12 +66,7 @@ impl Served {
 
     /// How the store's own client finds it.
     pub fn config(&self) -> EtcdConfig {
-        let read = |name: &str| std::fs::read_to_string(self.pki_dir().join(name)).unwrap();
-        EtcdConfig {
-            endpoints: vec![self.url()],
-            ca_pem: Some(read("etcd/ca.crt")),
-            identity: Some((read(&format!("{ETCD_CLIENT}.crt")), read(&format!("{ETCD_CLIENT}.key")))),
-        }
+        client_config(vec![self.url()], Some(&self.pki_dir()))
     }
 
     pub fn pki_dir(&self) -> PathBuf {
@@ -80,18 +75,11 @@ impl Served {
 
     /// etcdctl without certificates.
     pub fn bare_command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("etcdctl");
-        command.env("ETCDCTL_API", "3").arg("--endpoints").arg(self.url()).args(arguments).kill_on_drop(true);
-        command
+        etcdctl_command(&self.url(), None, arguments)
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let pki = self.pki_dir();
-        let mut command = self.bare_command(arguments);
-        command.env("ETCDCTL_CACERT", pki.join("etcd/ca.crt"));
-        command.env("ETCDCTL_CERT", pki.join(format!("{ETCD_CLIENT}.crt")));
-        command.env("ETCDCTL_KEY", pki.join(format!("{ETCD_CLIENT}.key")));
-        command
+        etcdctl_command(&self.url(), Some(&self.pki_dir()), arguments)
     }
 
     /// etcdctl's answer.
@@ -114,51 +102,143 @@ impl Served {
     }
 }
 
-/// A real etcd on free ports.
+/// A real etcd on free ports, of one member or several.
 pub struct RealEtcd {
-    pub url: String,
-    _child: Child,
+    members: Vec<Member>,
+    /// Where its certificates are, if it wants TLS.
+    pki: Option<PathBuf>,
     _dir: Option<TempDir>,
 }
 
+struct Member {
+    url: String,
+    command: Command,
+    child: Child,
+}
+
 impl RealEtcd {
-    /// Starts it on a data directory of its own.
+    /// One member, on a data directory of its own.
     pub async fn start_empty() -> RealEtcd {
         let dir = tempfile::tempdir().unwrap();
         let etcd = Self::start(&dir.path().join("etcd").display().to_string()).await;
         RealEtcd { _dir: Some(dir), ..etcd }
     }
 
-    /// Starts it on a data directory and waits until it answers.
+    /// One member, on this data directory.
     pub async fn start(data: &str) -> RealEtcd {
-        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let (client, peer) = (format!("http://{}", free()), format!("http://{}", free()));
-        let mut command = Command::new("etcd");
-        command.args(["--data-dir", data, "--log-level", "error", "--unsafe-no-fsync"]);
-        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
-        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-        command.args(["--initial-cluster", &format!("default={peer}")]);
-        // One member elects itself as soon as it may.
-        command.args(["--heartbeat-interval", "10", "--election-timeout", "100"]);
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
-        let etcd = RealEtcd { url: client, _child: child, _dir: None };
+        // It elects itself as soon as it may.
+        Self::start_members(&["default"], &["--heartbeat-interval=10", "--election-timeout=100"], None, |_| data.into())
+            .await
+    }
+
+    /// Three members that speak TLS, and only with those who show a certificate.
+    pub async fn start_cluster() -> RealEtcd {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = dir.path().join("pki");
+        Pki::ensure(&pki, &[], &[]).unwrap();
+        let data = |name: &str| dir.path().join(name).display().to_string();
+        let etcd = Self::start_members(&["first", "second", "third"], &[], Some(pki), data).await;
+        RealEtcd { _dir: Some(dir), ..etcd }
+    }
+
+    /// Starts members and waits until each answers.
+    async fn start_members(
+        names: &[&str],
+        more: &[&str],
+        pki: Option<PathBuf>,
+        data: impl Fn(&str) -> String,
+    ) -> RealEtcd {
+        let scheme = if pki.is_some() { "https" } else { "http" };
+        // All at once, so that no two are the same.
+        let ports: Vec<_> = names.iter().map(|_| [(); 2].map(|()| free_port())).collect();
+        let url = |port: &std::net::TcpListener| format!("{scheme}://{}", port.local_addr().unwrap());
+        let urls: Vec<_> = ports.iter().map(|[client, peer]| (url(client), url(peer))).collect();
+        drop(ports);
+        let cluster: Vec<_> = names.iter().zip(&urls).map(|(name, (_, peer))| format!("{name}={peer}")).collect();
+        let members = names.iter().zip(urls).map(|(name, (url, peer))| {
+            let mut command = Command::new("etcd");
+            command.args(["--name", name, "--data-dir", &data(name), "--log-level", "error", "--unsafe-no-fsync"]);
+            command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
+            command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+            command.args(["--initial-cluster", &cluster.join(",")]).args(more);
+            if let Some(pki) = &pki {
+                for prefix in ["", "peer-"] {
+                    command.arg(format!("--{prefix}cert-file={}", pki.join("etcd/server.crt").display()));
+                    command.arg(format!("--{prefix}key-file={}", pki.join("etcd/server.key").display()));
+                    command.arg(format!("--{prefix}trusted-ca-file={}", pki.join("etcd/ca.crt").display()));
+                    command.arg(format!("--{prefix}client-cert-auth"));
+                }
+            }
+            command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+            let child = command.spawn().unwrap();
+            Member { url, command, child }
+        });
+        let etcd = RealEtcd { members: members.collect(), pki, _dir: None };
+        for member in &etcd.members {
+            etcd.answers(member).await;
+        }
+        etcd
+    }
+
+    async fn answers(&self, member: &Member) {
         let healthy = async {
-            while !etcd.command(&["endpoint", "health"]).output().await.unwrap().status.success() {
+            while !self.command(member, &["endpoint", "health"]).output().await.unwrap().status.success() {
                 coracle_clock::sleep(Duration::from_millis(50)).await;
             }
         };
         coracle_clock::timeout(Duration::from_secs(60), healthy).await.expect("etcd answers");
-        etcd
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("etcdctl");
-        command.env("ETCDCTL_API", "3").arg("--endpoints").arg(&self.url).args(arguments);
-        command
+    /// Kills a member.
+    pub async fn kill(&mut self, member: usize) {
+        self.members[member].child.kill().await.unwrap();
+    }
+
+    /// Starts a member again and waits until it answers.
+    pub async fn restart(&mut self, member: usize) {
+        let found = &mut self.members[member];
+        found.child = found.command.spawn().unwrap();
+        self.answers(&self.members[member]).await;
+    }
+
+    /// The first member's address.
+    pub fn url(&self) -> &str {
+        &self.members[0].url
+    }
+
+    /// How the store's own client finds it.
+    pub fn config(&self) -> EtcdConfig {
+        client_config(self.members.iter().map(|member| member.url.clone()).collect(), self.pki.as_deref())
+    }
+
+    fn command(&self, member: &Member, arguments: &[&str]) -> Command {
+        etcdctl_command(&member.url, self.pki.as_deref(), arguments)
     }
 
     /// etcdctl's answer.
     pub async fn ctl(&self, arguments: &[&str]) -> String {
-        succeeded(&mut self.command(arguments)).await
+        succeeded(&mut self.command(&self.members[0], arguments)).await
     }
+}
+
+/// A port that nobody has as long as this is held.
+fn free_port() -> std::net::TcpListener {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap()
+}
+
+fn client_config(endpoints: Vec<String>, pki: Option<&Path>) -> EtcdConfig {
+    let read = |name: &str| pki.map(|pki| std::fs::read_to_string(pki.join(name)).unwrap());
+    let identity = read(&format!("{ETCD_CLIENT}.crt")).zip(read(&format!("{ETCD_CLIENT}.key")));
+    EtcdConfig { endpoints, ca_pem: read("etcd/ca.crt"), identity }
+}
+
+fn etcdctl_command(url: &str, pki: Option<&Path>, arguments: &[&str]) -> Command {
+    let mut command = Command::new("etcdctl");
+    command.env("ETCDCTL_API", "3").args(["--endpoints", url]).args(arguments).kill_on_drop(true);
+    if let Some(pki) = pki {
+        command.env("ETCDCTL_CACERT", pki.join("etcd/ca.crt"));
+        command.env("ETCDCTL_CERT", pki.join(format!("{ETCD_CLIENT}.crt")));
+        command.env("ETCDCTL_KEY", pki.join(format!("{ETCD_CLIENT}.key")));
+    }
+    command
 }

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 
 use coracle_store::*;
 
+pub mod clients;
 pub mod naive;
 
 use naive::State;
@@ -117,7 +118,7 @@ impl History {
 }
 
 impl Call {
-    fn revision(&self) -> Option<Revision> {
+    pub fn revision(&self) -> Option<Revision> {
         self.answer.as_ref().map(|(_, answer)| match answer {
             Answer::Txn(answer) => answer.revision,
             Answer::Range(answer) => answer.revision,
