@@ -51,7 +51,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_client::{LeaderElectionConfig, LeaderElector};
 use futures::future::join_all;
 use kube::Client;
 use tokio_util::sync::CancellationToken;
@@ -86,8 +85,6 @@ pub struct Config {
     pub node_monitor_grace_period: Duration,
     /// So many finished pods are kept before the oldest are deleted.
     pub terminated_pod_gc_threshold: usize,
-    /// This instance's name, if it is to take part in leader election.
-    pub leader_election: Option<String>,
 }
 
 impl Default for Config {
@@ -104,7 +101,6 @@ impl Default for Config {
             concurrent_syncs: 5,
             node_monitor_grace_period: Duration::from_secs(50),
             terminated_pod_gc_threshold: 12_500,
-            leader_election: None,
         }
     }
 }
@@ -131,18 +127,8 @@ impl VolumeDirectory for HostVolumes {
     }
 }
 
-/// Runs the enabled controllers until `shutdown`; with leader election, while this instance leads.
+/// Runs the enabled controllers until `shutdown`. Each is a task; informers are shared.
 pub async fn run(client: Client, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let Some(identity) = config.leader_election.clone() else {
-        return run_controllers(client, config, shutdown).await;
-    };
-    let election = LeaderElectionConfig::new("kube-controller-manager", identity);
-    let elector = LeaderElector::new(client.clone(), election);
-    elector.run(shutdown, |leading| run_controllers(client, config, leading)).await
-}
-
-/// Each controller is a task; informers are shared.
-async fn run_controllers(client: Client, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let enabled: Vec<_> = CONTROLLERS.iter().filter(|controller| is_enabled(controller, &config.controllers)).collect();
     let context = Context::new(client, config, shutdown);
     let tasks = enabled.into_iter().map(|controller| {

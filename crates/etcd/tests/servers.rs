@@ -20,6 +20,7 @@ use coracle_store::{MemoryStore, SharedStore};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use kube::api::{PostParams, WatchEvent, WatchParams};
+use kube::client::Body;
 use kube::{Api, Client};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -110,32 +111,74 @@ async fn no_address_or_port_is_given_twice() {
     assert!(services.len() > 70, "{}", services.len());
 }
 
-/// Leads for as long as it may, and writes down from when until when.
-async fn candidate(client: Client, name: &'static str, log: Arc<Mutex<Vec<(&'static str, bool)>>>) {
+/// What leaders wrote: at which second, who.
+type Writes = Arc<Mutex<Vec<(u64, &'static str)>>>;
+
+/// Leads while it may, and tries to write every half second: only what the server took is noted.
+async fn candidate(client: Client, name: &'static str, writes: Writes, since: coracle_clock::Instant) {
     let elector = LeaderElector::new(client, LeaderElectionConfig::new("kube-scheduler", name));
-    let lead = async |leading: CancellationToken| {
-        log.lock().unwrap().push((name, true));
-        leading.cancelled().await;
-        log.lock().unwrap().push((name, false));
+    let lead = async |client: Client, leading: CancellationToken| {
+        let api = Api::<ConfigMap>::default_namespaced(client);
+        // One that was cut off does not notice by itself that it was told to stop.
+        for number in 0.. {
+            let map = serde_json::from_value(json!({ "metadata": { "name": format!("{name}-{number}") } })).unwrap();
+            if api.create(&PostParams::default(), &map).await.is_ok() {
+                writes.lock().unwrap().push((since.elapsed().as_secs(), name));
+            } else if leading.is_cancelled() {
+                break;
+            }
+            coracle_clock::sleep(Duration::from_millis(500)).await;
+        }
         Ok(())
     };
     _ = elector.run(CancellationToken::new(), lead).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn when_a_leader_dies_another_leads_within_15_seconds_and_never_two_at_once() {
+/// A client whose every question about Leases stays without an answer once that is `cut`.
+fn cuttable(client: Client, cut: CancellationToken) -> Client {
+    Client::new(
+        tower::service_fn(move |request: http::Request<Body>| {
+            let (client, cut) = (client.clone(), cut.clone());
+            async move {
+                if cut.is_cancelled() && request.uri().path().contains("/leases/") {
+                    std::future::pending::<()>().await;
+                }
+                client.send(request).await
+            }
+        }),
+        "default",
+    )
+}
+
+/// When the second of two leaders wrote first, after what happened to the first of them a minute in, and how often the
+/// first wrote after that.
+async fn failover(happens: impl FnOnce(&tokio::task::JoinHandle<()>, &CancellationToken)) -> (u64, usize) {
     let (store, dir) = (MemoryStore::new(), tempfile::tempdir().unwrap());
     let pki = Pki::ensure(dir.path(), &[], &[]).unwrap();
     let (a, b) = (server(store.clone(), &pki).await, server(store, &pki).await);
-    let log = Arc::default();
-    let first = tokio::spawn(candidate(admin(&a), "first", Arc::clone(&log)));
+    let (writes, cut, since) = (Writes::default(), CancellationToken::new(), coracle_clock::instant());
+    let first = tokio::spawn(candidate(cuttable(admin(&a), cut.clone()), "first", writes.clone(), since));
     coracle_clock::sleep(Duration::from_secs(5)).await;
-    let _second = tokio::spawn(candidate(admin(&b), "second", Arc::clone(&log)));
+    let _second = tokio::spawn(candidate(admin(&b), "second", writes.clone(), since));
+    coracle_clock::sleep(Duration::from_secs(55)).await;
+    assert!(writes.lock().unwrap().iter().all(|(_, name)| *name == "first"));
+    happens(&first, &cut);
     coracle_clock::sleep(Duration::from_secs(60)).await;
-    assert_eq!(*log.lock().unwrap(), [("first", true)]);
-    first.abort();
-    coracle_clock::sleep(Duration::from_secs(10)).await;
-    assert_eq!(log.lock().unwrap().len(), 1, "a leader that is only slow keeps its lease");
-    coracle_clock::sleep(Duration::from_secs(5)).await;
-    assert_eq!(log.lock().unwrap()[1..], [("second", true)]);
+    let writes = writes.lock().unwrap();
+    let taken = writes.iter().position(|(_, name)| *name == "second").expect("the second leads");
+    assert!(writes[taken..].iter().all(|(_, name)| *name == "second"), "never two at once: {writes:?}");
+    (writes[taken].0 - 60, writes[..taken].iter().filter(|(at, _)| *at > 60).count())
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_a_leader_dies_another_leads_within_15_seconds() {
+    let (seconds, _) = failover(|first, _| first.abort()).await;
+    assert!((10..15).contains(&seconds), "a leader that is only slow keeps its Lease: {seconds}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_cut_off_writes_nothing_before_another_leads() {
+    let (seconds, writes) = failover(|_, cut| cut.cancel()).await;
+    assert!((10..15).contains(&seconds), "{seconds}");
+    assert!((8..=16).contains(&writes), "it writes for seven seconds after it renewed last: {writes}");
 }

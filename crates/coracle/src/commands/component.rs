@@ -98,8 +98,7 @@ where
         return work(client, shutdown).await;
     }
     let identity = format!("{}_{}", hostname(), coracle_clock::uuid());
-    let elector = LeaderElector::new(client.clone(), LeaderElectionConfig::new(name, identity));
-    elector.run(shutdown, |leading| work(client, leading)).await
+    LeaderElector::new(client, LeaderElectionConfig::new(name, identity)).run(shutdown, work).await
 }
 
 /// `coracle controller-manager`.
