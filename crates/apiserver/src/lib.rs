@@ -15,6 +15,7 @@ pub mod body;
 pub mod bootstrap;
 pub mod component;
 pub mod discovery;
+pub mod endpoints;
 pub mod filter;
 pub mod flow_control;
 mod handler;

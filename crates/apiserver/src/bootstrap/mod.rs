@@ -67,6 +67,11 @@ pub async fn ensure(storage: &Storage, config: &BootstrapConfig) -> ApiResult<()
     settle(storage, || first_objects(storage, config)).await
 }
 
+/// Makes the Service `kubernetes` lead to the servers at these addresses, and to no other.
+pub(crate) async fn ensure_endpoints(storage: &Storage, ips: &[String], port: u16) -> ApiResult<()> {
+    settle(storage, || kubernetes_endpoints(ips, port, Existing::Own).collect()).await
+}
+
 /// Creates or corrects the objects of priority and fairness alone.
 pub(crate) async fn ensure_flow_control(storage: &Storage) -> ApiResult<()> {
     settle(storage, flow_objects).await
@@ -180,15 +185,7 @@ fn first_objects(storage: &Storage, config: &BootstrapConfig) -> Vec<First> {
     // Two may have the same one, and only one of them can.
     let owned: BTreeMap<Ipv4Addr, &Value> = owned.collect();
     all.extend(owned.iter().map(|(ip, service)| keep(NETWORKING, "ipaddresses", ip_address(*ip, service))));
-    let (endpoints, slice) = kubernetes_endpoints(config);
-    all.push(First { group: "", plural: "endpoints", object: endpoints, existing: Existing::Own(&["subsets"]) });
-    let owned: &[&str] = &["endpoints", "ports"];
-    all.push(First {
-        group: "discovery.k8s.io",
-        plural: "endpointslices",
-        object: slice,
-        existing: Existing::Own(owned),
-    });
+    all.extend(kubernetes_endpoints(&[config.advertise_ip.to_string()], config.advertise_port, |_| Existing::Keep));
     all.extend(registration::builtin(registry::builtin().iter().map(AsRef::as_ref)).into_iter().map(|object| First {
         group: "apiregistration.k8s.io",
         plural: "apiservices",
@@ -304,10 +301,15 @@ fn kubernetes_service(config: &BootstrapConfig) -> Value {
     })
 }
 
-/// Endpoints and EndpointSlice of the `kubernetes` Service: nobody but this server knows where it is.
-fn kubernetes_endpoints(config: &BootstrapConfig) -> (Value, Value) {
-    let ip = config.advertise_ip.to_string();
-    let port = json!({ "name": "https", "port": config.advertise_port, "protocol": "TCP" });
+/// Endpoints and EndpointSlice of the Service `kubernetes`: nobody but the servers themselves know where they are.
+fn kubernetes_endpoints(
+    ips: &[String],
+    port: u16,
+    existing: fn(&'static [&'static str]) -> Existing,
+) -> impl Iterator<Item = First> + use<> {
+    let ports = json!([{ "name": "https", "port": port, "protocol": "TCP" }]);
+    let addresses: Vec<_> = ips.iter().map(|ip| json!({ "ip": ip })).collect();
+    let subsets = if ips.is_empty() { json!([]) } else { json!([{ "addresses": addresses, "ports": ports }]) };
     let endpoints = json!({
         "kind": "Endpoints",
         "apiVersion": "v1",
@@ -316,8 +318,9 @@ fn kubernetes_endpoints(config: &BootstrapConfig) -> (Value, Value) {
             "namespace": "default",
             "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" },
         },
-        "subsets": [{ "addresses": [{ "ip": ip }], "ports": [port] }],
+        "subsets": subsets,
     });
+    let each: Vec<_> = ips.iter().map(|ip| json!({ "addresses": [ip], "conditions": { "ready": true } })).collect();
     let slice = json!({
         "kind": "EndpointSlice",
         "apiVersion": "discovery.k8s.io/v1",
@@ -327,10 +330,12 @@ fn kubernetes_endpoints(config: &BootstrapConfig) -> (Value, Value) {
             "labels": { "kubernetes.io/service-name": "kubernetes" },
         },
         "addressType": "IPv4",
-        "endpoints": [{ "addresses": [ip], "conditions": { "ready": true } }],
-        "ports": [port],
+        "endpoints": each,
+        "ports": ports,
     });
-    (endpoints, slice)
+    let first = |group, plural, object, existing| First { group, plural, object, existing };
+    let slice = first("discovery.k8s.io", "endpointslices", slice, existing(&["endpoints", "ports"]));
+    [first("", "endpoints", endpoints, existing(&["subsets"])), slice].into_iter()
 }
 
 #[cfg(test)]
@@ -376,17 +381,6 @@ mod tests {
             let addresses = storage.list(NETWORKING, "ipaddresses", "").await.unwrap();
             let owners: Vec<&Value> = addresses.iter().map(|address| &address["spec"]["parentRef"]["name"]).collect();
             assert_eq!(owners, ["kubernetes", "old"]);
-        });
-    }
-
-    #[test]
-    fn another_port_moves_the_endpoints_of_the_kubernetes_service() {
-        in_simulation(async || {
-            let storage = storage().await;
-            ensure(&storage, &config(6443)).await.unwrap();
-            ensure(&storage, &config(7443)).await.unwrap();
-            let endpoints = storage.get("", "endpoints", "default", "kubernetes").await.unwrap().unwrap();
-            assert_eq!(endpoints["subsets"][0]["ports"][0]["port"], 7443);
         });
     }
 

@@ -1,15 +1,16 @@
 //! The control plane's front: the API server on its store, behind TLS.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use anyhow::Context;
-use coracle_apiserver::ApiServer;
 use coracle_apiserver::assembly::assemble;
 use coracle_apiserver::auth::front_proxy::RequestHeaders;
 use coracle_apiserver::auth::jwt::TokenKey;
 use coracle_apiserver::pki::{FRONT_PROXY, Pki};
 use coracle_apiserver::security::SecurityConfig;
 use coracle_apiserver::serve;
+use coracle_apiserver::{ApiServer, endpoints};
 use coracle_store::SharedStore;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -22,6 +23,7 @@ use crate::data_dir::ClusterConfig;
 pub struct ControlPlane {
     /// The server.
     pub api: Arc<ApiServer>,
+    advertise: (Ipv4Addr, u16),
 }
 
 impl ControlPlane {
@@ -35,7 +37,12 @@ impl ControlPlane {
         security.proxy_client = Some(pki.front_proxy_client().clone());
         let advertise = (config.gateway(), config.port);
         let api = assemble(store, security, advertise, Some(ca)).await.context("the API server")?;
-        Ok(ControlPlane { api })
+        Ok(ControlPlane { api, advertise })
+    }
+
+    /// Keeps this server among the endpoints of the Service `kubernetes` until shutdown.
+    pub fn keep_endpoints(&self, shutdown: &CancellationToken) -> impl Future<Output = ()> + Send + use<> {
+        endpoints::run(self.api.config.storage.clone(), self.advertise, shutdown.clone())
     }
 
     /// Serves a listener until shutdown.

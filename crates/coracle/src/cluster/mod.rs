@@ -116,6 +116,7 @@ impl Cluster {
         if let Some(listener) = etcd {
             components.spawn(serve_etcd(listener, store.clone(), &pki, shutdown.clone())?);
         }
+        components.spawn(plane.keep_endpoints(&shutdown));
         let api = plane.api;
         let mut cluster = Cluster { config, api, store, shutdown, components, _lock: lock };
         cluster.start_components(dir, &pki, rights).await?;

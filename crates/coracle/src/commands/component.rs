@@ -23,7 +23,7 @@ use coracle_apiserver::auth::static_token::StaticTokens;
 use coracle_apiserver::component::{Answers, Component, serve_plain};
 use coracle_apiserver::pki::{CertKey, FRONT_PROXY, Pki};
 use coracle_apiserver::security::SecurityConfig;
-use coracle_apiserver::{metrics, render, serve};
+use coracle_apiserver::{endpoints, metrics, render, serve};
 use coracle_client::{LeaderElectionConfig, LeaderElector};
 use coracle_controller_manager::{Authority, TokenSigner};
 use coracle_kubelet::runtime::docker::{DockerConfig, DockerRuntime, NetworkConfig};
@@ -357,7 +357,8 @@ pub async fn apiserver(data_dir: Option<PathBuf>, options: cli::Apiserver) -> an
     let shutdown = shutdown_on_signal()?;
     crate::store::compact(&store, options.etcd_compaction_interval, &shutdown);
     tracing::info!(address = %options.bind_address, port, certificates = %pki_dir.display(), "serving");
-    serve::serve(listener, tls, api.service(), shutdown).await;
+    let endpoints = endpoints::run(api.config.storage.clone(), advertise, shutdown.clone());
+    tokio::join!(endpoints, serve::serve(listener, tls, api.service(), shutdown));
     store.close().await?;
     Ok(())
 }
