@@ -1,5 +1,5 @@
-//! Components as processes of their own, over TLS: an API server with its store in memory and static tokens, and what
-//! a test starts beside it. No Docker is needed: kubelets are simulated.
+//! Components as processes of their own, over TLS: an API server with its store in memory and static tokens, or two on a
+//! real etcd, and what a test starts beside it. No Docker is needed: kubelets are simulated.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::binary::coracle;
 use crate::cluster::free_port;
 use crate::https::{self, Connection};
 use crate::kubectl::{Kubectl, programs};
-use crate::wait::eventually;
+use crate::process::run;
+use crate::wait::{eventually, wait_until};
 
 /// The running components, by name. Each of [`TOKENS`] has a kubeconfig.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ scheduler,system:kube-scheduler,3
 node-a,system:node:a,4,"system:nodes"
 node-b,system:node:b,5,"system:nodes"
 visitor,vera,6
+controllers-2,system:kube-controller-manager,7
+scheduler-2,system:kube-scheduler,8
 "#;
 
 /// What is written down in `audit.log`: what happens in the namespace `audited`.
@@ -40,25 +44,69 @@ const AUDIT: &str = r#"{apiVersion: audit.k8s.io/v1, kind: Policy, omitStages: [
   {level: Metadata, namespaces: [audited]}, {level: None}]}
 "#;
 
+/// What is written down where several controller managers and schedulers are: what they change.
+const AUDIT_LEADERS: &str = r#"{apiVersion: audit.k8s.io/v1, kind: Policy, omitStages: [RequestReceived], rules: [
+  {level: Metadata, users: ["system:kube-controller-manager", "system:kube-scheduler"], verbs: [create, update, patch, delete]},
+  {level: None}]}
+"#;
+
 impl Parts {
-    /// Starts an API server, and waits until it is ready.
-    pub fn api_server() -> Parts {
+    fn new() -> Parts {
         let folder = tempfile::Builder::new().prefix("coracle-test-").tempdir().expect("a temporary folder");
         let parts = Parts { folder, port: free_port(), children: Mutex::default(), serving: Mutex::default() };
         std::fs::write(parts.path("tokens.csv"), TOKENS).expect("a file");
-        std::fs::write(parts.path("audit.yaml"), AUDIT).expect("a file");
-        let port = parts.port.to_string();
-        let files = ["tokens.csv", "pki", "audit.yaml", "audit.log"].map(|name| parts.path(name));
-        let [tokens, pki, policy, log] = files.each_ref().map(|path| text(path));
-        let arguments = ["--secure-port", &port, "--store", "memory", "--token-auth-file", tokens, "--cert-dir", pki];
-        let audit = ["--audit-policy-file", policy, "--audit-log-path", log];
-        parts.spawn("apiserver", "apiserver", &[&arguments[..], &audit].concat());
         for token in TOKENS.lines().filter_map(|line| line.split(',').next()) {
             parts.kubeconfig(token, "default");
         }
-        let kubectl = parts.kubectl("admin");
-        eventually("the API server is ready", 20, || kubectl.run("get --raw /readyz").stdout == "ok");
         parts
+    }
+
+    /// Starts an API server, and waits until it is ready.
+    pub fn api_server() -> Parts {
+        let parts = Self::new();
+        parts.spawn_api_server("", parts.port, "memory", AUDIT);
+        parts
+    }
+
+    /// Starts an etcd and two API servers on it, with a controller manager and a scheduler each that work if no others do,
+    /// and two nodes of the second's.
+    pub fn on_etcd() -> Parts {
+        let parts = Self::new();
+        let (store, peer) = (format!("127.0.0.1:{}", free_port()), format!("http://127.0.0.1:{}", free_port()));
+        let (data, url) = (parts.path("etcd"), format!("http://{store}"));
+        let mut etcd = Command::new("etcd");
+        etcd.args(["--data-dir", text(&data), "--log-level", "error", "--unsafe-no-fsync"]);
+        etcd.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
+        etcd.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        etcd.args(["--initial-cluster", &format!("default={peer}")]);
+        parts.start("etcd", etcd);
+        eventually("etcd answers", 30, || {
+            let mut command = Command::new("etcdctl");
+            command.env("ETCDCTL_API", "3").args(["--endpoints", &url, "endpoint", "health"]);
+            run(command, "").code == 0
+        });
+        let second = parts.serve("apiserver-2").parse().expect("a port");
+        for (number, port) in [("", parts.port), ("-2", second)] {
+            parts.spawn_api_server(number, port, &format!("etcd://{store}"), AUDIT_LEADERS);
+            parts.candidates(number);
+        }
+        parts.kubelet("a", "-2");
+        parts.kubelet("b", "-2");
+        parts
+    }
+
+    /// Starts the API server of this number, which is "" or "-2", and waits until it is ready.
+    fn spawn_api_server(&self, number: &str, port: u16, store: &str, audit: &str) {
+        std::fs::write(self.path("audit.yaml"), audit).expect("a file");
+        let (advertised, port) = (if number.is_empty() { "127.0.0.1" } else { "127.0.0.2" }, port.to_string());
+        let files = ["tokens.csv", "pki", "audit.yaml", &format!("audit{number}.log")].map(|name| self.path(name));
+        let [tokens, pki, policy, log] = files.each_ref().map(|path| text(path));
+        let arguments = ["--secure-port", &port, "--store", store, "--advertise-address", advertised];
+        let files =
+            ["--token-auth-file", tokens, "--cert-dir", pki, "--audit-policy-file", policy, "--audit-log-path", log];
+        self.spawn(&format!("apiserver{number}"), "apiserver", &[&arguments[..], &files].concat());
+        let kubectl = self.kubectl_through("admin", number);
+        eventually("the API server is ready", 20, || kubectl.run("get --raw /readyz").stdout == "ok");
     }
 
     /// Starts an API server, controllers, a scheduler and the node `a`, and waits until the node is ready.
@@ -66,7 +114,7 @@ impl Parts {
         let parts = Parts::api_server();
         parts.controllers();
         parts.scheduler("scheduler");
-        parts.kubelet("a");
+        parts.kubelet("a", "");
         let kubectl = parts.kubectl("admin");
         eventually("the node is there", 20, || kubectl.names("nodes") == ["a"]);
         kubectl.ok("wait --for=condition=Ready node a --timeout=30s");
@@ -75,22 +123,36 @@ impl Parts {
 
     /// Starts the controllers.
     pub fn controllers(&self) {
-        let (kubeconfig, volumes) = (self.kubeconfig("controllers", "default"), self.path("volumes"));
         let (certificate, key) = (self.path("pki/ca.crt"), self.path("pki/ca.key"));
-        let flags = ["--kubeconfig", text(&kubeconfig), "--volume-dir", text(&volumes)];
         let signing = ["--cluster-signing-cert-file", text(&certificate), "--cluster-signing-key-file", text(&key)];
         let (shown, its_key) = (self.path("pki/apiserver.crt"), self.path("pki/apiserver.key"));
         let tls = ["--tls-cert-file", text(&shown), "--tls-private-key-file", text(&its_key)];
-        let port = self.serve("controller-manager");
-        let serving = ["--secure-port", &port];
-        self.spawn("controller-manager", "controller-manager", &[&flags[..], &signing, &tls, &serving].concat());
+        self.controller_manager("", &[signing, tls].concat());
+    }
+
+    fn controller_manager(&self, number: &str, more: &[&str]) {
+        let name = format!("controller-manager{number}");
+        let kubeconfig = self.kubeconfig_through(&format!("controllers{number}"), number);
+        let (volumes, port) = (self.path("volumes"), self.serve(&name));
+        let flags = ["--kubeconfig", text(&kubeconfig), "--volume-dir", text(&volumes), "--secure-port", &port];
+        self.spawn(&name, "controller-manager", &[&flags, more].concat());
+    }
+
+    /// Starts the controller manager and the scheduler of this number, at its API server.
+    pub fn candidates(&self, number: &str) {
+        self.controller_manager(number, &["--leader-elect"]);
+        let name = format!("scheduler{number}");
+        self.spawn_scheduler(&name, &self.kubeconfig_through(&name, number));
     }
 
     /// Starts a scheduler, which works if no other does.
     pub fn scheduler(&self, name: &str) {
-        let (kubeconfig, port) = (self.kubeconfig("scheduler", "default"), self.serve(name));
-        let flags = ["--kubeconfig", text(&kubeconfig), "--leader-elect", "--secure-port", &port];
-        self.spawn(name, "scheduler", &flags);
+        self.spawn_scheduler(name, &self.kubeconfig("scheduler", "default"));
+    }
+
+    fn spawn_scheduler(&self, name: &str, kubeconfig: &Path) {
+        let port = self.serve(name);
+        self.spawn(name, "scheduler", &["--kubeconfig", text(kubeconfig), "--leader-elect", "--secure-port", &port]);
     }
 
     /// Chooses where a component tells how it is.
@@ -105,10 +167,10 @@ impl Parts {
         self.serving.lock().expect("no panic holds it")[name]
     }
 
-    /// Starts the kubelet of a simulated node: `a` or `b`.
-    pub fn kubelet(&self, node: &str) {
+    /// Starts the kubelet of a simulated node, `a` or `b`, at the API server of this number.
+    pub fn kubelet(&self, node: &str, number: &str) {
         let name = format!("node-{node}");
-        let (root, kubeconfig) = (self.path(&name), self.kubeconfig(&name, "default"));
+        let (root, kubeconfig) = (self.path(&name), self.kubeconfig_through(&name, number));
         let cidr = format!("10.200.{}.0/24", node.as_bytes()[0]);
         let flags = ["--hostname-override", node, "--container-runtime", "simulated", "--pod-cidr", &cidr];
         let files = ["--root-dir", text(&root), "--kubeconfig", text(&kubeconfig)];
@@ -121,19 +183,55 @@ impl Parts {
     }
 
     fn spawn(&self, name: &str, component: &str, arguments: &[&str]) {
-        let log = File::options().create(true).append(true).open(self.path(&format!("{name}.log"))).expect("a log");
         let mut command = Command::new(coracle());
         command.arg("--data-dir").arg(self.path("data")).arg(component).args(arguments);
+        self.start(name, command);
+    }
+
+    fn start(&self, name: &str, mut command: Command) {
+        let log = File::options().create(true).append(true).open(self.path(&format!("{name}.log"))).expect("a log");
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("it runs");
         self.children.lock().expect("no panic holds it").push((name.to_owned(), child));
     }
 
+    /// Sends a component a signal.
+    pub fn signal(&self, name: &str, signal: Signal) {
+        let children = self.children.lock().expect("no panic holds it");
+        let (_, child) = children.iter().find(|(child, _)| child == name).expect("it was started");
+        kill_process(Pid::from_child(child), signal).expect("it is ours");
+    }
+
     /// Kills a component, as the kernel would that is out of memory.
     pub fn kill(&self, name: &str) {
+        self.signal(name, Signal::KILL);
+        self.ended(name);
+    }
+
+    /// Waits until a component has ended; whether it said that all is well.
+    pub fn ended(&self, name: &str) -> bool {
         let mut children = self.children.lock().expect("no panic holds it");
         let index = children.iter().position(|(child, _)| child == name).expect("it was started");
-        let (_, mut child) = children.remove(index);
-        child.kill().and_then(|()| child.wait()).expect("it is ours to end");
+        let status = wait_until("it ends", 30, || children[index].1.try_wait().expect("it is ours"));
+        children.remove(index);
+        status.success()
+    }
+
+    /// A kubeconfig for a token's owner that leads to the API server of this number.
+    fn kubeconfig_through(&self, token: &str, number: &str) -> PathBuf {
+        let kubeconfig = self.kubeconfig(token, "default");
+        if number.is_empty() {
+            return kubeconfig;
+        }
+        let text = std::fs::read_to_string(kubeconfig).expect("it was made");
+        let port = self.serving(&format!("apiserver{number}")).to_string();
+        let path = self.path(&format!("{token}-through{number}.conf"));
+        std::fs::write(&path, text.replace(&self.port.to_string(), &port)).expect("a file");
+        path
+    }
+
+    /// The newest of the promised kubectls, as a token's owner at the API server of this number.
+    pub fn kubectl_through(&self, token: &str, number: &str) -> Kubectl {
+        Kubectl { kubeconfig: self.kubeconfig_through(token, number), ..self.kubectl(token) }
     }
 
     /// A kubeconfig for a token's owner, at home in a namespace.
@@ -213,4 +311,12 @@ fn text(path: &Path) -> &str {
 /// Why these tests cannot run here, if they cannot.
 pub fn missing() -> Option<String> {
     programs().is_empty().then(|| "there is no kubectl".to_owned())
+}
+
+/// Why those with a real etcd cannot.
+pub fn missing_with_etcd() -> Option<String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let there = |program: &&str| std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    let lacks = ["etcd", "etcdctl"].into_iter().find(|program| !there(program));
+    missing().or_else(|| lacks.map(|program| format!("there is no {program}")))
 }

@@ -26,8 +26,8 @@ fn start() -> Parts {
     let parts = Parts::api_server();
     parts.controllers();
     parts.scheduler("scheduler-1");
-    parts.kubelet("a");
-    parts.kubelet("b");
+    parts.kubelet("a", "");
+    parts.kubelet("b", "");
     parts
 }
 
