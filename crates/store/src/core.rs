@@ -55,6 +55,25 @@ pub(crate) enum Command {
     Expire(Instant),
 }
 
+impl Command {
+    /// Whether it may leave more than there was: what etcd refuses, and nothing else, when there is no space.
+    pub(crate) fn grows(&self) -> bool {
+        match self {
+            Command::Txn(txn) => puts(txn),
+            Command::Grant { .. } => true,
+            Command::Compact(_) | Command::KeepAlive { .. } | Command::Revoke(_) | Command::Expire(_) => false,
+        }
+    }
+}
+
+fn puts(txn: &Txn) -> bool {
+    txn.success.iter().chain(&txn.failure).any(|op| match op {
+        Op::Put { .. } | Op::Update { .. } => true,
+        Op::Txn(inner) => puts(inner),
+        Op::Delete(_) | Op::Range(_) => false,
+    })
+}
+
 /// What a command answers.
 #[derive(Debug)]
 pub(crate) enum Answer {

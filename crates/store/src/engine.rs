@@ -26,9 +26,9 @@ pub trait Journal: fmt::Debug + Send + 'static {
     /// Whether the calls below may block a thread.
     const BLOCKING: bool;
 
-    /// Whether it has room for another commit: asked before anything is executed.
-    fn ready(&mut self) -> Result<()> {
-        Ok(())
+    /// What it has room for: asked before anything is executed. [`StoreError::NoSpace`] if for nothing.
+    fn ready(&mut self) -> Result<Room> {
+        Ok(Room::Plenty)
     }
 
     /// Keeps records; when it returns they survive a power cut. After an error nothing is ever committed again.
@@ -42,6 +42,15 @@ pub trait Journal: fmt::Debug + Send + 'static {
 
     /// Releases the files as they are, if they are not released yet.
     fn abandon(&mut self);
+}
+
+/// What a journal has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// Another commit of anything.
+    Plenty,
+    /// One that deletes or forgets.
+    Little,
 }
 
 /// The state, shared between the engine and its watches.
@@ -151,7 +160,8 @@ impl<J: Journal> Committer<J> {
                 let mut core = self.shared.write();
                 for (command, sender) in batch {
                     let answer = match &ready {
-                        Ok(()) => core.execute(command, &mut records),
+                        Ok(Room::Little) if command.grows() => Err(StoreError::NoSpace),
+                        Ok(_) => core.execute(command, &mut records),
                         Err(StoreError::NoSpace) => Err(StoreError::NoSpace),
                         Err(why) => Err(StoreError::Engine(why.to_string())),
                     };

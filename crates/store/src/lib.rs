@@ -423,7 +423,7 @@ pub enum StoreError {
         /// The process' id, as it wrote it down.
         pid: String,
     },
-    /// The disk is full. Nothing was changed; reads go on, and writes too once there is space.
+    /// The disk is full. Nothing was changed; reads, deletes and compactions go on, and puts once there is space.
     #[error("etcdserver: mvcc: database space exceeded")]
     NoSpace,
     /// The disk or the engine failed.

@@ -5,6 +5,7 @@
 //! <dir>/wal-<sequence>  the newest frames, one per group commit
 //! <dir>/sled/           everything else
 //! <dir>/reserve         room for the last commit before the disk was full
+//! <dir>/last-reserve    room for the last one that deletes or forgets
 //! ```
 //!
 //! A commit appends one frame to a [write-ahead log](crate::wal) and `fdatasync`s it. When the log has grown
@@ -15,8 +16,9 @@
 //! what it is good at, keeping a large, changing set of rows in little space, off the path of the answer.
 //!
 //! A full disk is noticed when a frame no longer fits: by then it is executed, and there is no way back. So some
-//! room is always held in reserve. It is given up for that frame, and from then on nothing is executed
-//! ([`StoreError::NoSpace`], etcd's words for its quota) until the reserve can be laid in again.
+//! room is always held in reserve. It is given up for that frame, and from then on nothing that puts or grants is executed
+//! ([`StoreError::NoSpace`], etcd's words for its quota) until the reserve can be laid in again. What deletes or forgets is
+//! small, and lies in what is left of that room; a second reserve is there for when it does not.
 //!
 //! The state itself lives in memory (see [`crate::mvcc`]): reads never touch the disk. Opening reads it all.
 
@@ -31,7 +33,7 @@ use std::time::Duration;
 use crate::checkpoint::{Checkpoint, Frame, Restored};
 use crate::codec::{Change, LeaseTerms, Reader, Stored, put_record};
 use crate::core::{Core, Moment, Record};
-use crate::engine::{Engine, Journal, blocking};
+use crate::engine::{Engine, Journal, Room, blocking};
 use crate::lease::{Leases, Terms};
 use crate::mvcc::{Entry, Mvcc, RowId};
 use crate::wal::{self, Wal};
@@ -140,6 +142,7 @@ pub struct DiskJournal {
     finished_logs: Vec<PathBuf>,
     database: Database,
     reserve: Reserve,
+    last_reserve: Reserve,
     /// `None` once closed.
     lock: Option<DirLock>,
 }
@@ -225,8 +228,12 @@ impl DiskJournal {
         let leases = leases(&restored, now);
         let core = Core::new(restored.mvcc, leases, config.history_limit_bytes);
         let database = Database::Idle(database);
-        let reserve = Reserve { path: config.dir.join("reserve"), held: false };
-        Ok((core, DiskJournal { config, wal, sequence, pending, finished_logs: logs, database, reserve, lock }))
+        let [reserve, last_reserve] =
+            ["reserve", "last-reserve"].map(|name| Reserve { path: config.dir.join(name), held: false });
+        let finished_logs = logs;
+        let journal =
+            DiskJournal { config, wal, sequence, pending, finished_logs, database, reserve, last_reserve, lock };
+        Ok((core, journal))
     }
 
     /// Hands a log that is long enough to a thread, unless the last one is still at it.
@@ -275,15 +282,20 @@ impl DiskJournal {
 impl Journal for DiskJournal {
     const BLOCKING: bool = true;
 
-    fn ready(&mut self) -> Result<()> {
-        self.reserve.hold()
+    fn ready(&mut self) -> Result<Room> {
+        self.last_reserve.hold()?;
+        match self.reserve.hold() {
+            Err(StoreError::NoSpace) => Ok(Room::Little),
+            held => held.map(|()| Room::Plenty),
+        }
     }
 
     fn commit(&mut self, records: Vec<Record>) -> Result<()> {
         let fill = |payload: &mut Vec<u8>| records.iter().for_each(|record| put_record(payload, record));
         match self.wal.append(self.sequence + 1, fill) {
             Err(StoreError::NoSpace) => {
-                self.reserve.give_up();
+                let held = if self.reserve.held { &mut self.reserve } else { &mut self.last_reserve };
+                held.give_up();
                 self.wal.append(self.sequence + 1, fill)?;
             }
             other => other?,
@@ -292,7 +304,7 @@ impl Journal for DiskJournal {
         self.pending.push((self.sequence, records));
         match self.checkpoint_if_due() {
             Err(StoreError::NoSpace) => {
-                tracing::warn!(dir = %self.config.dir.display(), "the disk is full: nothing is written until there is space");
+                tracing::warn!(dir = %self.config.dir.display(), "the disk is full: nothing is put until there is space");
                 self.reserve.give_up();
                 Ok(())
             }

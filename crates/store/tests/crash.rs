@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests may panic as tests do
 
+mod small_disk;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_store::*;
+use small_disk::SmallDisk;
 
 async fn open(dir: &Path) -> Result<Arc<SledStore>> {
     SledStore::open(SledConfig::new(dir)).await
@@ -235,45 +238,15 @@ async fn history_stays_within_its_bytes_on_disk_too() {
     assert_eq!((store.revision(), get(&store, "a").await.unwrap().version), (501, 500));
 }
 
-/// A file system of 24 MiB, if this user may mount one.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount() -> Option<SmallDisk> {
-        let dir = tempfile::tempdir().unwrap();
-        let mount = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"])
-            .arg(dir.path())
-            .status();
-        mount.is_ok_and(|status| status.success()).then(|| SmallDisk(dir))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        _ = std::process::Command::new("umount").arg(self.0.path()).status();
-    }
-}
-
 #[tokio::test]
-async fn a_full_disk_refuses_writes_serves_reads_and_goes_on_when_there_is_space() {
-    let Some(disk) = SmallDisk::mount() else {
-        println!("skipped: mounting a small file system needs root");
-        return;
-    };
-    let dir = disk.0.path().join("store");
-    let ballast = disk.0.path().join("ballast");
+async fn a_full_disk_refuses_puts_serves_reads_and_goes_on_when_there_is_space() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let dir = disk.path().join("store");
     let store = open(&dir).await.unwrap();
     assert_eq!(put(&store, "0".into(), String::new(), 0).await.unwrap(), 2);
     let mut written = 1;
     for fill in 0..3 {
-        // Something else takes what is left but for a little.
-        let mut left = vec![0; 24 << 20];
-        while std::fs::write(&ballast, &left).is_err() {
-            left.truncate(left.len() - (64 << 10));
-        }
-        left.truncate(left.len() - (fill << 19));
-        std::fs::write(&ballast, &left).unwrap();
+        let ballast = disk.fill(fill << 19);
         let full = loop {
             match put(&store, format!("{}", written % 100), format!("{written:010000}"), 0).await {
                 Ok(revision) => assert_eq!(revision, written + 2),
@@ -284,8 +257,14 @@ async fn a_full_disk_refuses_writes_serves_reads_and_goes_on_when_there_is_space
         assert_eq!(full.to_string(), "etcdserver: mvcc: database space exceeded", "fill {fill}, after {written}");
         let last = get(&store, &format!("{}", (written - 1) % 100)).await.unwrap();
         assert_eq!((last.mod_revision, store.revision()), (written + 1, written + 1));
-        assert!(store.compact(written - 10).await.is_err());
-        std::fs::remove_file(&ballast).unwrap();
+        assert!(store.lease_grant(0, Duration::from_secs(60)).await.is_err());
+        // What makes room goes on.
+        store.compact(written + 1).await.unwrap();
+        let last = Op::Delete(KeyRange::key(format!("{}", (written - 1) % 100)));
+        let deleted = store.txn(Txn { success: vec![last], ..Txn::default() }).await.unwrap();
+        assert_eq!(deleted.revision, written + 2);
+        written += 1;
+        drop(ballast);
         for _ in 0..200 {
             assert_eq!(
                 put(&store, format!("{}", written % 100), format!("{written:010000}"), 0).await.unwrap(),
