@@ -3,13 +3,16 @@
 #![allow(clippy::unwrap_used)] // helpers of tests may panic as tests do
 
 mod common;
+#[path = "../../store/tests/small_disk/mod.rs"]
+mod small_disk;
 
 use std::process::Stdio;
 use std::time::Duration;
 
 use common::{Served, available, etcdctl};
-use coracle_store::{KeyRange, MemoryStore, Op, Txn, WatchRequest};
+use coracle_store::{KeyRange, MemoryStore, Op, SledConfig, SledStore, Txn, WatchRequest};
 use futures::StreamExt;
+use small_disk::SmallDisk;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 /// Runs a test against a store of its own, if there is an etcdctl.
@@ -112,8 +115,11 @@ with_etcdctl! {
         let hash = || etcd.json(&["endpoint", "hashkv"]);
         let before = hash().await[0]["HashKV"]["hash"].clone();
         assert_eq!(before, hash().await[0]["HashKV"]["hash"]);
+        assert_eq!(hash().await[0]["HashKV"]["compact_revision"], -1);
         etcd.ctl(&["put", "a", "2"]).await;
         assert_ne!(before, hash().await[0]["HashKV"]["hash"]);
+        etcd.ctl(&["compaction", "3"]).await;
+        assert_eq!(hash().await[0]["HashKV"]["compact_revision"], 3);
         for fine in [&["endpoint", "health"][..], &["alarm", "list"], &["alarm", "disarm"], &["defrag"]] {
             etcd.ctl(fine).await;
         }
@@ -170,6 +176,38 @@ async fn who_has_no_certificate_of_its_authority_is_not_let_in() {
     stranger.arg("--cacert").arg(ca).arg("--cert").arg(cert).arg("--key").arg(key);
     let output = coracle_clock::timeout(Duration::from_secs(30), stranger.output()).await.unwrap().unwrap();
     assert!(!output.status.success(), "the cluster's administrator is nobody here");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_raises_an_alarm_and_deleting_goes_on() {
+    let Some(disk) = SmallDisk::mount().filter(|_| available(&["etcdctl"])) else { return };
+    let store = SledStore::open(SledConfig::new(disk.path().join("store"))).await.unwrap();
+    let etcd = Served::start(store).await;
+    let value = "x".repeat(50_000);
+    etcd.ctl(&["put", "a", &value]).await;
+    assert_eq!(etcd.ctl(&["alarm", "list"]).await, "");
+    let ballast = disk.fill(0);
+    let put = async |key: &str| {
+        let success = vec![Op::Put { key: key.to_owned().into(), value: value.clone().into(), lease: 0 }];
+        etcd.store.txn(Txn { success, ..Txn::default() }).await
+    };
+    while put("b").await.is_ok() {}
+    let alarms = etcd.ctl(&["alarm", "list"]).await;
+    assert!(alarms.starts_with("memberID:") && alarms.ends_with("alarm:NOSPACE \n"), "{alarms}");
+    let status = &etcd.json(&["endpoint", "status"]).await[0]["Status"];
+    assert_eq!(status["errors"][0].as_str(), Some(alarms.trim_end_matches('\n')));
+    for refused in [&["put", "c", "1"][..], &["lease", "grant", "60"]] {
+        assert!(etcd.fails(refused).await.contains("etcdserver: mvcc: database space exceeded"), "{refused:?}");
+    }
+    assert_eq!(etcd.ctl(&["del", "a"]).await, "1\n");
+    etcd.ctl(&["compaction", &etcd.store.revision().to_string()]).await;
+    etcd.ctl(&["defrag"]).await;
+    etcd.ctl(&["alarm", "disarm"]).await;
+    assert_eq!(etcd.ctl(&["alarm", "list"]).await, alarms, "it is still full");
+    drop(ballast);
+    etcd.ctl(&["alarm", "disarm"]).await;
+    assert_eq!(etcd.ctl(&["alarm", "list"]).await, "");
+    assert_eq!(etcd.ctl(&["put", "c", "1"]).await, "OK\n");
 }
 
 impl Served {
