@@ -18,7 +18,8 @@ use wire::{Reader, Wire};
 
 /// The media type.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
-const MAGIC: &[u8] = b"k8s\0";
+/// How a body begins.
+pub const MAGIC: &[u8] = b"k8s\0";
 
 /// Deeper messages than this are refused (JSON schemas nest).
 const MAX_DEPTH: usize = 100;

@@ -181,7 +181,7 @@ impl ResourceCache {
 
     /// An object as the store holds it, in the form in which it is kept here.
     pub fn entry(&self, key: impl Into<Arc<str>>, stored: &Bytes, revision: Revision) -> Entry {
-        let Some(storage) = self.versions.first() else { return Entry::new(key, stored.clone(), revision) };
+        let Some(storage) = self.versions.first() else { return Entry::new(key, codec::readable(stored), revision) };
         let settled = convert::settled(stored, &self.versions);
         let stale = settled.is_some();
         let entry = Entry::new(key, settled.map_or_else(|| stored.clone(), Bytes::from), revision);

@@ -4,6 +4,8 @@
 //! Since the head is always the same, the version is put in by copying bytes ([`stamp`]), not by parsing.
 
 use bytes::Bytes;
+use coracle_api::schema::type_of_kind;
+use coracle_api::{ApiError, decode, protobuf};
 use coracle_store::Revision;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -61,6 +63,25 @@ pub fn encode(object: &Value) -> Vec<u8> {
     }
     out.push(b'}');
     out
+}
+
+/// A stored value as JSON. kube-apiserver stores built-in kinds as protobuf unless it is told otherwise: what lies there
+/// so, in an etcd of kubeadm's or a snapshot of one, is read as it is, and becomes JSON when it changes.
+pub fn readable(stored: &Bytes) -> Bytes {
+    if !stored.starts_with(protobuf::MAGIC) {
+        return stored.clone();
+    }
+    let decoded = protobuf::decode(stored).and_then(|mut object| {
+        let text = |field: &str| object[field].as_str().unwrap_or_default();
+        if let Some(ty) = type_of_kind(text("apiVersion"), text("kind")) {
+            decode::normalise(ty, &mut object, &mut Vec::new()).map_err(ApiError::bad_request)?;
+        }
+        Ok(encode(&object).into_boxed_slice().into())
+    });
+    decoded.unwrap_or_else(|error| {
+        tracing::warn!(%error, "a stored object cannot be read");
+        stored.clone()
+    })
 }
 
 /// The stored bytes of an object with its version put in (or replaced).
@@ -128,6 +149,23 @@ mod tests {
             expected["metadata"]["resourceVersion"] = "123".into();
             assert_eq!(serde_json::from_slice::<Value>(&second).unwrap(), expected);
         }
+    }
+
+    #[test]
+    fn what_is_stored_as_protobuf_is_read_as_json() {
+        let object = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a", "labels": {"b": "c"}},
+            "spec": {
+                "replicas": 2, "selector": {"matchLabels": {"b": "c"}}, "strategy": {},
+                "template": {"metadata": {"labels": {"b": "c"}}, "spec": {"containers": [{"name": "d", "image": "e", "resources": {}}]}},
+            },
+            "status": {},
+        });
+        let stored = Bytes::from(protobuf::encode(&object).unwrap());
+        assert_eq!(serde_json::from_slice::<Value>(&readable(&stored)).unwrap(), object);
+        assert_eq!(readable(&readable(&stored)), readable(&stored));
+        let strange = Bytes::from_static(b"k8s\0strange");
+        assert_eq!(readable(&strange), strange);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use futures::StreamExt;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::{Entry, Storage, definitions};
+use super::{Entry, Storage, codec, definitions};
 
 /// Group and plural of the resource whose objects define others.
 const DEFINITIONS: (&str, &str) = ("apiextensions.k8s.io", "customresourcedefinitions");
@@ -72,7 +72,7 @@ fn define(storage: &Storage, snapshot: &RangeResponse) {
         else {
             continue;
         };
-        changes.insert(name.to_owned(), serde_json::from_slice(&kv.value).ok());
+        changes.insert(name.to_owned(), serde_json::from_slice(&codec::readable(&kv.value)).ok());
     }
     if !changes.is_empty() {
         storage.replace_table(table.redefined(changes.into_iter().collect()).0);
@@ -132,7 +132,10 @@ async fn apply(storage: &Storage, events: &[Event], revision: Revision) -> Resul
         if defines.as_ref().is_some_and(|defines| Arc::ptr_eq(defines, &cache)) {
             let change = |event: &Event| {
                 let name = std::str::from_utf8(&event.kv.key[prefix.len()..]).ok()?.to_owned();
-                Some((name, (!event.deleted).then(|| serde_json::from_slice(&event.kv.value).ok()).flatten()))
+                Some((
+                    name,
+                    (!event.deleted).then(|| serde_json::from_slice(&codec::readable(&event.kv.value)).ok()).flatten(),
+                ))
             };
             let at = rest[run - 1].kv.mod_revision;
             redefine(storage, rest[..run].iter().filter_map(change).collect(), at).await?;

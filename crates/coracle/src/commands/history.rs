@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use coracle_apiserver::storage::codec;
 use coracle_store::{Event, KeyRange, KeyValue, RangeRequest, Revision, Store, StoreError, WatchRequest};
 use futures::StreamExt;
 use serde_json::Value;
@@ -98,7 +99,8 @@ fn told(past: &Past) -> String {
 }
 
 fn object(kv: &KeyValue) -> Value {
-    serde_json::from_slice(&kv.value).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&kv.value).into_owned()))
+    let value = codec::readable(&kv.value);
+    serde_json::from_slice(&value).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&value).into_owned()))
 }
 
 /// Who changed what there was: the managers whose entries are new or of another time than before. One that is otherwise

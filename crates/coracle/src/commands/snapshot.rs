@@ -67,17 +67,6 @@ fn read(file: &Path) -> anyhow::Result<SnapshotFile> {
 
 async fn restore(dir: &DataDir, file: &Path, force: bool, bump: i64) -> anyhow::Result<()> {
     let SnapshotFile { mut content, files } = read(file)?;
-    let unreadable =
-        content.kvs.iter().filter(|kv| kv.key.starts_with(b"/registry/") && kv.value.starts_with(b"k8s\0"));
-    if let Some(kv) = unreadable.clone().next() {
-        bail!(
-            "{}: {} objects are in protobuf ({} is one), and objects here are JSON; save again after kube-apiserver has \
-             run with --storage-media-type=application/json and every object was written anew",
-            file.display(),
-            unreadable.count(),
-            String::from_utf8_lossy(&kv.key)
-        );
-    }
     if let Some(name) = files.keys().find(|name| !is_ours(name)) {
         bail!("{}: it wants to write {name:?}", file.display());
     }
