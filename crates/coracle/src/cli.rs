@@ -43,7 +43,7 @@ pub enum Command {
     /// Stop the cluster and its containers; keep its state.
     Down(Down),
     /// Say whether the cluster runs, and how it is.
-    Status,
+    Status(StoreFlags),
     /// Print the kubeconfig, or merge it into yours.
     Kubeconfig(Kubeconfig),
     /// The store's etcd API, for etcdctl and whatever else speaks to an etcd.
@@ -234,6 +234,9 @@ pub struct Get {
     /// The revision.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
     pub at_revision: i64,
+    /// Where objects are kept, if not in the data directory.
+    #[command(flatten)]
+    pub store: StoreFlags,
     /// The namespace.
     #[arg(long, short, default_value = "default")]
     pub namespace: String,
@@ -479,6 +482,9 @@ pub struct StoreFlags {
     /// etcd://HOST:PORT,HOST:PORT,... (with TLS, if a certificate file is given).
     #[arg(long, value_name = "STORE")]
     pub store: Option<String>,
+    /// The prefix of all keys in an etcd, which several clusters can share so (default: /registry).
+    #[arg(long, value_name = "PREFIX")]
+    pub etcd_prefix: Option<String>,
     /// The members of the etcd in which objects are kept: http(s)://HOST:PORT,...
     #[arg(long, value_name = "URLS", value_delimiter = ',', conflicts_with = "store")]
     pub etcd_servers: Vec<String>,

@@ -12,7 +12,7 @@ pub fn init(command: &Command, verbose: u8) {
         command,
         Command::Demo(_)
             | Command::Down(_)
-            | Command::Status
+            | Command::Status(_)
             | Command::Kubeconfig(_)
             | Command::Snapshot { .. }
             | Command::History(_)

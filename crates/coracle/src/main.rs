@@ -50,7 +50,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Demo(options) => commands::demo::run(data_dir, options).await,
         Command::Up(options) => commands::up::run(data_dir, options).await,
         Command::Down(options) => commands::down::run(data_dir, options).await,
-        Command::Status => commands::status::run(data_dir).await,
+        Command::Status(store) => commands::status::run(data_dir, &store).await,
         Command::Kubeconfig(options) => commands::kubeconfig::run(data_dir, options),
         Command::Etcd { command: EtcdCommand::Env } => commands::etcd::env(data_dir),
         Command::Snapshot { command } => commands::snapshot::run(data_dir, command).await,

@@ -1,11 +1,12 @@
 //! Which store: sled in the data directory unless told otherwise, memory, or somebody's etcd.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use coracle_apiserver::pki::ETCD_CLIENT;
-use coracle_etcd::{EtcdConfig, EtcdStore};
+use coracle_etcd::{EtcdConfig, EtcdStore, Prefixed, REGISTRY};
 use coracle_store::{
     KeyRange, MemoryStore, Retention, Revision, SharedStore, SledConfig, SledStore, StoreError, WatchRequest,
     run_compactor,
@@ -32,7 +33,17 @@ fn place(flags: &StoreFlags, data: &DataDir) -> anyhow::Result<Place> {
     if !flags.etcd_servers.is_empty() {
         return Ok(Place::Etcd(flags.etcd_servers.clone()));
     }
-    let Some(store) = &flags.store else { return Ok(Place::Sled(data.join("store"))) };
+    let place = match &flags.store {
+        Some(store) => named(store)?,
+        None => Place::Sled(data.join("store")),
+    };
+    if flags.etcd_prefix.is_some() && !matches!(place, Place::Etcd(_)) {
+        bail!("--etcd-prefix is for an etcd: name that with --etcd-servers or --store etcd://HOST:PORT,...");
+    }
+    Ok(place)
+}
+
+fn named(store: &str) -> anyhow::Result<Place> {
     Ok(match store.split_once(':').unwrap_or((store, "")) {
         ("sled", dir) if !dir.is_empty() => Place::Sled(std::path::absolute(dir)?),
         ("memory", "") => Place::Memory,
@@ -58,6 +69,7 @@ impl StoreFlags {
         let flags = [
             ("store", self.store.clone()),
             ("etcd-servers", servers),
+            ("etcd-prefix", self.etcd_prefix.clone()),
             ("etcd-cafile", path(&self.etcd_cafile)),
             ("etcd-certfile", path(&self.etcd_certfile)),
             ("etcd-keyfile", path(&self.etcd_keyfile)),
@@ -82,10 +94,14 @@ impl StoreFlags {
                 };
                 let ca_pem = self.etcd_cafile.as_deref().map(read).transpose()?;
                 let config = EtcdConfig { endpoints, ca_pem, identity };
-                EtcdStore::connect(&config).await.context(
+                let store = EtcdStore::connect(&config).await.context(
                     "the store; is etcd running there (`etcdctl endpoint health` with the same endpoints says), and if it \
                      wants TLS, are --etcd-cafile, --etcd-certfile and --etcd-keyfile given?",
-                )?
+                )?;
+                match self.etcd_prefix.as_deref().map(|prefix| prefix.trim_matches('/')) {
+                    Some(prefix) if prefix != REGISTRY.trim_matches('/') => Arc::new(Prefixed::new(store, prefix)),
+                    _ => store,
+                }
             }
         })
     }
@@ -118,8 +134,8 @@ pub async fn of_cluster(flags: &StoreFlags, data: &DataDir) -> anyhow::Result<Sh
 }
 
 /// How far back a cluster's past can be read; nothing if its store does not say.
-pub async fn oldest(data: &DataDir) -> Option<Revision> {
-    let store = of_cluster(&StoreFlags::default(), data).await.ok()?;
+pub async fn oldest(flags: &StoreFlags, data: &DataDir) -> Option<Revision> {
+    let store = of_cluster(flags, data).await.ok()?;
     match store.watch(WatchRequest::new(KeyRange::key("/"), Some(1))).await {
         Err(StoreError::Compacted { compact_revision }) => Some(compact_revision),
         other => other.ok().map(|_| 1),
@@ -153,6 +169,8 @@ mod tests {
         for bad in ["sled", "sled:", "etcd:", "etcd://", "memory:x", "redis://a"] {
             assert!(named(bad).starts_with("--store is"), "{bad}");
         }
+        let flags = StoreFlags { etcd_prefix: Some("/other".into()), ..StoreFlags::default() };
+        assert!(place(&flags, &data).unwrap_err().to_string().starts_with("--etcd-prefix is for an etcd"));
     }
 
     #[tokio::test]

@@ -14,6 +14,6 @@ mod server;
 mod snapshot;
 mod wire;
 
-pub use client::{EtcdConfig, EtcdStore};
+pub use client::{EtcdConfig, EtcdStore, Prefixed, REGISTRY};
 pub use server::EtcdServer;
 pub use snapshot::{SnapshotError, SnapshotFile};

@@ -29,7 +29,7 @@ pub async fn run(data_dir: Option<PathBuf>, options: Get) -> anyhow::Result<()> 
     let request = Request::get(path).header(ACCEPT, form).body(Vec::new())?;
     let list: Value = match client.request(request).await {
         Err(kube::Error::Api(status)) if status.code == 410 => {
-            let oldest = oldest(&dir).await.map(|oldest| format!(": the oldest that is, is {oldest}"));
+            let oldest = oldest(&options.store, &dir).await.map(|oldest| format!(": the oldest that is, is {oldest}"));
             bail!(
                 "revision {revision} is no longer kept{} (see --etcd-compaction-interval of `coracle up`)",
                 oldest.unwrap_or_default()

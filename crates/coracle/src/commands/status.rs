@@ -6,10 +6,11 @@ use anyhow::bail;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Api, ResourceExt};
 
+use crate::cli::StoreFlags;
 use crate::commands::{client, is_ready};
 use crate::data_dir::DataDir;
 
-pub async fn run(data_dir: Option<PathBuf>) -> anyhow::Result<()> {
+pub async fn run(data_dir: Option<PathBuf>, store: &StoreFlags) -> anyhow::Result<()> {
     let dir = DataDir::new(data_dir)?;
     let Some(config) = dir.config()? else {
         bail!("there is no cluster in {}; `coracle up` makes one", dir.path().display());
@@ -21,7 +22,7 @@ pub async fn run(data_dir: Option<PathBuf>) -> anyhow::Result<()> {
     println!("server      {}", config.server_url());
     println!("data        {}", dir.path().display());
     println!("kubeconfig  {}", dir.kubeconfig().display());
-    if let Some(oldest) = crate::store::oldest(&dir).await {
+    if let Some(oldest) = crate::store::oldest(store, &dir).await {
         println!("history     from revision {oldest} on");
     }
     let client = client(&dir).await?;

@@ -1,10 +1,12 @@
 //! A [`Store`] that is an etcd cluster: what is kept there survives this machine, and several API servers can share it.
 //!
 //! Read `connection` (which member is asked, and what happens when it fails), this, `kv` (the store's requests as
-//! messages), `watch`. All that is remembered here is the newest revision seen; [`Store::current`] asks the cluster.
+//! messages), `watch`, `prefix` (a registry that lies elsewhere). All that is remembered here is the newest revision seen;
+//! [`Store::current`] asks the cluster.
 
 mod connection;
 mod kv;
+mod prefix;
 mod watch;
 
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use futures::StreamExt;
 
 use crate::proto;
 use connection::Cluster;
+pub use prefix::{Prefixed, REGISTRY};
 
 /// Which cluster, and who one is there.
 #[derive(Clone, Debug, Default)]
