@@ -14,7 +14,7 @@ use crate::binary::coracle;
 use crate::cluster::free_port;
 use crate::https::{self, Connection};
 use crate::kubectl::{Kubectl, programs};
-use crate::process::run;
+use crate::process::{Output, run, words};
 use crate::wait::{eventually, wait_until};
 
 /// The running components, by name. Each of [`TOKENS`] has a kubeconfig.
@@ -50,6 +50,9 @@ const AUDIT_LEADERS: &str = r#"{apiVersion: audit.k8s.io/v1, kind: Policy, omitS
   {level: None}]}
 "#;
 
+/// Where the objects are in an etcd.
+pub const ETCD_PREFIX: &str = "/several/registry";
+
 impl Parts {
     fn new() -> Parts {
         let folder = tempfile::Builder::new().prefix("coracle-test-").tempdir().expect("a temporary folder");
@@ -64,7 +67,7 @@ impl Parts {
     /// Starts an API server, and waits until it is ready.
     pub fn api_server() -> Parts {
         let parts = Self::new();
-        parts.spawn_api_server("", parts.port, "memory", AUDIT);
+        parts.spawn_api_server("", parts.port, &["--store", "memory"], AUDIT);
         parts
     }
 
@@ -72,22 +75,20 @@ impl Parts {
     /// and two nodes of the second's.
     pub fn on_etcd() -> Parts {
         let parts = Self::new();
-        let (store, peer) = (format!("127.0.0.1:{}", free_port()), format!("http://127.0.0.1:{}", free_port()));
-        let (data, url) = (parts.path("etcd"), format!("http://{store}"));
+        let (data, peer) = (parts.path("etcd"), format!("http://127.0.0.1:{}", free_port()));
+        let url = format!("http://127.0.0.1:{}", parts.serve("etcd"));
         let mut etcd = Command::new("etcd");
         etcd.args(["--data-dir", text(&data), "--log-level", "error", "--unsafe-no-fsync"]);
         etcd.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
         etcd.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
         etcd.args(["--initial-cluster", &format!("default={peer}")]);
         parts.start("etcd", etcd);
-        eventually("etcd answers", 30, || {
-            let mut command = Command::new("etcdctl");
-            command.env("ETCDCTL_API", "3").args(["--endpoints", &url, "endpoint", "health"]);
-            run(command, "").code == 0
-        });
+        eventually("etcd answers", 30, || parts.etcdctl("endpoint health").code == 0);
         let second = parts.serve("apiserver-2").parse().expect("a port");
+        let store = words(&parts.store());
+        let store: Vec<&str> = store.iter().map(String::as_str).collect();
         for (number, port) in [("", parts.port), ("-2", second)] {
-            parts.spawn_api_server(number, port, &format!("etcd://{store}"), AUDIT_LEADERS);
+            parts.spawn_api_server(number, port, &store, AUDIT_LEADERS);
             parts.candidates(number);
         }
         parts.kubelet("a", "-2");
@@ -95,16 +96,41 @@ impl Parts {
         parts
     }
 
+    /// The flags that name the etcd, and where in it the objects are.
+    pub fn store(&self) -> String {
+        format!("--store etcd://127.0.0.1:{} --etcd-prefix {ETCD_PREFIX}", self.serving("etcd"))
+    }
+
+    /// Runs `etcdctl <line>`.
+    pub fn etcdctl(&self, line: &str) -> Output {
+        let mut command = Command::new("etcdctl");
+        command
+            .env("ETCDCTL_API", "3")
+            .arg(format!("--endpoints=127.0.0.1:{}", self.serving("etcd")))
+            .args(words(line));
+        run(command, "")
+    }
+
+    /// Runs `coracle <line>` as the administrator.
+    pub fn coracle(&self, line: &str) -> Output {
+        let data = self.path("data");
+        std::fs::create_dir_all(&data).expect("a folder");
+        std::fs::copy(self.path("admin.conf"), data.join("kubeconfig")).expect("a kubeconfig");
+        let mut command = Command::new(coracle());
+        command.arg("--data-dir").arg(data).args(words(line));
+        run(command, "")
+    }
+
     /// Starts the API server of this number, which is "" or "-2", and waits until it is ready.
-    fn spawn_api_server(&self, number: &str, port: u16, store: &str, audit: &str) {
+    fn spawn_api_server(&self, number: &str, port: u16, store: &[&str], audit: &str) {
         std::fs::write(self.path("audit.yaml"), audit).expect("a file");
         let (advertised, port) = (if number.is_empty() { "127.0.0.1" } else { "127.0.0.2" }, port.to_string());
         let files = ["tokens.csv", "pki", "audit.yaml", &format!("audit{number}.log")].map(|name| self.path(name));
         let [tokens, pki, policy, log] = files.each_ref().map(|path| text(path));
-        let arguments = ["--secure-port", &port, "--store", store, "--advertise-address", advertised];
+        let arguments = ["--secure-port", &port, "--advertise-address", advertised];
         let files =
             ["--token-auth-file", tokens, "--cert-dir", pki, "--audit-policy-file", policy, "--audit-log-path", log];
-        self.spawn(&format!("apiserver{number}"), "apiserver", &[&arguments[..], &files].concat());
+        self.spawn(&format!("apiserver{number}"), "apiserver", &[&arguments[..], &files, store].concat());
         let kubectl = self.kubectl_through("admin", number);
         eventually("the API server is ready", 20, || kubectl.run("get --raw /readyz").stdout == "ok");
     }

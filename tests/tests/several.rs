@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use coracle_tests::parts::{Parts, missing_with_etcd};
+use coracle_tests::parts::{ETCD_PREFIX, Parts, missing_with_etcd};
 use coracle_tests::{Kubectl, eventually, sections, specification, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -12,6 +12,7 @@ use serde_json::Value;
 fn main() {
     let sections = sections![
         what_one_server_writes_the_other_shows_at_once,
+        the_etcd_is_read_from_outside,
         both_servers_are_endpoints_of_the_service_kubernetes,
         leaders_that_are_killed_are_followed_within_15_seconds,
         leaders_that_were_stopped_go_without_a_write_when_they_wake,
@@ -60,6 +61,15 @@ fn what_one_server_writes_the_other_shows_at_once(parts: &Parts) {
         let seen: Vec<_> = seen.filter(|(_, name)| name.starts_with('m')).collect();
         assert_eq!(seen, expected, "each change once, in order");
     }
+}
+
+fn the_etcd_is_read_from_outside(parts: &Parts) {
+    let history = parts.coracle(&format!("history configmap/m1 {}", parts.store())).ok();
+    assert!(history.contains(", created, Update by kubectl-create at 20"), "{history}");
+    assert!(history.contains("\n  - data.n: \"1\"\n  + data.n: \"again\"\n"), "{history}");
+    let keys = parts.etcdctl("get / --prefix --keys-only").ok();
+    assert!(keys.lines().filter(|key| !key.is_empty()).all(|key| key.starts_with(ETCD_PREFIX)), "{keys}");
+    assert!(keys.lines().any(|key| key.ends_with("/registry/configmaps/default/m1")), "{keys}");
 }
 
 fn endpoints(kubectl: &Kubectl) -> String {

@@ -8,7 +8,7 @@ mod common;
 mod specifications;
 
 use common::{RealEtcd, Served, available};
-use coracle_etcd::{EtcdConfig, EtcdStore};
+use coracle_etcd::EtcdStore;
 use coracle_store::{MemoryStore, SharedStore};
 
 conformance!(real, tokio::test(flavor = "multi_thread"), crate::real);

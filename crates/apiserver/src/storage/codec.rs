@@ -132,9 +132,12 @@ pub fn whole(object: &Value) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use coracle_store::{KeyRange, MemoryStore, RangeRequest, Store, Txn};
     use serde_json::json;
 
     use super::*;
+    use crate::storage::Storage;
+    use crate::testing::in_simulation;
 
     #[test]
     fn a_version_is_put_in_without_parsing_and_replaced_without_a_trace() {
@@ -166,6 +169,19 @@ mod tests {
         assert_eq!(readable(&readable(&stored)), readable(&stored));
         let strange = Bytes::from_static(b"k8s\0strange");
         assert_eq!(readable(&strange), strange);
+
+        in_simulation(async || {
+            let store = MemoryStore::new();
+            let key = "/registry/deployments/default/a";
+            store.txn(Txn::put_if(key, 0, stored.clone(), 0)).await.unwrap();
+            let storage = Storage::start(store.clone(), coracle_api::registry::builtin()).await.unwrap();
+            let mut found = storage.get("apps", "deployments", "default", "a").await.unwrap().unwrap();
+            assert_eq!((&found["spec"], &found["metadata"]["resourceVersion"]), (&object["spec"], &json!("2")));
+            found["spec"]["replicas"] = 3.into();
+            storage.put(key, 2, &found, 0).await.unwrap().unwrap();
+            let now = store.range(RangeRequest::new(KeyRange::key(key))).await.unwrap().kvs.remove(0);
+            assert_eq!(serde_json::from_slice::<Value>(&now.value).unwrap()["spec"]["replicas"], 3);
+        });
     }
 
     #[test]

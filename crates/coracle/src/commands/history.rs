@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use coracle_apiserver::storage::codec;
@@ -35,6 +36,7 @@ pub async fn run(data_dir: Option<PathBuf>, options: History) -> anyhow::Result<
 }
 
 /// What is known of a key.
+#[derive(Default)]
 struct Past {
     /// From which revision on.
     since: Revision,
@@ -44,33 +46,52 @@ struct Past {
     events: Vec<Event>,
 }
 
+/// How long a store may take to tell that a watch has come to the present.
+const TELL: Duration = Duration::from_secs(2);
+
 /// Reads all that the store keeps of a key.
 async fn read(store: &dyn Store, key: &str) -> Result<Past, StoreError> {
     let range = KeyRange::key(key.to_owned());
     let until = store.current().await?;
+    match read_until(store, &range, &range, until).await? {
+        Some(past) => Ok(past),
+        // Not every etcd tells how far a watch is. One of everything is at least told of the last revision.
+        None => Ok(read_until(store, &range, &KeyRange::prefix(""), until).await?.unwrap_or_default()),
+    }
+}
+
+/// Reads what the store keeps of a key by a watch of this and perhaps more, if that tells when it has come to the end.
+async fn read_until(
+    store: &dyn Store,
+    key: &KeyRange,
+    watched: &KeyRange,
+    until: Revision,
+) -> Result<Option<Past>, StoreError> {
     let ask = Arc::new(Notify::new());
-    let mut past = Past { since: 1, first: None, events: Vec::new() };
+    let mut past = Past { since: 1, ..Past::default() };
     // Compaction may overtake a reader; then there is less to read, and it begins again.
     let mut watch = loop {
-        let request = WatchRequest { ask: Some(ask.clone()), ..WatchRequest::new(range.clone(), Some(past.since + 1)) };
+        let request =
+            WatchRequest { ask: Some(ask.clone()), ..WatchRequest::new(watched.clone(), Some(past.since + 1)) };
         match store.watch(request).await {
             Err(StoreError::Compacted { compact_revision }) => past.since = compact_revision,
             watch => break watch?,
         }
     };
     if past.since > 1 {
-        let at = RangeRequest { revision: Some(past.since), ..RangeRequest::new(range) };
+        let at = RangeRequest { revision: Some(past.since), ..RangeRequest::new(key.clone()) };
         past.first = store.range(at).await?.kvs.pop();
     }
     ask.notify_one();
-    while let Some(batch) = watch.next().await {
-        let batch = batch?;
-        past.events.extend(batch.events.into_iter().filter(|event| event.kv.mod_revision <= until));
-        if batch.revision >= until {
-            break;
-        }
+    let mut reached = past.since;
+    while reached < until {
+        let Ok(next) = coracle_clock::timeout(TELL, watch.next()).await else { return Ok(None) };
+        let Some(batch) = next.transpose()? else { break };
+        let here = |event: &Event| event.kv.mod_revision <= until && key.contains(&event.kv.key);
+        past.events.extend(batch.events.into_iter().filter(here));
+        reached = batch.revision;
     }
-    Ok(past)
+    Ok(Some(past))
 }
 
 fn told(past: &Past) -> String {
