@@ -10,6 +10,7 @@
 //! - [`EventRecorder`]: the Events that `kubectl describe` shows;
 //! - [`LeaderElector`]: one active instance among several;
 //! - [`metrics`]: what queues and clients count;
+//! - [`scheduling`]: which nodes a pod may be on;
 //! - [`transport`]: whom a TLS connection trusts, and failures worded as Go words them.
 //!
 //! Order is deterministic throughout (ordered maps, first in first out, one task per informer), so
@@ -22,6 +23,7 @@ pub mod metrics;
 mod object;
 mod queue;
 mod raw;
+pub mod scheduling;
 pub mod transport;
 
 pub use events::{EventRecorder, EventType};

@@ -78,21 +78,10 @@ fn count(number: usize) -> i32 {
 /// the workloads' scales.
 fn expected_and_desired(spec: &PodDisruptionBudgetSpec, pods: i32, scale: i32) -> (i32, i32) {
     match (&spec.max_unavailable, &spec.min_available) {
-        (Some(most), _) => (scale, (scale - of(most, scale)).max(0)),
+        (Some(most), _) => (scale, (scale - pods::scaled_value(Some(most), scale, true)).max(0)),
         (None, Some(IntOrString::Int(least))) => (pods, *least),
-        (None, Some(least)) => (scale, of(least, scale)),
+        (None, Some(least)) => (scale, pods::scaled_value(Some(least), scale, true)),
         (None, None) => (pods, 0),
-    }
-}
-
-/// A number, or a percentage of `whole`, rounded up.
-fn of(number: &IntOrString, whole: i32) -> i32 {
-    match number {
-        IntOrString::Int(number) => *number,
-        IntOrString::String(text) => {
-            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or_default();
-            i32::try_from((i64::from(whole) * percent + 99) / 100).unwrap_or(i32::MAX)
-        }
     }
 }
 

@@ -30,6 +30,7 @@ mod bootstrap_tokens;
 mod certificates;
 mod cluster_role_aggregation;
 mod cron_job;
+mod daemon_set;
 mod deployment;
 mod discovery;
 mod disruption;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 use serde::Serialize;
 use serde_json::json;
@@ -87,6 +88,20 @@ pub(crate) fn same_status<S: Serialize>(a: &S, b: &S) -> bool {
         value
     };
     said(a) == said(b)
+}
+
+/// A number, or a percentage of `total` rounded up or down. What is neither counts as 0.
+pub(crate) fn scaled_value(value: Option<&IntOrString>, total: i32, round_up: bool) -> i32 {
+    match value {
+        None => 0,
+        Some(IntOrString::Int(number)) => *number,
+        Some(IntOrString::String(text)) => {
+            let percent: i64 = text.strip_suffix('%').and_then(|number| number.parse().ok()).unwrap_or_default();
+            let hundredfold = percent * i64::from(total);
+            let value = if round_up { (hundredfold + 99).div_euclid(100) } else { hundredfold.div_euclid(100) };
+            i32::try_from(value).unwrap_or(i32::MAX)
+        }
+    }
 }
 
 /// Restarts of the container that restarted most.

@@ -30,6 +30,7 @@ controllers! {
     "replicationcontroller-controller", "replicationcontroller", crate::replica_set::run_replication_controllers;
     "deployment-controller", "deployment", crate::deployment::run;
     "statefulset-controller", "statefulset", crate::stateful_set::run;
+    "daemonset-controller", "daemonset", crate::daemon_set::run;
     "endpointslice-controller", "endpointslice", crate::endpoints::slices::run;
     "endpoints-controller", "endpoint", crate::endpoints::legacy::run;
     "endpointslice-mirroring-controller", "endpointslicemirroring", crate::endpoints::mirroring::run;

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use coracle_client::scheduling::tolerates;
 use coracle_client::{EventRecorder, EventType, Informer, ObjectKey, Requeue, WorkQueue, object_reference};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
@@ -19,15 +20,6 @@ use crate::node_lifecycle::{BY_NODE, index_by_node};
 use crate::pods;
 
 const NAME: &str = "taint-eviction-controller";
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration.effect.as_deref().unwrap_or_default();
-    let key = toleration.key.as_deref().unwrap_or_default();
-    let exists = toleration.operator.as_deref() == Some("Exists");
-    (effect.is_empty() || effect == taint.effect)
-        && (key.is_empty() && exists || key == taint.key)
-        && (exists || toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default())
-}
 
 /// How much longer the pod may stay: none is forever, zero is no longer.
 fn may_stay(tolerations: &[Toleration], taints: &[Taint], now: Timestamp) -> Option<Duration> {

@@ -1,10 +1,10 @@
 //! The arithmetic of rollouts: surge, unavailability, and who gets how many replicas.
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, RollingUpdateDeployment};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
 use super::revision::{MAX_REPLICAS, noted};
+use crate::pods::scaled_value;
 
 /// `spec.replicas`, 1 when unset.
 pub(super) fn replicas(deployment: &Deployment) -> i32 {
@@ -20,20 +20,6 @@ pub(super) fn is_rolling(deployment: &Deployment) -> bool {
 fn rolling_update(deployment: &Deployment) -> RollingUpdateDeployment {
     let strategy = deployment.spec.as_ref().and_then(|spec| spec.strategy.clone());
     strategy.and_then(|strategy| strategy.rolling_update).unwrap_or_default()
-}
-
-/// A number, or a percentage of `total` rounded up or down. What is neither counts as 0.
-pub(super) fn scaled_value(value: Option<&IntOrString>, total: i32, round_up: bool) -> i32 {
-    match value {
-        None => 0,
-        Some(IntOrString::Int(number)) => *number,
-        Some(IntOrString::String(text)) => {
-            let percent: i64 = text.strip_suffix('%').and_then(|number| number.parse().ok()).unwrap_or_default();
-            let hundredfold = percent * i64::from(total);
-            let value = if round_up { (hundredfold + 99).div_euclid(100) } else { hundredfold.div_euclid(100) };
-            i32::try_from(value).unwrap_or(i32::MAX)
-        }
-    }
 }
 
 /// How many pods beyond `spec.replicas` a rolling update may have.

@@ -1,8 +1,8 @@
 //! NodeUnschedulable: a cordoned node takes no new pods, unless they tolerate that.
 
+use coracle_client::scheduling::tolerates;
 use k8s_openapi::api::core::v1::Taint;
 
-use super::taint_toleration::tolerates;
 use crate::cache::{NodeInfo, PodInfo, Snapshot};
 use crate::framework::{ClusterEvent, Filter, Plugin, PreFilter, Refusal};
 

@@ -9,11 +9,11 @@
 use std::collections::BTreeMap;
 
 use coracle_api::selector::Selector;
+use coracle_client::scheduling::tolerates;
 use k8s_openapi::api::core::v1::TopologySpreadConstraint;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
 use super::node_matches;
-use super::taint_toleration::tolerates;
 use crate::cache::{NodeInfo, PodInfo, Snapshot};
 use crate::framework::{ClusterEvent, Filter, MAX_NODE_SCORE, Plugin, PreFilter, Refusal, Score};
 

@@ -1,5 +1,6 @@
 //! TaintToleration: a node keeps away pods that do not tolerate its taints.
 
+use coracle_client::scheduling::tolerates;
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 
 use crate::cache::{NodeInfo, PodInfo, Snapshot};
@@ -56,61 +57,5 @@ impl Score for Tolerations<'_> {
 
     fn normalize(&self, scores: &mut [i64]) {
         default_normalize(scores, true);
-    }
-}
-
-/// Whether a toleration covers a taint: empty effect or key cover all, `Exists` ignores the value, and
-/// `Lt`/`Gt` compare it as a number.
-pub(super) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    let (effect, key, value) = (text(&toleration.effect), text(&toleration.key), text(&toleration.value));
-    if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {
-        return false;
-    }
-    let actual = taint.value.as_deref().unwrap_or_default();
-    let numbers = || Some((actual.parse::<i64>().ok()?, value.parse::<i64>().ok()?));
-    match toleration.operator.as_deref().unwrap_or_default() {
-        "" | "Equal" => value == actual,
-        "Exists" => true,
-        "Lt" => numbers().is_some_and(|(actual, bound)| actual < bound),
-        "Gt" => numbers().is_some_and(|(actual, bound)| actual > bound),
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_toleration_covers_a_taint_by_effect_key_operator_and_value() {
-        let taint = |key: &str, value: &str, effect: &str| Taint {
-            key: key.into(),
-            value: Some(value.into()),
-            effect: effect.into(),
-            time_added: None,
-        };
-        let toleration = |operator: &str, key: &str, value: &str, effect: &str| Toleration {
-            operator: Some(operator.into()),
-            key: Some(key.into()),
-            value: Some(value.into()),
-            effect: Some(effect.into()),
-            toleration_seconds: None,
-        };
-        let node = taint("k", "v", "NoSchedule");
-        for (toleration, expected) in [
-            (toleration("Equal", "k", "v", "NoSchedule"), true),
-            (toleration("", "k", "v", ""), true),
-            (toleration("Equal", "k", "w", "NoSchedule"), false),
-            (toleration("Exists", "k", "", ""), true),
-            (toleration("Exists", "", "", ""), true),
-            (toleration("Exists", "other", "", ""), false),
-            (toleration("Exists", "k", "", "NoExecute"), false),
-            (toleration("Sideways", "k", "v", ""), false),
-        ] {
-            assert_eq!(tolerates(&toleration, &node), expected, "{toleration:?}");
-        }
-        assert!(tolerates(&toleration("Gt", "sla", "950", ""), &taint("sla", "990", "NoSchedule")));
-        assert!(!tolerates(&toleration("Gt", "sla", "950", ""), &taint("sla", "900", "NoSchedule")));
     }
 }

@@ -6,9 +6,9 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use coracle_client::ObjectKey;
+use coracle_client::scheduling::selector_matches;
 use k8s_openapi::api::core::v1::NodeSelector;
 
-use super::node_affinity::selector_matches;
 use crate::cache::{NodeInfo, PodInfo, Snapshot};
 use crate::framework::{ClusterEvent, Filter, Plugin, PreFilter, Refusal};
 
@@ -100,7 +100,7 @@ struct Reachable(Vec<NodeSelector>);
 
 impl Filter for Reachable {
     fn filter(&self, node: &NodeInfo) -> Result<(), Refusal> {
-        let reachable = self.0.iter().all(|selector| selector_matches(selector, node));
+        let reachable = self.0.iter().all(|selector| selector_matches(selector, &node.node));
         if reachable { Ok(()) } else { Err(Refusal::unresolvable(NODE_CONFLICT)) }
     }
 }

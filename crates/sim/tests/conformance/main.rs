@@ -7,6 +7,7 @@
 mod apimachinery;
 mod apps;
 mod covered;
+mod daemon_sets;
 mod instrumentation;
 mod lifecycle;
 mod network;
