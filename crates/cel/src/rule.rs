@@ -20,9 +20,6 @@ const STATIC_SCHEMA_LIMIT: u64 = 100_000_000;
 pub const MAX_MESSAGE: usize = 5 << 10;
 const MAX_REQUEST: u64 = 3 << 20;
 
-/// The reasons a rule may give.
-const REASONS: [&str; 4] = ["FieldValueRequired", "FieldValueInvalid", "FieldValueForbidden", "FieldValueDuplicate"];
-
 /// A compiled rule.
 #[derive(Debug)]
 struct Rule {
@@ -96,17 +93,17 @@ impl Rule {
 pub fn check_schema(schema: &Json, path: &str, errors: &mut FieldErrors) {
     let mut costs = Vec::new();
     let place = Place { path: path.to_owned(), root: true, cardinality: Some(1), uncorrelatable: None };
-    check_node(schema, schema, &place, &mut costs, errors);
+    check_node(schema, &place, &mut costs, errors);
     let total = costs.iter().fold(0_u64, |sum: u64, (_, cost)| sum.saturating_add(*cost));
     if total <= STATIC_SCHEMA_LIMIT {
         return;
     }
     costs.sort_by_key(|(_, cost)| std::cmp::Reverse(*cost));
     for (path, _) in costs.iter().filter(|(_, cost)| *cost >= STATIC_SCHEMA_LIMIT / 100).take(4) {
-        let message = "contributed to estimated rule & messageExpression cost total exceeding cost limit for entire OpenAPIv3 schema";
+        let message = "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema";
         errors.forbidden(path, message);
     }
-    let name = "x-kubernetes-validations estimated rule & messageExpression cost total for entire OpenAPIv3 schema";
+    let name = "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema";
     errors.forbidden(path, over_budget(name, total, STATIC_SCHEMA_LIMIT));
 }
 
@@ -120,13 +117,13 @@ struct Place {
     uncorrelatable: Option<String>,
 }
 
-fn check_node(schema: &Json, spine: &Json, place: &Place, costs: &mut Vec<(String, u64)>, errors: &mut FieldErrors) {
+fn check_node(schema: &Json, place: &Place, costs: &mut Vec<(String, u64)>, errors: &mut FieldErrors) {
     let rules = schema["x-kubernetes-validations"].as_array().map(Vec::as_slice).unwrap_or_default();
     if !rules.is_empty() {
-        let decl = Decl::from_schema(spine, place.root);
+        let decl = Decl::from_schema(schema, place.root);
         for (index, rule) in rules.iter().enumerate() {
             let at = format!("{}.x-kubernetes-validations[{index}]", place.path);
-            check_rule(rule, spine, &at, place, decl.as_ref(), costs, errors);
+            check_rule(rule, schema, &at, place, decl.as_ref(), costs, errors);
         }
     }
     let path = &place.path;
@@ -136,28 +133,21 @@ fn check_node(schema: &Json, spine: &Json, place: &Place, costs: &mut Vec<(Strin
         uncorrelatable: place.uncorrelatable.clone().or_else(|| (!correlates).then(|| place.path.clone())),
         path,
     };
-    let granular = spine["x-kubernetes-map-type"] != "atomic";
     let none = serde_json::Map::new();
     for (name, property) in schema["properties"].as_object().unwrap_or(&none) {
-        let mut below = child(format!("{path}.properties[{name}]"), place.cardinality, granular);
-        let spine = &spine["properties"][name];
-        below.root = spine["x-kubernetes-embedded-resource"] == true;
-        check_node(property, spine, &below, costs, errors);
+        let mut below = child(format!("{path}.properties[{name}]"), place.cardinality, true);
+        below.root = property["x-kubernetes-embedded-resource"] == true;
+        check_node(property, &below, costs, errors);
     }
     let many = |most: &Json| place.cardinality.zip(most.as_u64()).map(|(n, most)| n.saturating_mul(most));
-    if schema["items"].is_object() {
-        let correlates = spine["x-kubernetes-list-type"] == "map";
-        let below = child(format!("{path}.items"), many(&spine["maxItems"]), correlates);
-        check_node(&schema["items"], &spine["items"], &below, costs, errors);
-    }
-    if schema["additionalProperties"].is_object() {
-        let below = child(format!("{path}.additionalProperties"), many(&spine["maxProperties"]), granular);
-        check_node(&schema["additionalProperties"], &spine["additionalProperties"], &below, costs, errors);
-    }
-    for (index, part) in schema["allOf"].as_array().into_iter().flatten().enumerate() {
-        let mut below = child(format!("{path}.allOf[{index}]"), place.cardinality, true);
-        below.root = place.root;
-        check_node(part, spine, &below, costs, errors);
+    for (field, most, correlates) in [
+        ("items", "maxItems", schema["x-kubernetes-list-type"] == "map"),
+        ("additionalProperties", "maxProperties", true),
+    ] {
+        if schema[field].is_object() {
+            let below = child(format!("{path}.{field}"), many(&schema[most]), correlates);
+            check_node(&schema[field], &below, costs, errors);
+        }
     }
 }
 
@@ -170,38 +160,7 @@ fn check_rule(
     costs: &mut Vec<(String, u64)>,
     errors: &mut FieldErrors,
 ) {
-    let before = errors.0.len();
-    let text = |field: &str| rule[field].as_str().unwrap_or_default();
     let field = |name: &str| format!("{at}.{name}");
-    let (trimmed, message) = (text("rule").trim(), text("message").trim());
-    if trimmed.is_empty() {
-        errors.required(&field("rule"), "rule is not specified");
-    } else if !text("message").is_empty() && message.is_empty() {
-        errors.invalid(&field("message"), text("message"), "message must be non-empty if specified");
-    } else if message.contains('\n') {
-        errors.invalid(&field("message"), text("message"), "message must not contain line breaks");
-    } else if trimmed.contains('\n') && message.is_empty() {
-        errors.required(&field("message"), "message must be specified if rule contains line breaks");
-    }
-    if !text("messageExpression").is_empty() && text("messageExpression").trim().is_empty() {
-        errors.required(&field("messageExpression"), "messageExpression must be non-empty if specified");
-    }
-    if let Some(reason) = rule["reason"].as_str().filter(|reason| !REASONS.contains(reason)) {
-        errors.not_supported(&field("reason"), reason, &REASONS);
-    }
-    let field_path = text("fieldPath");
-    if !field_path.is_empty() {
-        if field_path.trim().is_empty() {
-            errors.invalid(&field("fieldPath"), field_path, "fieldPath must be non-empty if specified");
-        } else if field_path.contains('\n') {
-            errors.invalid(&field("fieldPath"), field_path, "fieldPath must not contain line breaks");
-        } else if let Err(why) = field_of(field_path.trim(), schema) {
-            errors.invalid(&field("fieldPath"), field_path, format!("fieldPath must be a valid path: {why}"));
-        }
-    }
-    if errors.0.len() > before {
-        return;
-    }
     let Some(decl) = decl else {
         let ty = schema["type"].as_str().unwrap_or_default();
         let unknown = schema["x-kubernetes-preserve-unknown-fields"] == true;
@@ -228,7 +187,7 @@ fn check_rule(
     if compiled.transition {
         if let Some(within) = &place.uncorrelatable {
             let message = format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {within}");
-            errors.invalid(&field("rule"), text("rule"), message);
+            errors.invalid(&field("rule"), rule["rule"].clone(), message);
         }
     } else if let Some(given) = rule["optionalOldSelf"].as_bool() {
         errors.invalid(&field("optionalOldSelf"), given, "may not be set if oldSelf is not used in rule");
@@ -247,39 +206,6 @@ fn over_budget(name: &str, cost: u64, limit: u64) -> String {
     )
 }
 
-/// A `fieldPath` (`.spec.items`, `['a.b']`) as a path in error messages, if the schema has that field.
-fn field_of(path: &str, schema: &Json) -> Result<String, String> {
-    let (mut shown, mut rest, mut schema) = (String::new(), path, schema);
-    while !rest.is_empty() {
-        let name;
-        if let Some(after) = rest.strip_prefix("['") {
-            let Some((quoted, after)) = after.split_once("']") else {
-                return Err("unexpected end of JSON path".into());
-            };
-            (name, rest) = (quoted.replace("\\'", "'"), after);
-        } else if let Some(after) = rest.strip_prefix('.') {
-            let end = after.find(['.', '[']).unwrap_or(after.len());
-            if end == 0 {
-                return Err("unexpected end of JSON path".into());
-            }
-            (name, rest) = (after[..end].to_owned(), &after[end..]);
-        } else {
-            return Err(format!("expected [ or . but got: {rest}"));
-        }
-        if schema["properties"].is_object() {
-            schema = &schema["properties"][&name];
-            shown.push_str(&format!(".{name}"));
-        } else {
-            schema = &schema["additionalProperties"];
-            shown.push_str(&format!("[{name}]"));
-        }
-        if !schema.is_object() {
-            return Err("does not refer to a valid field".into());
-        }
-    }
-    Ok(shown)
-}
-
 /// The rules of a schema and of all that is below it, compiled.
 #[derive(Debug)]
 pub struct Validator {
@@ -291,9 +217,7 @@ pub struct Validator {
     properties: BTreeMap<String, Validator>,
     items: Option<Box<Validator>>,
     additional: Option<Box<Validator>>,
-    all_of: Vec<Validator>,
-    /// Whether the parts of an old value can be told: of a map, and by which keys of a list.
-    granular: bool,
+    /// By which keys an item of an old list is told.
     keys: Vec<String>,
 }
 
@@ -316,30 +240,20 @@ struct Old<'a> {
 impl Validator {
     /// Compiles a structural schema's rules; `None` if it has none. `root` is true for whole objects.
     pub fn new(schema: &Json, root: bool) -> Option<Validator> {
-        Self::node(schema, schema, root)
-    }
-
-    fn node(schema: &Json, spine: &Json, root: bool) -> Option<Validator> {
         let embedded = |schema: &Json| schema["x-kubernetes-embedded-resource"] == true;
         let below = |field: &str| {
-            let (part, spine) = (&schema[field], &spine[field]);
-            if part.is_object() { Self::node(part, spine, embedded(spine)).map(Box::new) } else { None }
+            let part = &schema[field];
+            if part.is_object() { Self::new(part, embedded(part)).map(Box::new) } else { None }
         };
         let properties = schema["properties"].as_object().into_iter().flatten();
-        let properties: BTreeMap<String, Validator> = properties
-            .filter_map(|(name, part)| {
-                let spine = &spine["properties"][name];
-                Some((name.clone(), Self::node(part, spine, embedded(spine))?))
-            })
-            .collect();
-        let all_of = schema["allOf"].as_array().into_iter().flatten();
-        let all_of: Vec<Validator> = all_of.filter_map(|part| Self::node(part, spine, root)).collect();
+        let properties: BTreeMap<String, Validator> =
+            properties.filter_map(|(name, part)| Some((name.clone(), Self::new(part, embedded(part))?))).collect();
         let (items, additional) = (below("items"), below("additionalProperties"));
         let own = schema["x-kubernetes-validations"].as_array().map(Vec::as_slice).unwrap_or_default();
-        if own.is_empty() && properties.is_empty() && all_of.is_empty() && items.is_none() && additional.is_none() {
+        if own.is_empty() && properties.is_empty() && items.is_none() && additional.is_none() {
             return None;
         }
-        let decl = Decl::from_schema(spine, root).unwrap_or_else(|| Decl::plain(Type::Dyn));
+        let decl = Decl::from_schema(schema, root).unwrap_or_else(|| Decl::plain(Type::Dyn));
         let (mut rules, mut broken) = (Vec::new(), Vec::new());
         for rule in own {
             match Rule::compile(rule, &decl) {
@@ -347,17 +261,15 @@ impl Validator {
                 Err(RuleError(_, message)) => broken.push(message),
             }
         }
-        let keys = spine["x-kubernetes-list-map-keys"].as_array().into_iter().flatten();
+        let keys = schema["x-kubernetes-list-map-keys"].as_array().into_iter().flatten();
         Some(Validator {
             rules,
             broken,
             decl,
-            ty: spine["type"].as_str().unwrap_or_default().to_owned(),
+            ty: schema["type"].as_str().unwrap_or_default().to_owned(),
             properties,
             items,
             additional,
-            all_of,
-            granular: spine["x-kubernetes-map-type"] != "atomic",
             keys: keys.filter_map(|key| key.as_str().map(str::to_owned)).collect(),
         })
     }
@@ -376,9 +288,6 @@ impl Validator {
         }
         let old = Old { unchanged: old.unchanged || old.value == Some(value), ..old };
         self.own(path, value, old, run);
-        for part in &self.all_of {
-            part.visit(path, value, old, run);
-        }
         match value {
             Json::Array(items) => {
                 let Some(validator) = &self.items else { return };
@@ -393,7 +302,7 @@ impl Validator {
             }
             Json::Object(fields) => {
                 for (name, field) in fields {
-                    let before = old.value.filter(|_| self.granular).and_then(|old| old.get(name));
+                    let before = old.value.and_then(|old| old.get(name));
                     let old = Old { value: before, ..old };
                     if let Some(validator) = self.properties.get(name) {
                         let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };

@@ -119,15 +119,8 @@ fn rules_that_make_no_sense_are_refused_with_the_schema() {
             "rule: Invalid value: {\"rule\":\"self.b == 1\"}: compilation failed: ERROR: <input>:1:5: undefined field 'b'",
         ),
         (json!({ "rule": "self.a" }), "cel expression must evaluate to a bool"),
-        (json!({ "rule": " " }), "rule: Required value: rule is not specified"),
         (json!({ "rule": "true", "messageExpression": "1" }), "messageExpression must evaluate to a string"),
-        (
-            json!({ "rule": "true", "fieldPath": ".nope" }),
-            "fieldPath must be a valid path: does not refer to a valid field",
-        ),
-        (json!({ "rule": "true", "reason": "Because" }), "reason: Unsupported value: \"Because\""),
         (json!({ "rule": "true", "optionalOldSelf": true }), "may not be set if oldSelf is not used in rule"),
-        (json!({ "rule": "true &&\ntrue" }), "message must be specified if rule contains line breaks"),
     ] {
         let errors = one(rule);
         assert!(errors.len() == 1 && errors[0].contains(wanted), "{wanted}: {errors:?}");
@@ -161,8 +154,8 @@ fn rules_that_may_cost_too_much_are_refused_with_the_schema() {
         errors,
         [
             format!("{path} estimated rule cost exceeds budget by factor of more than 100x (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)"),
-            format!("{path} contributed to estimated rule & messageExpression cost total exceeding cost limit for entire OpenAPIv3 schema"),
-            "schema: Forbidden: x-kubernetes-validations estimated rule & messageExpression cost total for entire OpenAPIv3 schema exceeds budget by factor of more than 100x (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)".to_owned(),
+            format!("{path} contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema"),
+            "schema: Forbidden: x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema exceeds budget by factor of more than 100x (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)".to_owned(),
         ]
     );
     // A cheap rule on each of very many items adds up.

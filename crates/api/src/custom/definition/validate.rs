@@ -3,11 +3,14 @@
 //! Where all versions agree on a schema, on subresources or columns, upstream speaks of them as the definition's own
 //! (`spec.validation`, …), and so do we.
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
 use super::{approval, schema};
-use crate::custom::schema::{Schema, SchemaOrBool};
-use crate::field::{FieldError, FieldErrorKind, FieldErrors};
+use crate::certificates::check_certificates;
+use crate::custom::schema::Schema;
+use crate::field::FieldErrors;
 use crate::names::{check_dns_subdomain, check_dns1035_label};
 use crate::validate::{list, text, webhooks};
 
@@ -32,6 +35,9 @@ pub fn validate(definition: &Value, errors: &mut FieldErrors) {
     }
     required_enum(spec, "spec.scope", "scope", &["Cluster", "Namespaced"], errors);
     versions(spec, errors);
+    if let Some(name) = list(spec, "versions").first().map(|version| text(version, "name")) {
+        label(name, "spec.version", errors);
+    }
     for field in ["plural", "singular", "kind", "listKind"] {
         if text(&spec["names"], field).is_empty() {
             errors.required(&format!("spec.names.{field}"), "");
@@ -76,6 +82,15 @@ pub fn validate_update(new: &Value, old: &Value, subresource: &str, errors: &mut
             errors.invalid(path, of(new), "field is immutable");
         }
     }
+    // A definition may wait for its authority until it is served, and what is wrong already may stay.
+    let problem = |object: &Value| match text(&object["spec"]["conversion"]["webhook"]["clientConfig"], "caBundle") {
+        "" => None,
+        bundle => check_certificates(&BASE64_STANDARD.decode(bundle).unwrap_or_default()).err(),
+    };
+    if let Some(why) = problem(new).filter(|_| established && problem(old).is_none()) {
+        let why = format!("unable to load root certificates: {why}");
+        errors.invalid_omitted("spec.conversion.webhookClientConfig.caBundle", why);
+    }
 }
 
 fn required_enum(object: &Value, path: &str, key: &str, allowed: &[&str], errors: &mut FieldErrors) {
@@ -83,6 +98,12 @@ fn required_enum(object: &Value, path: &str, key: &str, allowed: &[&str], errors
         "" => errors.required(path, ""),
         value if !allowed.contains(&value) => errors.not_supported(path, value, allowed),
         _ => {}
+    }
+}
+
+fn label(name: &str, path: &str, errors: &mut FieldErrors) {
+    if let problems @ [_, ..] = check_dns1035_label(name).as_slice() {
+        errors.invalid(path, name, problems.join(","));
     }
 }
 
@@ -98,10 +119,7 @@ fn names(names: &Value, path: &str, errors: &mut FieldErrors) {
     }
     for field in ["shortNames", "categories"] {
         for (i, name) in list(names, field).iter().enumerate() {
-            let problems = check_dns1035_label(name.as_str().unwrap_or_default());
-            if !problems.is_empty() {
-                errors.invalid(&format!("{path}.{field}[{i}]"), name.clone(), problems.join(","));
-            }
+            label(name.as_str().unwrap_or_default(), &format!("{path}.{field}[{i}]"), errors);
         }
     }
     if !text(names, "kind").is_empty() && text(names, "kind") == text(names, "listKind") {
@@ -124,10 +142,7 @@ fn versions(spec: &Value, errors: &mut FieldErrors) {
     }
     for (i, version) in versions.iter().enumerate() {
         let at = |field: &str| format!("spec.versions[{i}].{field}");
-        let problems = check_dns1035_label(text(version, "name"));
-        if !problems.is_empty() {
-            errors.invalid(&at("name"), text(version, "name"), problems.join(","));
-        }
+        label(text(version, "name"), &at("name"), errors);
         deprecation(version, &at("deprecationWarning"), errors);
         parts(spec, version, false, &at(""), errors);
     }
@@ -165,8 +180,10 @@ fn shared(spec: &Value, errors: &mut FieldErrors) {
 /// The parts of a version that it shares with all others, or those that it does not.
 fn parts(spec: &Value, version: &Value, shared: bool, path: &str, errors: &mut FieldErrors) {
     let document = &version["schema"]["openAPIV3Schema"];
-    let status = !version["subresources"]["status"].is_null();
-    if is_shared(spec, "schema") == shared && !document.is_null() {
+    let here = is_shared(spec, "schema") == shared;
+    let has_status = |version: &Value| !version["subresources"]["status"].is_null();
+    if here && !document.is_null() {
+        let status = if shared { list(spec, "versions").iter().any(has_status) } else { has_status(version) };
         let at = if shared { "spec.validation".to_owned() } else { format!("{path}schema") };
         schema::validate(document, status, &format!("{at}.openAPIV3Schema"), errors);
     }
@@ -178,8 +195,20 @@ fn parts(spec: &Value, version: &Value, shared: bool, path: &str, errors: &mut F
             printer_column(column, &format!("{path}additionalPrinterColumns[{i}]"), errors);
         }
     }
-    if is_shared(spec, "selectableFields") == shared && !list(version, "selectableFields").is_empty() {
-        selectable(list(version, "selectableFields"), document, &format!("{path}selectableFields"), errors);
+    let selectable = list(version, "selectableFields");
+    if is_shared(spec, "selectableFields") != shared || selectable.is_empty() {
+        return;
+    }
+    let path = format!("{path}selectableFields");
+    match Schema::read(document) {
+        // Fields and schema must both be of one version, or both be shared.
+        _ if !here || document.is_null() => {
+            let where_from = if shared { "validations.schema is" } else { "version.schema.openAPIV3Schema is not" };
+            errors.invalid(&path, "", format!("selectableFields may only be set when {where_from} included"));
+        }
+        Ok(schema) => selectable_fields(selectable, &schema, &path, errors),
+        // Which is said of the schema itself.
+        Err(_) => {}
     }
 }
 
@@ -254,12 +283,7 @@ fn printer_column(column: &Value, path: &str, errors: &mut FieldErrors) {
     }
 }
 
-fn selectable(fields: &[Value], document: &Value, path: &str, errors: &mut FieldErrors) {
-    if document.is_null() {
-        let why = "selectableFields may only be set when version.schema.openAPIV3Schema is not included";
-        return errors.invalid(path, "", why);
-    }
-    let Ok(schema) = Schema::read(document) else { return };
+fn selectable_fields(fields: &[Value], schema: &Schema, path: &str, errors: &mut FieldErrors) {
     let mut seen: Vec<&str> = Vec::new();
     for (i, field) in fields.iter().enumerate() {
         let (at, json_path) = (format!("{path}[{i}].jsonPath"), text(field, "jsonPath"));
@@ -267,7 +291,7 @@ fn selectable(fields: &[Value], document: &Value, path: &str, errors: &mut Field
             errors.required(&at, "");
             continue;
         }
-        let found = match resolve(&schema, json_path) {
+        let found = match resolve(schema, json_path, false) {
             Ok(found) => found,
             Err(why) => {
                 errors.invalid(&at, json_path, format!("is an invalid path: {why}"));
@@ -289,27 +313,30 @@ fn selectable(fields: &[Value], document: &Value, path: &str, errors: &mut Field
         }
     }
     if seen.len() > MAX_SELECTABLE_FIELDS {
-        let detail = format!("{}: must have at most {MAX_SELECTABLE_FIELDS} items", seen.len());
-        errors.0.push(FieldError { field: path.into(), kind: FieldErrorKind::TooMany, value: Value::Null, detail });
+        errors.too_many(path, seen.len(), MAX_SELECTABLE_FIELDS);
     }
 }
 
-/// The schema at a path of fields and map keys: `.spec.color`, `.spec.map['k']`.
-pub(super) fn resolve<'a>(schema: &'a Schema, path: &str) -> Result<&'a Schema, String> {
-    const NO_FIELD: &str = "does not refer to a valid field";
+/// The schema at a path of fields and map keys: `.spec.color`, and with `quoted` names `.spec.map['k']` too.
+pub(super) fn resolve<'a>(schema: &'a Schema, path: &str, quoted: bool) -> Result<&'a Schema, String> {
+    const END: &str = "unexpected end of JSON path";
     let (mut schema, mut rest) = (schema, path);
     while !rest.is_empty() {
-        let (name, after) = if let Some(quoted) = rest.strip_prefix("['") {
-            quoted.split_once("']").ok_or("unexpected end of JSON path")?
+        let (name, after) = if rest.starts_with('[') && !quoted {
+            return Err("array notation is not allowed".into());
+        } else if let Some(inner) = rest.strip_prefix("['") {
+            inner.split_once("']").ok_or(END)?
         } else if let Some(dotted) = rest.strip_prefix('.') {
-            dotted.split_at(dotted.find(['.', '[']).unwrap_or(dotted.len()))
+            if dotted.is_empty() {
+                return Err(END.into());
+            }
+            dotted.split_at(dotted.find(['.', '[', ']']).unwrap_or(dotted.len()))
         } else {
-            return Err(format!("expected [ or . but got: {rest}"));
+            let end = rest.find(['.', '[', ']']).unwrap_or(rest.len()).max(1);
+            return Err(format!("expected [ or . but got: {}", &rest[..end]));
         };
-        schema = schema.properties.get(name).or_else(|| schema.additional()).ok_or(NO_FIELD)?;
-        if matches!(schema.additional_properties, Some(SchemaOrBool::Bool(_))) && !after.is_empty() {
-            return Err(NO_FIELD.into());
-        }
+        let part = if schema.properties.is_empty() { schema.additional() } else { schema.properties.get(name) };
+        schema = part.ok_or("does not refer to a valid field")?;
         rest = after;
     }
     Ok(schema)
@@ -391,16 +418,6 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn versions_have_unique_names_and_one_is_stored() {
-        let mut definition = good();
-        let version = good()["spec"]["versions"][0].clone();
-        definition["spec"]["versions"] = json!([version, version]);
-        let mut errors = FieldErrors::default();
-        validate(&definition, &mut errors);
-        assert_eq!(errors.0.len(), 2);
-    }
-
-    #[test]
     fn what_objects_are_known_by_does_not_change() {
         let (mut old, mut new) = (good(), good());
         new["spec"]["scope"] = "Cluster".into();
@@ -409,7 +426,11 @@ pub(crate) mod tests {
         validate_update(&new, &old, "", &mut errors);
         assert_eq!(errors.0.len(), 1);
         old["status"]["conditions"] = json!([{ "type": "Established", "status": "True" }]);
+        new["spec"]["conversion"]["webhook"]["clientConfig"]["caBundle"] = "AAAA".into();
+        let mut errors = FieldErrors::default();
         validate_update(&new, &old, "", &mut errors);
-        assert_eq!(errors.0[1].to_string(), "spec.scope: Invalid value: \"Cluster\": field is immutable");
+        let told: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
+        assert_eq!(told[0], "spec.scope: Invalid value: \"Cluster\": field is immutable");
+        assert!(told[2].contains("caBundle: Invalid value: unable to load root certificates: "), "{told:?}");
     }
 }
