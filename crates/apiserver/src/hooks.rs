@@ -300,6 +300,9 @@ pub trait AdmissionPlugin: fmt::Debug + Send + Sync {
     async fn validate(&self, _request: &AdmissionRequest, _context: &AdmissionContext) -> ApiResult<()> {
         Ok(())
     }
+
+    /// Writes what it counts, as Prometheus text.
+    fn metrics(&self, _out: &mut String) {}
 }
 
 /// A resource or subresource that is answered by code and never stored: token requests, reviews.

@@ -317,6 +317,7 @@ impl ApiServer {
     fn metrics(&self, storage: &Storage) -> String {
         let mut text = self.metrics.render(storage);
         self.config.webhooks.metrics(&mut text);
+        self.config.admission.iter().for_each(|plugin| plugin.metrics(&mut text));
         if let Overload::Fair(control) = &self.config.overload {
             control.metrics(&mut text);
         }

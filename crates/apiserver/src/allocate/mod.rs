@@ -12,6 +12,7 @@
 
 mod addresses;
 mod cidr;
+mod metrics;
 pub mod repair;
 mod service;
 
@@ -33,6 +34,7 @@ use crate::storage::table::suffix;
 
 pub(crate) use addresses::{NETWORKING, addresses, ip_address};
 pub use cidr::{CidrError, Ipv4Cidr};
+use metrics::Wish;
 pub use service::{Ranges, Taken, Used, assign};
 
 /// How long something is kept for a Service that does not appear in the store.
@@ -52,6 +54,7 @@ pub struct ServiceAllocator {
     storage: Arc<Storage>,
     node_ports: RangeInclusive<u16>,
     pending: Mutex<Vec<Pending>>,
+    counts: metrics::Counts,
 }
 
 /// The ranges of ServiceCIDRs: of all, or of those from which addresses may be given.
@@ -70,7 +73,7 @@ fn cluster_ips(storage: &Storage, ready: bool) -> Vec<Ipv4Cidr> {
 impl ServiceAllocator {
     /// From the ServiceCIDRs and this range.
     pub fn new(storage: Arc<Storage>, node_ports: RangeInclusive<u16>) -> Self {
-        ServiceAllocator { storage, node_ports, pending: Mutex::default() }
+        ServiceAllocator { storage, node_ports, pending: Mutex::default(), counts: Default::default() }
     }
 
     /// Gives a Service what it needs. `old` is what is stored, null for a new one.
@@ -99,14 +102,19 @@ impl ServiceAllocator {
                     || others.iter().any(|p| p.ips.contains(&ip))
             },
             ports: &|| {
-                let stored = cached(&self.storage, "", "services", "");
-                let stored = stored.iter().filter(|other| is_other(&owner_of(other))).map(Used::of);
-                let stored: BTreeSet<u16> = stored.flat_map(|used| used.ports).collect();
+                let stored = all_ports(&self.storage, |other| is_other(&owner_of(other)));
                 stored.into_iter().chain(others.iter().flat_map(|p| p.ports.iter().copied())).collect()
             },
         };
         let ranges = Ranges { cluster_ips: cluster_ips(&self.storage, true), node_ports: self.node_ports.clone() };
-        assign(service, old, taken, &ranges)?;
+        let (asked, held) = (Used::of(service), Used::of(old));
+        let outcome = assign(service, old, taken, &ranges);
+        if !dry_run {
+            let wish = Wish { asked: &asked, held: &held, taken, ranges: &ranges };
+            let given = Used::of(service);
+            self.counts.note(&wish, outcome.as_ref().map(|()| &given), coracle_clock::instant().duration_since(now));
+        }
+        outcome?;
         if !dry_run {
             pending.retain(|p| p.owner != owner || owner.1.is_empty());
             pending.push(Pending { owner, used: Used::of(service), until: now + KEEP });
@@ -126,6 +134,12 @@ fn owner_of(service: &Value) -> (String, String) {
     (text("namespace"), text("name"))
 }
 
+/// The NodePorts of stored Services of that sort.
+fn all_ports(storage: &Storage, which: impl Fn(&Value) -> bool) -> BTreeSet<u16> {
+    let services = cached(storage, "", "services", "");
+    services.iter().filter(|service| which(service)).flat_map(|service| Used::of(service).ports).collect()
+}
+
 /// Runs last of all plugins, so that nothing is given to what another one refuses.
 #[async_trait]
 impl AdmissionPlugin for ServiceAllocator {
@@ -135,6 +149,10 @@ impl AdmissionPlugin for ServiceAllocator {
 
     fn handles(&self, operation: Operation) -> bool {
         operation != Operation::Connect
+    }
+
+    fn metrics(&self, out: &mut String) {
+        self.render(out);
     }
 
     async fn admit(&self, request: &mut AdmissionRequest, _: &AdmissionContext) -> ApiResult<()> {

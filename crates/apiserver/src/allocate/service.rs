@@ -9,6 +9,10 @@ use serde_json::{Value, json};
 
 use super::cidr::Ipv4Cidr;
 
+/// How a range says that it has nothing left.
+pub(super) const NO_IP: &str = "failed to allocate a serviceIP: range is full";
+pub(super) const NO_PORT: &str = "failed to allocate a nodePort: range is full";
+
 /// Where addresses and ports come from.
 #[derive(Clone, Debug)]
 pub struct Ranges {
@@ -257,7 +261,7 @@ fn cluster_ip(
                 let band = (size / 16).clamp(16.min(size), 256.min(size));
                 choose(size, band, |index| !taken(range.address(index))).map(|index| range.address(index))
             });
-            chosen.ok_or_else(|| ApiError::internal("failed to allocate a serviceIP: range is full"))?.to_string()
+            chosen.ok_or_else(|| ApiError::internal(NO_IP))?.to_string()
         }
         text => {
             // Text that is no address is for validation to refuse, which says it better.
@@ -300,7 +304,7 @@ fn choose_port(range: &RangeInclusive<u16>, taken: &BTreeSet<u16>) -> ApiResult<
     let band = (size / 32).clamp(16.min(size), 128.min(size));
     let port = |index: u32| u16::try_from(u32::from(*range.start()) + index).unwrap_or(u16::MAX);
     let index = choose(size, band, |index| !taken.contains(&port(index)));
-    index.map(port).ok_or_else(|| ApiError::internal("failed to allocate a nodePort: range is full"))
+    index.map(port).ok_or_else(|| ApiError::internal(NO_PORT))
 }
 
 fn check_port(

@@ -216,6 +216,49 @@ fn an_address_that_is_taken_between_choice_and_storing_is_not_shared() {
 }
 
 #[test]
+fn what_is_given_and_what_cannot_be_is_counted_by_range_and_by_whose_choice_it_was() {
+    in_simulation(async || {
+        let storage = storage().await;
+        let allocator = allocator(&storage, "10.0.0.0/30", 30000..=30001).await;
+        let mut chosen = service("chosen", json!({ "type": "NodePort", "ports": [{ "port": 80 }] }));
+        give(&allocator, &mut chosen, &Value::Null).unwrap();
+        keep(&storage, "chosen", &chosen).await;
+        // Half of the ranges is left: what somebody has is not given, and what is no longer there neither.
+        let taken = json!({ "clusterIP": chosen["spec"]["clusterIP"], "ports": [{ "port": 80 }] });
+        give(&allocator, &mut service("taken", taken), &Value::Null).unwrap_err();
+        let free = cluster_ips(&storage, true)[0];
+        let free = (0..2).map(|index| free.address(index).to_string()).find(|ip| chosen["spec"]["clusterIP"] != **ip);
+        let named = json!({ "clusterIP": free, "ports": [{ "port": 80, "nodePort": 30009 }], "type": "NodePort" });
+        give(&allocator, &mut service("wrong-port", named.clone()), &Value::Null).unwrap_err();
+        let mut named = service("named", named);
+        named["spec"]["type"] = "ClusterIP".into();
+        named["spec"]["ports"][0].as_object_mut().unwrap().remove("nodePort");
+        give(&allocator, &mut named, &Value::Null).unwrap();
+        keep(&storage, "named", &named).await;
+        give(&allocator, &mut service("late", json!({})), &Value::Null).unwrap_err();
+        // An update that changes nothing is given nothing.
+        give(&allocator, &mut chosen.clone(), &chosen).unwrap();
+        let mut text = String::new();
+        AdmissionPlugin::metrics(&allocator, &mut text);
+        for line in [
+            r#"clusterip_allocator_allocation_total{cidr="10.0.0.0/30",scope="dynamic"} 1"#,
+            r#"clusterip_allocator_allocation_total{cidr="10.0.0.0/30",scope="static"} 1"#,
+            r#"clusterip_allocator_allocation_errors_total{cidr="10.0.0.0/30",scope="dynamic"} 1"#,
+            r#"clusterip_allocator_allocation_errors_total{cidr="10.0.0.0/30",scope="static"} 1"#,
+            r#"clusterip_allocator_allocation_duration_seconds_count{cidr="10.0.0.0/30"} 2"#,
+            r#"clusterip_allocator_allocated_ips{cidr="10.0.0.0/30"} 2"#,
+            r#"clusterip_allocator_available_ips{cidr="10.0.0.0/30"} 0"#,
+            r#"nodeport_allocator_allocation_total{scope="dynamic"} 1"#,
+            r#"nodeport_allocator_allocation_errors_total{scope="static"} 1"#,
+            "nodeport_allocator_allocated_ports 1",
+            "nodeport_allocator_available_ports 1",
+        ] {
+            assert!(text.contains(&format!("\nkube_apiserver_{line}\n")), "{line} of\n{text}");
+        }
+    });
+}
+
+#[test]
 fn what_was_given_to_a_service_that_was_never_stored_comes_back() {
     in_simulation(async || {
         let storage = storage().await;
