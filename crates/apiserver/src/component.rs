@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use coracle_api::{ApiError, ApiResult};
+use coracle_client::delegated;
 use coracle_client::transport::TransportError;
 use coracle_client::transport::peer::Authorities;
 use http::request::Parts;
@@ -16,15 +17,12 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
-use k8s_openapi::api::authorization::v1::{NonResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
+use k8s_openapi::api::authorization::v1::{NonResourceAttributes, SubjectAccessReviewSpec};
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::PostParams;
 use kube::{Api, Client};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::bearer_token;
 use crate::auth::x509::X509Authenticator;
 use crate::body::Body;
 use crate::hooks::{Attributes, Authenticator, UserInfo};
@@ -54,6 +52,8 @@ pub struct Component {
     pub client: Client,
     /// What it runs with, as `/configz` shows it.
     pub config: Value,
+    /// Parts of it that run, each a check of its health.
+    pub running: Arc<dyn Fn() -> Vec<&'static str> + Send + Sync>,
     /// Told when it ends.
     pub shutdown: CancellationToken,
 }
@@ -109,7 +109,8 @@ impl Server {
     async fn answer(&self, parts: Parts) -> Response<Body> {
         let path = parts.uri.path();
         if health::is_check(path) {
-            let mut checks = vec![("ping".to_owned(), true)];
+            let running = (self.component.running)();
+            let mut checks: Vec<_> = ["ping"].into_iter().chain(running).map(|name| (name.to_owned(), true)).collect();
             if path.starts_with("/readyz") {
                 checks.push(("shutdown".to_owned(), !self.component.shutdown.is_cancelled()));
             }
@@ -137,9 +138,7 @@ impl Server {
             non_resource_attributes: Some(asked),
             ..SubjectAccessReviewSpec::default()
         };
-        let api: Api<SubjectAccessReview> = Api::all(self.component.client.clone());
-        let review = api.create(&PostParams::default(), &SubjectAccessReview { spec, ..Default::default() }).await;
-        let status = review.map_err(ApiError::internal)?.status.unwrap_or_default();
+        let status = delegated::review_access(&self.component.client, spec).await.map_err(ApiError::internal)?;
         match status.allowed {
             true => Ok(()),
             false => {
@@ -155,20 +154,15 @@ impl Server {
         {
             return answer;
         }
-        let Some(token) = bearer_token(parts) else { return Ok(UserInfo::anonymous()) };
-        let spec = TokenReviewSpec { token: token.to_owned(), audiences: None };
-        let api: Api<TokenReview> = Api::all(self.component.client.clone());
-        let review = api.create(&PostParams::default(), &TokenReview { spec, ..Default::default() }).await;
-        let status = review.map_err(ApiError::internal)?.status.unwrap_or_default();
-        match status.user {
-            Some(user) if status.authenticated == Some(true) => Ok(UserInfo {
-                name: user.username.unwrap_or_default(),
-                uid: user.uid.unwrap_or_default(),
-                groups: user.groups.unwrap_or_default(),
-                extra: user.extra.unwrap_or_default(),
-            }),
-            _ => Err(ApiError::unauthorized()),
-        }
+        let Some(token) = delegated::bearer_token(&parts.headers) else { return Ok(UserInfo::anonymous()) };
+        let user = delegated::review_token(&self.component.client, token).await.map_err(ApiError::internal)?;
+        let user = user.ok_or_else(ApiError::unauthorized)?;
+        Ok(UserInfo {
+            name: user.username.unwrap_or_default(),
+            uid: user.uid.unwrap_or_default(),
+            groups: user.groups.unwrap_or_default(),
+            extra: user.extra.unwrap_or_default(),
+        })
     }
 }
 

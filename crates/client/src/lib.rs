@@ -11,11 +11,13 @@
 //! - [`LeaderElector`]: one active instance among several;
 //! - [`metrics`]: what queues and clients count;
 //! - [`scheduling`]: which nodes a pod may be on;
+//! - [`delegated`]: who asks a component, and whether they may;
 //! - [`transport`]: whom a TLS connection trusts, and failures worded as Go words them.
 //!
 //! Order is deterministic throughout (ordered maps, first in first out, one task per informer), so
 //! that a cluster in virtual time repeats itself exactly.
 
+pub mod delegated;
 mod events;
 mod informer;
 mod leader;

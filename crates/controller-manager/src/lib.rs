@@ -49,11 +49,11 @@ mod stateful_set;
 mod volumes;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::future::join_all;
 use kube::Client;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use certificates::authority::{Authority, AuthorityError};
@@ -86,6 +86,8 @@ pub struct Config {
     pub node_monitor_grace_period: Duration,
     /// So many finished pods are kept before the oldest are deleted.
     pub terminated_pod_gc_threshold: usize,
+    /// Told which controllers run.
+    pub health: Arc<Health>,
 }
 
 impl Default for Config {
@@ -102,7 +104,20 @@ impl Default for Config {
             concurrent_syncs: 5,
             node_monitor_grace_period: Duration::from_secs(50),
             terminated_pod_gc_threshold: 12_500,
+            health: Arc::default(),
         }
+    }
+}
+
+/// Which controllers run: empty until this instance leads.
+#[derive(Debug, Default)]
+pub struct Health(Mutex<Vec<(&'static str, AbortHandle)>>);
+
+impl Health {
+    /// Their names. One that has nothing to do, such as a signer without a key, ends at once and is not among them.
+    pub fn running(&self) -> Vec<&'static str> {
+        let started = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        started.iter().filter(|(_, task)| !task.is_finished()).map(|(name, _)| *name).collect()
     }
 }
 
@@ -128,18 +143,22 @@ impl VolumeDirectory for HostVolumes {
     }
 }
 
-/// Runs the enabled controllers until `shutdown`. Each is a task; informers are shared.
+/// Runs the enabled controllers until `shutdown`. Each is a task; informers are shared. If one panics, all end, to be
+/// started anew.
 pub async fn run(client: Client, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let enabled: Vec<_> = CONTROLLERS.iter().filter(|controller| is_enabled(controller, &config.controllers)).collect();
     let context = Context::new(client, config, shutdown);
-    let tasks = enabled.into_iter().map(|controller| {
+    let mut tasks = JoinSet::new();
+    let started = enabled.into_iter().map(|controller| {
         tracing::debug!(controller = controller.name, "starting");
         // Cut off at any point: what was begun is finished by whoever starts next.
         let (task, shutdown) = ((controller.start)(context.clone()), context.shutdown.clone());
-        tokio::spawn(async move { shutdown.run_until_cancelled(task).await })
+        (controller.name, tasks.spawn(async move { shutdown.run_until_cancelled(task).await }))
     });
-    for task in join_all(tasks).await {
-        task?;
+    let started = started.collect();
+    *context.config.health.0.lock().unwrap_or_else(PoisonError::into_inner) = started;
+    while let Some(ended) = tasks.join_next().await {
+        ended?;
     }
     Ok(())
 }

@@ -97,6 +97,7 @@ impl Kubelet {
             certificate,
             pods: self.lookup(),
             runtime: self.shared.runtime.clone(),
+            client: self.shared.client.clone(),
         }
     }
 

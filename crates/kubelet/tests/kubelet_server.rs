@@ -69,6 +69,23 @@ async fn only_administrators_see_into_containers() {
 }
 
 #[tokio::test]
+async fn what_the_cluster_permits_on_a_node_its_kubelet_answers() {
+    let kubelet = Kubelet::start().await;
+    let ask = async |token: &str, path: &str| {
+        kubelet.get_with(As::Nobody, &format!("Authorization: Bearer {token}\r\n"), path).await
+    };
+    for path in ["/metrics", "/pods"] {
+        assert_eq!(ask("scraper", path).await.0, 200, "{path}");
+    }
+    for (path, subresources) in [("/stats/summary", "stats"), ("/containerLogs/default/web/main", "proxy")] {
+        let message =
+            format!("Forbidden (user=metrics-server, verb=get, resource=nodes, subresource(s)=[{subresources}])");
+        assert_eq!(ask("scraper", path).await, (403, message + "\n"));
+    }
+    assert_eq!(ask("unknown", "/metrics").await.0, 401);
+}
+
+#[tokio::test]
 async fn logs_are_plain_text() {
     let kubelet = Kubelet::start().await;
     let log = async |rest: &str| kubelet.get(As::Administrator, &format!("/containerLogs/default/web/{rest}")).await;

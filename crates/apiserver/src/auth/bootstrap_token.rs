@@ -9,11 +9,11 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use coracle_api::ApiResult;
+use coracle_client::delegated::bearer_token;
 use http::request::Parts;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::bearer_token;
 use crate::hooks::{Authenticator, UserInfo};
 use crate::storage::Storage;
 
@@ -88,7 +88,7 @@ impl BootstrapTokens {
 #[async_trait]
 impl Authenticator for BootstrapTokens {
     async fn authenticate(&self, parts: &Parts) -> Option<ApiResult<UserInfo>> {
-        self.user(bearer_token(parts)?).await.map(Ok)
+        self.user(bearer_token(&parts.headers)?).await.map(Ok)
     }
 }
 

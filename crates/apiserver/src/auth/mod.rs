@@ -14,13 +14,3 @@ pub mod reviews;
 pub mod static_token;
 pub mod token;
 pub mod x509;
-
-use http::request::Parts;
-
-/// The token of an `Authorization: Bearer` header.
-pub(crate) fn bearer_token(parts: &Parts) -> Option<&str> {
-    let header = parts.headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = header.trim().split_once(' ')?;
-    let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
-}

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use coracle_api::ApiResult;
+use coracle_client::delegated::bearer_token;
 use http::request::Parts;
 
-use super::bearer_token;
 use crate::hooks::{Authenticator, UserInfo};
 
 /// A line of the file that is no token's.
@@ -78,7 +78,7 @@ fn columns(line: &str) -> Vec<String> {
 #[async_trait]
 impl Authenticator for StaticTokens {
     async fn authenticate(&self, parts: &Parts) -> Option<ApiResult<UserInfo>> {
-        self.user(bearer_token(parts)?).map(|user| Ok(user.clone()))
+        self.user(bearer_token(&parts.headers)?).map(|user| Ok(user.clone()))
     }
 }
 

@@ -12,10 +12,10 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use coracle_api::{ApiError, ApiResult, FieldErrors};
+use coracle_client::delegated::bearer_token;
 use http::request::Parts;
 use serde_json::{Value, json};
 
-use super::bearer_token;
 use super::jwt::TokenKey;
 use crate::hooks::{Authenticator, UserInfo, VirtualResource};
 use crate::rbac::node_of;
@@ -283,7 +283,7 @@ pub fn service_account_user(namespace: &str, name: &str, uid: &str) -> UserInfo 
 #[async_trait]
 impl Authenticator for ServiceAccountTokens {
     async fn authenticate(&self, parts: &Parts) -> Option<ApiResult<UserInfo>> {
-        let token = bearer_token(parts)?;
+        let token = bearer_token(&parts.headers)?;
         Some(match self.verify(token, &[ISSUER]).await {
             Ok((user, _)) => Ok(user),
             Err(why) => {

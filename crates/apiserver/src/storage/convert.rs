@@ -9,9 +9,9 @@
 use std::sync::Arc;
 
 use coracle_api::{Resource, custom};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::codec;
+use super::{autoscaler, codec};
 
 /// core/v1 Event's fields and what events.k8s.io/v1 calls them.
 const EVENT_FIELDS: [(&str, &str); 7] = [
@@ -42,8 +42,8 @@ pub fn to(object: &mut Value, resource: &Resource) {
     match (resource.kind.as_str(), version.as_str()) {
         ("Event", "events.k8s.io/v1") => rename(object, EVENT_FIELDS.into_iter()),
         ("Event", "v1") => rename(object, EVENT_FIELDS.into_iter().map(|(core, new)| (new, core))),
-        ("HorizontalPodAutoscaler", "autoscaling/v1") => autoscaler_to_v1(object),
-        ("HorizontalPodAutoscaler", "autoscaling/v2") => autoscaler_to_v2(object),
+        ("HorizontalPodAutoscaler", "autoscaling/v1") => autoscaler::to_v1(object),
+        ("HorizontalPodAutoscaler", "autoscaling/v2") => autoscaler::to_v2(object),
         _ => {}
     }
     object["apiVersion"] = version.into();
@@ -67,39 +67,4 @@ pub fn settled(stored: &[u8], versions: &[Arc<Resource>]) -> Option<Vec<u8>> {
     to(&mut object, own);
     own.custom.as_ref()?.settle(&mut object);
     (object != was).then(|| codec::encode(&object))
-}
-
-/// v1 knows CPU utilisation only; other metrics stay unseen, as they are not v1's.
-fn autoscaler_to_v1(object: &mut Value) {
-    let percentage = |list: &Value, at: &str, field: &str| {
-        let cpu = list.as_array()?.iter().find(|metric| metric["resource"]["name"] == "cpu")?;
-        Some(cpu["resource"][at][field].clone()).filter(Value::is_number)
-    };
-    let target = percentage(&object["spec"]["metrics"], "target", "averageUtilization");
-    let current = percentage(&object["status"]["currentMetrics"], "current", "averageUtilization");
-    for (part, fields) in [("spec", &["metrics", "behavior"][..]), ("status", &["currentMetrics", "conditions"])] {
-        if let Some(part) = object.get_mut(part).and_then(Value::as_object_mut) {
-            fields.iter().for_each(|field| drop(part.remove(*field)));
-        }
-    }
-    if let Some(target) = target {
-        object["spec"]["targetCPUUtilizationPercentage"] = target;
-    }
-    if let Some(current) = current {
-        object["status"]["currentCPUUtilizationPercentage"] = current;
-    }
-}
-
-fn autoscaler_to_v2(object: &mut Value) {
-    let spec = object.get_mut("spec").and_then(Value::as_object_mut);
-    if let Some(target) = spec.and_then(|spec| spec.remove("targetCPUUtilizationPercentage")) {
-        let target = json!({ "type": "Utilization", "averageUtilization": target });
-        object["spec"]["metrics"] = json!([{ "type": "Resource", "resource": { "name": "cpu", "target": target } }]);
-    }
-    let status = object.get_mut("status").and_then(Value::as_object_mut);
-    if let Some(current) = status.and_then(|status| status.remove("currentCPUUtilizationPercentage")) {
-        let current = json!({ "averageUtilization": current });
-        object["status"]["currentMetrics"] =
-            json!([{ "type": "Resource", "resource": { "name": "cpu", "current": current } }]);
-    }
 }

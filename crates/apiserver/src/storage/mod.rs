@@ -4,6 +4,7 @@
 //! from the caches, after waiting until they have seen everything the store has acknowledged; writes
 //! are transactions on the store.
 
+mod autoscaler;
 pub mod cache;
 pub mod codec;
 pub mod convert;

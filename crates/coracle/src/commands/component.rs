@@ -70,13 +70,18 @@ fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().to_lowercase()
 }
 
-/// Runs `work`, as the leader if that was asked for, beside a server of health and metrics. `config` is what `/configz`
-/// shows besides flags that all have.
+/// What `/configz` and `/healthz` show of a component.
+struct Shown {
+    config: Value,
+    running: Arc<dyn Fn() -> Vec<&'static str> + Send + Sync>,
+}
+
+/// Runs `work`, as the leader if that was asked for, beside a server of health and metrics.
 async fn led<F, Fut>(
     name: &'static str,
     flags: &ClientFlags,
     serving: (&ServingFlags, u16),
-    config: Value,
+    shown: Shown,
     work: F,
 ) -> anyhow::Result<()>
 where
@@ -87,7 +92,12 @@ where
     let shutdown = shutdown_on_signal()?;
     let (serving, port) = (serving.0, serving.0.secure_port.unwrap_or(serving.1));
     if port != 0 {
-        let component = Component { client: client.clone(), config, shutdown: shutdown.clone() };
+        let component = Component {
+            client: client.clone(),
+            config: shown.config,
+            running: shown.running,
+            shutdown: shutdown.clone(),
+        };
         let certificate = match (&serving.tls_cert_file, &serving.tls_private_key_file) {
             (Some(certificate), Some(key)) => Some(CertKey { cert_pem: read(certificate)?, key_pem: read(key)? }),
             _ => None,
@@ -130,12 +140,14 @@ pub async fn controller_manager(data_dir: Option<PathBuf>, options: cli::Control
         node_monitor_grace_period: Duration::from_secs(options.node_monitor_grace_period),
         ..Default::default()
     };
+    let health = config.health.clone();
     let shown = json!({
         "kubecontrollermanager.config.k8s.io": {
             "Generic": { "Controllers": config.controllers, "LeaderElection": leader_election(&options.client) },
             "NodeLifecycleController": { "NodeMonitorGracePeriod": format!("{}s", options.node_monitor_grace_period) },
         },
     });
+    let shown = Shown { config: shown, running: Arc::new(move || health.running()) };
     led("kube-controller-manager", &options.client, (&options.serving, 10257), shown, |client, shutdown| {
         coracle_controller_manager::run(client, config, shutdown)
     })
@@ -169,7 +181,8 @@ pub async fn scheduler(options: cli::Scheduler) -> anyhow::Result<()> {
     let config = coracle_scheduler::Config { scheduler_name: options.scheduler_name };
     let profiles = json!([{ "schedulerName": config.scheduler_name }]);
     let election = leader_election(&options.client);
-    let shown = json!({ "componentconfig": { "leaderElection": election, "profiles": profiles } });
+    let config_shown = json!({ "componentconfig": { "leaderElection": election, "profiles": profiles } });
+    let shown = Shown { config: config_shown, running: Arc::new(Vec::new) };
     led("kube-scheduler", &options.client, (&options.serving, 10259), shown, |client, shutdown| {
         coracle_scheduler::run(client, config, shutdown)
     })

@@ -12,9 +12,10 @@
 //! | `/stats/summary`, `/metrics/resource` | what pods use |
 //!
 //! The server knows containers only by id: [`PodLookup`] says which one a request means, the
-//! [`Runtime`] does the rest. Clients are known by certificates of the cluster's CA; only
-//! administrators of the cluster, the API server among them, are let in.
+//! [`Runtime`] does the rest. Clients are known by certificates of the cluster's CA, or by tokens of the cluster; what
+//! they may, it says, too ([`access`]).
 
+mod access;
 mod logs;
 mod lookup;
 mod query;
@@ -60,13 +61,15 @@ pub struct Server {
     pub pods: Arc<dyn PodLookup>,
     /// Runs them.
     pub runtime: Arc<dyn Runtime>,
+    /// By it the API server is asked who may do what.
+    pub client: kube::Client,
 }
 
 impl Server {
     /// Serves until told to stop. Sessions that are open then are cut off.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
         let acceptor = TlsAcceptor::from(self.certificate.server_config()?);
-        let routes = Arc::new(Routes { node: self.node, pods: self.pods, runtime: self.runtime });
+        let routes = Arc::new(Routes { node: self.node, pods: self.pods, runtime: self.runtime, client: self.client });
         let authorities = self.certificate.authorities()?;
         let connections = TaskTracker::new();
         loop {

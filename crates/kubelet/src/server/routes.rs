@@ -32,12 +32,14 @@ pub struct Routes {
     pub pods: Arc<dyn PodLookup>,
     /// Runs them.
     pub runtime: Arc<dyn Runtime>,
+    /// By it the API server is asked who may do what.
+    pub client: kube::Client,
 }
 
 impl Routes {
     /// Answers a request of a client that is known by its certificate, or not at all.
     pub async fn answer<B>(&self, request: Request<B>, client: Option<&Identity>) -> Response<Body> {
-        let answer = match authorize(&request, client) {
+        let answer = match self.authorize(&request, client).await {
             Ok(()) => self.route(request).await,
             Err(refusal) => Err(refusal),
         };
@@ -171,20 +173,6 @@ impl Routes {
         let sandbox = self.pods.sandbox(namespace, pod).await.map_err(of_lookup)?;
         let to = PortForward { runtime: self.runtime.clone(), sandbox, pod: pod.into(), ports };
         Ok(port_forward::<B, Empty>(request, to)?.map(Empty::into))
-    }
-}
-
-/// Health is for everybody, all else for the API server and administrators.
-fn authorize<B>(request: &Request<B>, client: Option<&Identity>) -> Result<(), Refusal> {
-    match client {
-        _ if request.uri().path() == "/healthz" => Ok(()),
-        Some(client) if client.is_administrator() => Ok(()),
-        Some(client) => {
-            let verb = if request.method() == Method::GET { "get" } else { "create" };
-            let message = format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource=proxy)", client.user);
-            Err(Refusal::new(StatusCode::FORBIDDEN, message))
-        }
-        None => Err(Refusal::new(StatusCode::UNAUTHORIZED, "Unauthorized")),
     }
 }
 

@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
@@ -196,6 +197,29 @@ impl PodLookup for OnePod {
     }
 }
 
+/// A cluster that knows the token `scraper`, whose owner may see what nodes count and which pods they have.
+fn cluster() -> kube::Client {
+    let answer = |request: http::Request<kube::client::Body>| async move {
+        let mut review: Value = serde_json::from_slice(&request.into_body().collect_bytes().await.unwrap()).unwrap();
+        review["status"] = match review["kind"].as_str() {
+            Some("TokenReview") if review["spec"]["token"] == "scraper" => {
+                json!({ "authenticated": true, "user": { "username": "metrics-server", "groups": ["scrapers"] } })
+            }
+            Some("TokenReview") => json!({}),
+            _ => {
+                let (wanted, groups) = (&review["spec"]["resourceAttributes"], &review["spec"]["groups"]);
+                let on_node = wanted["resource"] == "nodes" && wanted["name"] == "node-1" && wanted["verb"] == "get";
+                let permitted = wanted["subresource"] == "metrics" || wanted["subresource"] == "pods";
+                json!({ "allowed": on_node && permitted && *groups == json!(["scrapers"]) })
+            }
+        };
+        Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::from(
+            review.to_string().into_bytes(),
+        )))
+    };
+    kube::Client::new(tower::service_fn(answer), "default")
+}
+
 /// A serving kubelet and a CA that makes clients.
 pub struct Kubelet {
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -229,8 +253,13 @@ impl Kubelet {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let server =
-            Server { node: "node-1".into(), certificate, pods: Arc::new(OnePod), runtime: Arc::new(FakeRuntime) };
+        let server = Server {
+            node: "node-1".into(),
+            certificate,
+            pods: Arc::new(OnePod),
+            runtime: Arc::new(FakeRuntime),
+            client: cluster(),
+        };
         tokio::spawn(server.serve(listener, shutdown.clone()));
         Kubelet { issuer, address, shutdown }
     }
@@ -271,8 +300,13 @@ impl Kubelet {
 
     /// Sends a request; answers the status and the body.
     pub async fn get(&self, who: As, path: &str) -> (u16, String) {
+        self.get_with(who, "", path).await
+    }
+
+    /// The same with a header.
+    pub async fn get_with(&self, who: As, header: &str, path: &str) -> (u16, String) {
         let mut connection = self.connect(who).await;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: kubelet\r\nConnection: close\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: kubelet\r\n{header}Connection: close\r\n\r\n");
         connection.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         connection.read_to_string(&mut answer).await.unwrap();
