@@ -1,5 +1,6 @@
 //! A cluster of one's own: temporary, on a free port, removed at the end.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -45,10 +46,11 @@ fn command(arguments: &[&str]) -> Command {
     command
 }
 
-/// A port that nobody listens on.
+/// A port that nobody listens on, below those that the kernel gives to connections: it would take it at any time.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
-    listener.local_addr().expect("a listener has an address").port()
+    let random = || RandomState::new().build_hasher().finish();
+    let ports = std::iter::repeat_with(|| 15_000 + u16::try_from(random() % 15_000).unwrap_or_default());
+    ports.take(1000).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("there is a free port")
 }
 
 /// Runs `docker <line>`, which must succeed; returns what it printed.

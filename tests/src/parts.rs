@@ -31,6 +31,7 @@ pub struct Parts {
 const TOKENS: &str = r#"admin,ada,1,"system:masters"
 controllers,system:kube-controller-manager,2
 scheduler,system:kube-scheduler,3
+proxy,system:kube-proxy,7
 node-a,system:node:a,4,"system:nodes"
 node-b,system:node:b,5,"system:nodes"
 visitor,vera,6
@@ -151,9 +152,8 @@ impl Parts {
     pub fn controllers(&self) {
         let (certificate, key) = (self.path("pki/ca.crt"), self.path("pki/ca.key"));
         let signing = ["--cluster-signing-cert-file", text(&certificate), "--cluster-signing-key-file", text(&key)];
-        let (shown, its_key) = (self.path("pki/apiserver.crt"), self.path("pki/apiserver.key"));
-        let tls = ["--tls-cert-file", text(&shown), "--tls-private-key-file", text(&its_key)];
-        self.controller_manager("", &[signing, tls].concat());
+        let tls = self.tls();
+        self.controller_manager("", &[signing, tls.each_ref().map(String::as_str)].concat());
     }
 
     fn controller_manager(&self, number: &str, more: &[&str]) {
@@ -169,6 +169,13 @@ impl Parts {
         self.controller_manager(number, &["--leader-elect"]);
         let name = format!("scheduler{number}");
         self.spawn_scheduler(&name, &self.kubeconfig_through(&name, number));
+    }
+
+    /// The flags by which a component shows a certificate of the cluster.
+    fn tls(&self) -> [String; 4] {
+        let file = |name: &str| text(&self.path(name)).to_owned();
+        let (certificate, key) = (file("pki/apiserver.crt"), file("pki/apiserver.key"));
+        ["--tls-cert-file".into(), certificate, "--tls-private-key-file".into(), key]
     }
 
     /// Starts a scheduler, which works if no other does.
@@ -200,7 +207,19 @@ impl Parts {
         let cidr = format!("10.200.{}.0/24", node.as_bytes()[0]);
         let flags = ["--hostname-override", node, "--container-runtime", "simulated", "--pod-cidr", &cidr];
         let files = ["--root-dir", text(&root), "--kubeconfig", text(&kubeconfig)];
-        self.spawn(&format!("kubelet-{node}"), "kubelet", &[&flags[..], &files].concat());
+        let (port, tls, authority) = (self.serve(&format!("kubelet-{node}")), self.tls(), self.path("pki/ca.crt"));
+        let serving = ["--port", &port, "--client-ca-file", text(&authority)];
+        let tls = tls.each_ref().map(String::as_str);
+        self.spawn(&format!("kubelet-{node}"), "kubelet", &[&flags[..], &files, &tls, &serving].concat());
+    }
+
+    /// Starts a proxy that needs no rights on the host.
+    pub fn proxy(&self) {
+        let kubeconfig = self.kubeconfig("proxy", "default");
+        let [health, metrics] = ["proxy-health", "proxy-metrics"].map(|name| format!("127.0.0.1:{}", self.serve(name)));
+        let flags = ["--kubeconfig", text(&kubeconfig), "--proxy-mode", "userspace"];
+        let serving = ["--healthz-bind-address", &health, "--metrics-bind-address", &metrics];
+        self.spawn("proxy", "proxy", &[&flags[..], &serving].concat());
     }
 
     /// A file or folder among those of these components.

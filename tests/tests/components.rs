@@ -5,7 +5,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use coracle_tests::certificates::{certificate_request, request_manifest};
 use coracle_tests::parts::{Parts, missing};
-use coracle_tests::{eventually, sections, specification, wait_until};
+use coracle_tests::{Session, eventually, sections, specification, wait_until};
 
 fn main() {
     let sections = sections![
@@ -14,6 +14,8 @@ fn main() {
         simulated_nodes_become_ready,
         the_components_together_run_pods,
         components_tell_everybody_how_they_are_and_those_who_may_what_they_count,
+        a_kubelet_shows_what_it_counts_to_whom_the_cluster_permits_it,
+        a_proxy_tells_without_tls_whether_it_has_written_its_rules,
         an_approved_certificate_request_becomes_a_users_credentials,
         a_kubelets_certificate_request_is_approved_and_signed_by_itself,
         a_controller_manager_that_was_killed_goes_on_where_it_was,
@@ -84,6 +86,8 @@ fn components_tell_everybody_how_they_are_and_those_who_may_what_they_count(part
     let port = parts.serving("controller-manager");
     for (certificate, path, code, told) in [
         (None, "/healthz", 200, "ok"),
+        (None, "/healthz?verbose", 200, "[+]deployment-controller ok\n"),
+        (None, "/healthz/job-controller", 200, "ok"),
         (None, "/readyz?verbose", 200, "[+]shutdown ok\nreadyz check passed"),
         (None, "/metrics", 403, "User \\\"system:anonymous\\\" cannot get path \\\"/metrics\\\""),
         (Some("front-proxy-client"), "/metrics", 401, "Unauthorized"),
@@ -104,6 +108,41 @@ fn components_tell_everybody_how_they_are_and_those_who_may_what_they_count(part
     );
     let refused = parts.kubectl("visitor").run(&format!("get --raw /metrics {scheduler}"));
     refused.fails("User \"vera\" cannot get path \"/metrics\"");
+}
+
+/// As metrics-server asks it: by token, for `nodes/metrics`.
+fn a_kubelet_shows_what_it_counts_to_whom_the_cluster_permits_it(parts: &Parts) {
+    let port = parts.serving("kubelet-a");
+    let bearer = |token: &str| format!("Authorization: Bearer {token}\r\n");
+    let ask = |token: &str, path: &str| parts.connect_to(port, None).get(path, &bearer(token));
+    assert_eq!(parts.connect_to(port, None).get("/healthz", "").status, 200);
+    assert_eq!(parts.connect_to(port, None).get("/metrics", "").status, 401);
+    assert_eq!(ask("stranger", "/metrics").status, 401);
+    let refused = ask("visitor", "/metrics");
+    let told = "Forbidden (user=vera, verb=get, resource=nodes, subresource(s)=[metrics])";
+    assert!(refused.status == 403 && refused.body.contains(told), "{}", refused.body);
+    let kubectl = parts.kubectl("admin");
+    kubectl.ok("create clusterrole scraper --verb=get --resource=nodes/metrics");
+    kubectl.ok("create clusterrolebinding scraper --clusterrole=scraper --user=vera");
+    let metrics = ask("visitor", "/metrics");
+    assert!(metrics.status == 200 && metrics.body.contains("rest_client_requests_total{"), "{}", metrics.body);
+    assert_eq!(ask("visitor", "/metrics/resource").status, 200);
+    assert_eq!(ask("visitor", "/pods").status, 403);
+    assert_eq!(ask("admin", "/pods").status, 200);
+}
+
+fn a_proxy_tells_without_tls_whether_it_has_written_its_rules(parts: &Parts) {
+    parts.proxy();
+    let ask =
+        |name: &str, path: &str| Session::new(&format!("127.0.0.1:{}", parts.serving(name))).request("GET", path, "");
+    let health = wait_until("the proxy has written its rules", 20, || {
+        ask("proxy-health", "/healthz").ok().filter(|answer| answer.status == 200)
+    });
+    assert!(health.body.contains("\"lastUpdated\""), "{}", health.body);
+    assert_eq!(ask("proxy-health", "/metrics").expect("it listens").status, 404);
+    let metrics = ask("proxy-metrics", "/metrics").expect("it listens");
+    assert!(metrics.status == 200 && metrics.body.contains("rest_client_requests_total{"), "{}", metrics.body);
+    assert_eq!(ask("proxy-metrics", "/healthz").expect("it listens").body, "ok");
 }
 
 fn an_approved_certificate_request_becomes_a_users_credentials(parts: &Parts) {
