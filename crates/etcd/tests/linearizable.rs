@@ -21,8 +21,15 @@ async fn connect(config: &EtcdConfig) -> SharedStore {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_real_etcd_is_linearizable_and_its_watches_are_reliable() {
     if available(&["etcd", "etcdctl"]) {
-        let etcd = RealEtcd::start_empty().await;
-        histories(connect(&etcd.config()).await, async |_| connect(&etcd.config()).await).await;
+        let mut etcd = RealEtcd::start_empty().await;
+        let store = connect(&etcd.config()).await;
+        // It comes back where it was, and so does the way to it.
+        let restart = async |store| {
+            etcd.kill(0).await;
+            etcd.restart(0).await;
+            store
+        };
+        histories(store, restart).await;
     }
 }
 

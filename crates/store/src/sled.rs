@@ -30,6 +30,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::fs::FallocateFlags;
+
 use crate::checkpoint::{Checkpoint, Frame, Restored};
 use crate::codec::{Change, LeaseTerms, Reader, Stored, put_record};
 use crate::core::{Core, Moment, Record};
@@ -41,6 +43,9 @@ use crate::{DEFAULT_HISTORY_LIMIT_BYTES, Event, KeyRange, Result, Revision, Snap
 
 /// Longer than almost any frame.
 const RESERVE_BYTES: u64 = 1 << 20;
+
+/// What a checkpoint may take besides what it is to hold twice.
+const CHECKPOINT_BYTES: u64 = 4 << 20;
 
 /// A store on disk.
 pub type SledStore = Engine<DiskJournal>;
@@ -185,7 +190,9 @@ impl Reserve {
 
     fn give_up(&mut self) {
         self.held = false;
-        if let Err(error) = std::fs::remove_file(&self.path) {
+        if let Err(error) = std::fs::remove_file(&self.path)
+            && error.kind() != ErrorKind::NotFound
+        {
             tracing::warn!(%error, "the reserve of space stays");
         }
     }
@@ -239,7 +246,8 @@ impl DiskJournal {
     /// Hands a log that is long enough to a thread, unless the last one is still at it.
     fn checkpoint_if_due(&mut self) -> Result<()> {
         let busy = matches!(&self.database, Database::Busy(thread) if !thread.is_finished());
-        if busy || !self.reserve.held || self.wal.bytes < self.config.checkpoint_bytes {
+        let due = !busy && self.reserve.held && self.wal.bytes >= self.config.checkpoint_bytes;
+        if !due || !self.has_room_for_checkpoint() {
             return Ok(());
         }
         let mut database = self.take_database()?;
@@ -254,6 +262,20 @@ impl DiskJournal {
         let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(work);
         self.database = Database::Busy(thread.map_err(disk(&self.config.dir))?);
         Ok(())
+    }
+
+    /// Whether a checkpoint is not going to fill the disk, as far as one can tell: sled's threads wait for each other for
+    /// ever once one of them could not write. Without room the logs grow.
+    fn has_room_for_checkpoint(&self) -> bool {
+        let bytes = |log: &PathBuf| log.metadata().map_or(0, |log| log.len());
+        let pending = self.wal.bytes + self.finished_logs.iter().map(bytes).sum::<u64>();
+        let path = self.config.dir.join("room");
+        let laid = File::create(&path).and_then(|file| {
+            Ok(rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, 2 * pending + CHECKPOINT_BYTES)?)
+        });
+        _ = std::fs::remove_file(&path);
+        // There are file systems that cannot say.
+        !laid.is_err_and(|error| is_full(&error))
     }
 
     /// Waits for the database. What could not be applied stays in the logs for the next to open them.
@@ -318,8 +340,9 @@ impl Journal for DiskJournal {
 
     fn close(&mut self) -> Result<()> {
         let mut database = self.take_database()?;
-        let mut logs = std::mem::take(&mut self.finished_logs);
-        if !self.pending.is_empty() {
+        // Without room the logs stay, and who opens the store next reads them.
+        if !self.pending.is_empty() && self.has_room_for_checkpoint() {
+            let mut logs = std::mem::take(&mut self.finished_logs);
             // An empty log stays: its name tells whether the database is as new as it was.
             let new = Wal::create(&self.config.dir, self.sequence + 1)?;
             logs.push(std::mem::replace(&mut self.wal, new).path);

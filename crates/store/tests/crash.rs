@@ -280,6 +280,26 @@ async fn a_full_disk_refuses_puts_serves_reads_and_goes_on_when_there_is_space()
 }
 
 #[tokio::test]
+async fn a_store_that_filled_its_disk_can_be_closed_and_opened() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let dir = disk.path().join("store");
+    let mut written = 0;
+    for closed in [true, false, true] {
+        let store = open(&dir).await.unwrap();
+        while put(&store, written.to_string(), "x".repeat(10_000), 0).await.is_ok() {
+            written += 1;
+        }
+        assert!(written > 500, "{written}");
+        if closed {
+            store.close().await.unwrap();
+        }
+        drop(store);
+        let found = open(&dir).await.unwrap().range(RangeRequest::new(KeyRange::prefix(""))).await.unwrap();
+        assert_eq!(found.kvs.len(), written);
+    }
+}
+
+#[tokio::test]
 async fn a_directory_that_cannot_be_written_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");

@@ -113,7 +113,7 @@ pub async fn round(store: &SharedStore, state: State, seed: u64, calls: usize) -
 }
 
 /// Several rounds on one store, with `reopen` between.
-pub async fn histories(mut store: SharedStore, reopen: impl AsyncFn(SharedStore) -> SharedStore) {
+pub async fn histories(mut store: SharedStore, mut reopen: impl AsyncFnMut(SharedStore) -> SharedStore) {
     let mut state = State::new();
     for seed in 0..4 {
         let unanswered;
