@@ -84,7 +84,7 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) ->
 
     let lookup = volumes.clone();
     let mut profile = default_profile();
-    profile.plugins.push((Box::new(VolumeBinding { claims: Arc::new(move |key| lookup.state(key)) }), 0));
+    profile.plugins.push((Box::new(VolumeBinding { claims: Arc::new(move |key, owner| lookup.state(key, owner)) }), 0));
     let recorder = EventRecorder::new(client.clone(), &config.scheduler_name, None);
     let mut scheduler = Scheduler {
         client,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_client::{Informer, Informers, ObjectKey};
+use coracle_client::{Informer, Informers, ObjectKey, controlled_by};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Patch, PatchParams};
@@ -12,8 +12,7 @@ use kube::{Api, Client};
 use serde_json::json;
 
 use crate::cache::PodInfo;
-use crate::plugins::ClaimState;
-use crate::plugins::claim_names;
+use crate::plugins::{ClaimState, claims};
 
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
@@ -39,9 +38,12 @@ impl Volumes {
         self.classes.wait_for_sync().await;
     }
 
-    /// What is known of a claim.
-    pub(crate) fn state(&self, key: &ObjectKey) -> ClaimState {
+    /// What is known of a claim, which must belong to the pod `owner` if one is given.
+    pub(crate) fn state(&self, key: &ObjectKey, owner: Option<&str>) -> ClaimState {
         let Some(claim) = self.claims.get(key) else { return ClaimState::Missing };
+        if owner.is_some_and(|owner| !controlled_by(&claim.metadata, owner)) {
+            return ClaimState::Foreign;
+        }
         if claim.metadata.deletion_timestamp.is_some() {
             return ClaimState::Terminating;
         }
@@ -64,10 +66,8 @@ impl Volumes {
 
     /// Writes the chosen node on the claims that wait for it, then waits until they are bound.
     pub(crate) async fn bind(&self, client: &Client, pod: &PodInfo, node: &str) -> anyhow::Result<()> {
-        let waiting: Vec<_> = claim_names(pod)
-            .map(|name| ObjectKey::new(&pod.key.namespace, name))
-            .filter(|key| self.state(key) == ClaimState::WaitsForPod)
-            .collect();
+        let waiting: Vec<_> =
+            claims(pod).map(|(key, _)| key).filter(|key| self.state(key, None) == ClaimState::WaitsForPod).collect();
         for key in &waiting {
             let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &key.namespace);
             let patch = json!({ "metadata": { "annotations": { SELECTED_NODE: node } } });

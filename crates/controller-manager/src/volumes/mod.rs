@@ -5,6 +5,7 @@
 //! A binding has two sides, `volume.spec.claimRef` and `claim.spec.volumeName`, written in this order; whoever
 //! finds one side without the other completes it. One worker, because two claims may want the same volume.
 
+pub(crate) mod ephemeral;
 mod plan;
 pub(crate) mod protection;
 #[cfg(test)]

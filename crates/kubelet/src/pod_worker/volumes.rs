@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use coracle_client::EventType;
+use coracle_client::{EventType, controlled_by};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{
     PersistentVolume, PersistentVolumeClaim, ServiceAccount, ServiceAccountTokenProjection,
@@ -96,7 +96,9 @@ impl PodWorker {
             let of_template = || volume.ephemeral.as_ref().map(|_| format!("{}-{name}", self.pod_name()));
             let claim = volume.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.clone());
             if let Some(claim) = claim.or_else(of_template) {
-                self.fetch_claim(&claim, &mut sources).await.map_err(|why| VolumeError::set_up(name, why))?;
+                self.fetch_claim(&claim, volume.ephemeral.is_some(), &mut sources)
+                    .await
+                    .map_err(|why| VolumeError::set_up(name, why))?;
             }
             let parts = volume.projected.iter().flat_map(|source| source.sources.iter().flatten());
             for token in parts.filter_map(|part| part.service_account_token.as_ref()) {
@@ -121,11 +123,17 @@ impl PodWorker {
         Ok(paths)
     }
 
-    async fn fetch_claim(&self, claim: &str, sources: &mut VolumeSources) -> Result<(), String> {
+    async fn fetch_claim(&self, claim: &str, own: bool, sources: &mut VolumeSources) -> Result<(), String> {
         let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
         let client = &self.shared.client;
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
         let Some(found) = claims.get_opt(claim).await.map_err(|error| error.to_string())? else { return Ok(()) };
+        if own && !controlled_by(&found.metadata, self.pod.metadata.uid.as_deref().unwrap_or_default()) {
+            let pod = self.pod_name();
+            return Err(format!(
+                "PVC {namespace}/{claim} was not created for pod {namespace}/{pod} (pod is not owner)"
+            ));
+        }
         let volume = found.spec.as_ref().and_then(|spec| spec.volume_name.clone()).filter(|name| !name.is_empty());
         let volume = match volume {
             Some(name) => Api::<PersistentVolume>::all(client.clone()).get_opt(&name).await,

@@ -14,7 +14,7 @@ mod taint_toleration;
 mod volume_binding;
 
 pub use node_affinity::node_matches;
-pub use volume_binding::{ClaimState, VolumeBinding, claim_names};
+pub use volume_binding::{ClaimState, VolumeBinding, claims};
 
 use crate::framework::{Plugin, Profile};
 

@@ -20,6 +20,8 @@ const NODE_CONFLICT: &str = "node(s) didn't match PersistentVolume's node affini
 pub enum ClaimState {
     /// There is no such claim.
     Missing,
+    /// It is to be a pod's own, and is another's.
+    Foreign,
     /// It is being deleted.
     Terminating,
     /// Its volume was lost.
@@ -32,8 +34,8 @@ pub enum ClaimState {
     Bound(Option<NodeSelector>),
 }
 
-/// Looks claims up.
-pub type ClaimLookup = Arc<dyn Fn(&ObjectKey) -> ClaimState + Send + Sync>;
+/// Looks claims up; with a UID, such as must belong to this pod.
+pub type ClaimLookup = Arc<dyn Fn(&ObjectKey, Option<&str>) -> ClaimState + Send + Sync>;
 
 /// The plugin; it alone needs to know more than pods and nodes.
 pub struct VolumeBinding {
@@ -47,12 +49,13 @@ impl Debug for VolumeBinding {
     }
 }
 
-/// The names of the claims a pod uses; an ephemeral volume's claim is named after pod and volume.
-pub fn claim_names(pod: &PodInfo) -> impl Iterator<Item = String> {
-    pod.spec().volumes.iter().flatten().filter_map(|volume| {
+/// The claims a pod uses, and whether they must be its own: an ephemeral volume's is named after pod and volume.
+pub fn claims(pod: &PodInfo) -> impl Iterator<Item = (ObjectKey, bool)> {
+    let key = |name: String| ObjectKey::new(&pod.key.namespace, name);
+    pod.spec().volumes.iter().flatten().filter_map(move |volume| {
         match (&volume.persistent_volume_claim, &volume.ephemeral) {
-            (Some(claim), _) => Some(claim.claim_name.clone()),
-            (None, Some(_)) => Some(format!("{}-{}", pod.key.name, volume.name)),
+            (Some(claim), _) => Some((key(claim.claim_name.clone()), false)),
+            (None, Some(_)) => Some((key(format!("{}-{}", pod.key.name, volume.name)), true)),
             (None, None) => None,
         }
     })
@@ -68,17 +71,21 @@ impl Plugin for VolumeBinding {
     }
 
     fn filter<'a>(&'a self, pod: &'a PodInfo, _: &'a Snapshot) -> PreFilter<'a> {
-        let states: BTreeMap<_, _> = claim_names(pod)
-            .map(|name| {
-                let state = (self.claims)(&ObjectKey::new(&pod.key.namespace, &name));
-                (name, state)
-            })
-            .collect();
+        let uid = pod.pod.metadata.uid.as_deref();
+        let claims: BTreeMap<_, _> = claims(pod).collect();
         let mut affinities = Vec::new();
         let mut unbound = false;
-        for (name, state) in states {
+        for (key, own) in claims {
+            let name = &key.name;
             let whole = |what: String| Err(Refusal::unresolvable(what));
-            match state {
+            match (self.claims)(&key, uid.filter(|_| own)) {
+                ClaimState::Missing if own => {
+                    let whom = "waiting for ephemeral volume controller to create the persistentvolumeclaim";
+                    return whole(format!("{whom} {name:?}"));
+                }
+                ClaimState::Foreign => {
+                    return whole(format!("PVC {key} was not created for pod {} (pod is not owner)", pod.key));
+                }
                 ClaimState::Missing => return whole(format!("persistentvolumeclaim {name:?} not found")),
                 ClaimState::Terminating => return whole(format!("persistentvolumeclaim {name:?} is being deleted")),
                 ClaimState::Lost => {
@@ -113,7 +120,7 @@ mod tests {
     use crate::testing::{node, pod};
 
     fn verdict(state: ClaimState) -> Result<(), String> {
-        let plugin = VolumeBinding { claims: Arc::new(move |_| state.clone()) };
+        let plugin = VolumeBinding { claims: Arc::new(move |_, _| state.clone()) };
         let volumes = json!([{ "name": "v", "persistentVolumeClaim": { "claimName": "data" } }]);
         let (pod, snapshot) = (pod("p").set("/spec/volumes", volumes).info(), Snapshot::default());
         match plugin.filter(&pod, &snapshot) {
@@ -132,6 +139,10 @@ mod tests {
         for (state, expected) in [
             (ClaimState::Missing, Err("persistentvolumeclaim \"data\" not found".to_owned())),
             (ClaimState::Unbound, Err(UNBOUND_IMMEDIATE.to_owned())),
+            (
+                ClaimState::Foreign,
+                Err("PVC default/data was not created for pod default/p (pod is not owner)".to_owned()),
+            ),
             (ClaimState::WaitsForPod, Ok(())),
             (ClaimState::Bound(None), Ok(())),
             (ClaimState::Bound(Some(elsewhere)), Err(NODE_CONFLICT.to_owned())),

@@ -102,3 +102,40 @@ fn a_failing_liveness_probe_restarts_the_container() {
         Ok(())
     });
 }
+
+#[test]
+fn a_pod_has_its_ephemeral_volumes_for_itself() {
+    simulate(async |cluster| {
+        let template = json!({
+            "metadata": { "labels": { "of": "scratch" } },
+            "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } },
+        });
+        let mut spec = one_container("sort:1", &[]);
+        spec["volumes"] = json!([{ "name": "scratch", "ephemeral": { "volumeClaimTemplate": template } }]);
+        let mut foreign =
+            json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "b-scratch" } });
+        foreign["spec"] = template["spec"].clone();
+        cluster.create(foreign).await?;
+        for name in ["a", "b"] {
+            cluster.create(pod(name, spec.clone())).await?;
+        }
+        cluster.settle().await;
+        assert!(is_ready(&get(cluster, "pods", "a").await?));
+        let claim = get(cluster, "persistentvolumeclaims", "a-scratch").await?;
+        assert_eq!(
+            (&claim["metadata"]["labels"]["of"], &claim["status"]["phase"]),
+            (&json!("scratch"), &json!("Bound"))
+        );
+        assert!(!is_ready(&get(cluster, "pods", "b").await?), "that claim is somebody else's");
+        let why =
+            "ephemeral volume scratch: PVC default/b-scratch was not created for pod default/b (pod is not owner)";
+        assert!(messages(cluster, "b").await?.iter().any(|message| message == why));
+        cluster.delete("pods", "a").await?;
+        cluster.delete("persistentvolumeclaims", "b-scratch").await?;
+        cluster.advance(seconds(600)).await;
+        let claims: Vec<_> = cluster.list("persistentvolumeclaims", Some("default")).await?.iter().map(name).collect();
+        assert_eq!(claims, ["b-scratch"], "a's went with it, b got one of its own");
+        assert!(is_ready(&get(cluster, "pods", "b").await?));
+        Ok(())
+    });
+}
