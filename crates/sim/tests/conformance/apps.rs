@@ -1,4 +1,4 @@
-//! CronJobs, disruption budgets and ReplicationControllers.
+//! CronJobs and disruption budgets.
 
 use std::time::Duration;
 
@@ -154,64 +154,5 @@ fn a_budget_is_created_updated_patched_and_deleted_and_the_controller_follows() 
         budgets.delete("foo").await?;
         assert!(!budgets.exists("foo").await?);
         Ok(())
-    });
-}
-
-fn replication_controller(name: &str, replicas: u32) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "ReplicationController", "metadata": { "name": name },
-        "spec": { "replicas": replicas, "selector": { "name": name }, "template": {
-            "metadata": { "labels": { "name": name } },
-            "spec": { "containers": [{ "name": name, "image": "httpd:1" }] },
-        } },
-    })
-}
-
-#[test]
-fn a_replication_controller_releases_a_pod_whose_label_changes() {
-    control_plane(async |cluster| {
-        let pods = Objects::find(cluster, "v1", "Pod").await?;
-        create(cluster, &replication_controller("pod-release", 1)).await?;
-        until("its pod is there", async || Ok(pods.list("name=pod-release").await?.len() == 1)).await?;
-        let pod = pods.list("name=pod-release").await?.remove(0);
-        pods.merge(name(&pod), json!({ "metadata": { "labels": { "name": "other" } } })).await?;
-        until("the pod is released", async || {
-            let pod = pods.get(name(&pod)).await?;
-            let owners = pod["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
-            Ok(owners.iter().all(|owner| owner["controller"] != true))
-        })
-        .await?;
-        until("another takes its place", async || {
-            let pods = pods.list("name=pod-release").await?;
-            Ok(pods.len() == 1 && name(&pods[0]) != name(&pod))
-        })
-        .await
-    });
-}
-
-#[test]
-fn a_replication_controller_over_quota_says_so_until_the_quota_allows() {
-    control_plane(async |cluster| {
-        let controllers = Objects::of(cluster, &replication_controller("", 0)).await?;
-        create(
-            cluster,
-            &json!({
-                "apiVersion": "v1", "kind": "ResourceQuota", "metadata": { "name": "condition-test" },
-                "spec": { "hard": { "pods": "2" } },
-            }),
-        )
-        .await?;
-        create(cluster, &replication_controller("condition-test", 3)).await?;
-        let failure = async || -> anyhow::Result<Option<Value>> {
-            let conditions = controllers.get("condition-test").await?["status"]["conditions"].clone();
-            let conditions = conditions.as_array().cloned().unwrap_or_default();
-            Ok(conditions.into_iter().find(|condition| condition["type"] == "ReplicaFailure"))
-        };
-        until("it has a failure condition", async || Ok(failure().await?.is_some())).await?;
-        let condition = failure().await?.expect("seen just now");
-        assert_eq!((&condition["status"], &condition["reason"]), (&json!("True"), &json!("FailedCreate")));
-        assert!(text(&condition, "/message").contains("exceeded quota: condition-test"), "{condition}");
-        controllers.merge("condition-test", json!({ "spec": { "replicas": 2 } })).await?;
-        until("the condition is gone", async || Ok(failure().await?.is_none())).await
     });
 }

@@ -14,6 +14,7 @@ mod network;
 mod node;
 mod objects;
 mod quota;
+mod replicas;
 mod scheduling;
 mod stateful_sets;
 mod storage;

@@ -206,19 +206,7 @@ fn a_partition_makes_canaries_and_phases_of_an_update() {
 
 #[test]
 fn a_stateful_set_has_a_working_scale_subresource() {
-    cluster(async |cluster| {
-        let sets = create(cluster, &stateful_set("ss", 1)).await?;
-        ready(cluster, 1).await?;
-        let mut scale = sets.get_sub("scale", "ss").await?;
-        assert_eq!((&scale["spec"]["replicas"], &scale["status"]["replicas"]), (&json!(1), &json!(1)));
-        scale["spec"]["replicas"] = 2.into();
-        assert_eq!(sets.replace_sub("scale", &scale).await?["spec"]["replicas"], 2);
-        assert_eq!(sets.get("ss").await?["spec"]["replicas"], 2);
-        let four = Patch::Merge(json!({ "spec": { "replicas": 4 } }));
-        sets.patch_sub("scale", "ss", &four).await?;
-        assert_eq!(sets.get("ss").await?["spec"]["replicas"], 4);
-        ready(cluster, 4).await
-    });
+    workloads::has_a_working_scale(&stateful_set("ss", 1));
 }
 
 #[test]

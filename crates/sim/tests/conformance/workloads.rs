@@ -1,4 +1,4 @@
-//! What StatefulSets and DaemonSets have in common.
+//! What workloads have in common.
 
 use coracle_sim::Cluster;
 use kube::api::Patch;
@@ -69,6 +69,33 @@ pub fn is_listed_patched_and_deleted_as_a_collection(manifest: &Value) {
         objects.delete_collection("patched=yes").await?;
         until("all is gone", async || Ok(objects.list("").await?.is_empty() && pods.list(&label).await?.is_empty()))
             .await
+    });
+}
+
+/// A workload of one pod can be scaled through `/scale`.
+#[track_caller]
+pub fn has_a_working_scale(manifest: &Value) {
+    cluster(async |cluster| {
+        let (objects, this) = (create(cluster, manifest).await?, name(manifest));
+        let ready = async |count: usize| {
+            until("its pods are ready", async || {
+                let pods = Objects::find(cluster, "v1", "Pod").await?.list(&format!("app={this}")).await?;
+                Ok(pods.len() == count && pods.iter().all(is_ready))
+            })
+            .await
+        };
+        ready(1).await?;
+        cluster.settle().await;
+        let mut scale = objects.get_sub("scale", this).await?;
+        assert_eq!((&scale["spec"]["replicas"], &scale["status"]["replicas"]), (&json!(1), &json!(1)));
+        assert_eq!(scale["status"]["selector"], format!("app={this}"));
+        scale["spec"]["replicas"] = 2.into();
+        assert_eq!(objects.replace_sub("scale", &scale).await?["spec"]["replicas"], 2);
+        assert_eq!(objects.get(this).await?["spec"]["replicas"], 2);
+        let four = Patch::Merge(json!({ "spec": { "replicas": 4 } }));
+        objects.patch_sub("scale", this, &four).await?;
+        assert_eq!(objects.get(this).await?["spec"]["replicas"], 4);
+        ready(4).await
     });
 }
 
