@@ -271,7 +271,7 @@ pub struct AdmissionContext {
     pub webhooks: Arc<Webhooks>,
 }
 
-/// Changes or refuses objects on their way to the store.
+/// Changes or refuses objects on their way to the store. Its type is named as `--enable-admission-plugins` knows it.
 ///
 /// On a write all plugins' `admit` run first, in order (those up to the last one that [reinvokes] maybe twice);
 /// then the object is defaulted and validated;
@@ -280,11 +280,8 @@ pub struct AdmissionContext {
 /// [reinvokes]: AdmissionPlugin::reinvokes
 #[async_trait]
 pub trait AdmissionPlugin: fmt::Debug + Send + Sync {
-    /// The name, as `--enable-admission-plugins` knows it.
-    fn name(&self) -> &'static str;
-
-    /// Whether it cares about this operation.
-    fn handles(&self, operation: Operation) -> bool;
+    /// Whether it cares about such a request.
+    fn handles(&self, request: &AdmissionRequest) -> bool;
 
     /// Whether it runs in the second round too, if it asks for one (see [`Reinvocation`]).
     fn reinvokes(&self) -> bool {

@@ -5,12 +5,15 @@
 mod common;
 
 use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use common::*;
 use coracle_apiserver::UserInfo;
 use http::Request;
+use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use serde_json::{Value, json};
 use tower::Service;
@@ -29,6 +32,22 @@ fn refused(answer: &Answer, code: u16) -> Value {
         (&json!("Status"), &json!("Failure"), &json!(code))
     );
     status
+}
+
+/// A body of so many bytes that never comes.
+struct Announced(u64);
+
+impl http_body::Body for Announced {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Pending
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(self.0)
+    }
 }
 
 #[test]
@@ -50,6 +69,11 @@ fn bodies_over_three_mebibytes_are_too_large_and_those_below_are_not() {
         }
         let patch = [("content-type", MERGE)];
         refused(&server.send("PATCH", &format!("{MAPS}/m"), &patch, &spaces(limit + 1)).await, 413);
+        // Nobody waits for what is announced.
+        let request = Request::post(MAPS).body(Announced(1 << 40)).unwrap();
+        let start = coracle_clock::instant();
+        let response = server.api.service_as(UserInfo::new("ann", &[])).call(request).await.unwrap();
+        assert_eq!((response.status().as_u16(), start.elapsed()), (413, Duration::ZERO));
     });
 }
 
@@ -198,7 +222,7 @@ fn a_body_that_does_not_come_is_not_waited_for_for_ever() {
         let server = Server::start().await;
         let pieces = futures::stream::unfold((), |()| async {
             coracle_clock::sleep(Duration::from_secs(5)).await;
-            Some((Ok::<_, Infallible>(http_body::Frame::data(Bytes::from_static(b" "))), ()))
+            Some((Ok::<_, Infallible>(Frame::data(Bytes::from_static(b" "))), ()))
         });
         let request = Request::post(MAPS).body(StreamBody::new(Box::pin(pieces))).unwrap();
         let start = coracle_clock::instant();

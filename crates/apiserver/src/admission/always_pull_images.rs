@@ -11,18 +11,11 @@ pub(super) struct AlwaysPullImages;
 
 #[async_trait]
 impl AdmissionPlugin for AlwaysPullImages {
-    fn name(&self) -> &'static str {
-        "AlwaysPullImages"
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Create
+    fn handles(&self, request: &AdmissionRequest) -> bool {
+        request.operation == Operation::Create && is(request, "pods")
     }
 
     async fn admit(&self, request: &mut AdmissionRequest, _: &AdmissionContext) -> ApiResult<()> {
-        if !is(request, "pods") {
-            return Ok(());
-        }
         for field in ["initContainers", "containers"] {
             for container in
                 request.object["spec"].get_mut(field).and_then(serde_json::Value::as_array_mut).into_iter().flatten()

@@ -46,12 +46,8 @@ pub(super) struct CertificateApproval;
 
 #[async_trait]
 impl AdmissionPlugin for CertificateApproval {
-    fn name(&self) -> &'static str {
-        "CertificateApproval"
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Update
+    fn handles(&self, request: &AdmissionRequest) -> bool {
+        request.operation == Operation::Update
     }
 
     async fn validate(&self, request: &AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {
@@ -64,12 +60,8 @@ pub(super) struct CertificateSigning;
 
 #[async_trait]
 impl AdmissionPlugin for CertificateSigning {
-    fn name(&self) -> &'static str {
-        "CertificateSigning"
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Update
+    fn handles(&self, request: &AdmissionRequest) -> bool {
+        request.operation == Operation::Update
     }
 
     async fn validate(&self, request: &AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {
@@ -84,12 +76,8 @@ pub(super) struct CertificateSubjectRestriction;
 
 #[async_trait]
 impl AdmissionPlugin for CertificateSubjectRestriction {
-    fn name(&self) -> &'static str {
-        "CertificateSubjectRestriction"
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Create
+    fn handles(&self, request: &AdmissionRequest) -> bool {
+        request.operation == Operation::Create
     }
 
     async fn validate(&self, request: &AdmissionRequest, _: &AdmissionContext) -> ApiResult<()> {

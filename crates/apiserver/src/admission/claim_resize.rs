@@ -24,12 +24,8 @@ fn class_of(claim: &Value) -> &str {
 
 #[async_trait]
 impl AdmissionPlugin for PersistentVolumeClaimResize {
-    fn name(&self) -> &'static str {
-        "PersistentVolumeClaimResize"
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Update
+    fn handles(&self, request: &AdmissionRequest) -> bool {
+        request.operation == Operation::Update
     }
 
     async fn validate(&self, request: &AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {

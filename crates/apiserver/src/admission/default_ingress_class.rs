@@ -15,12 +15,8 @@ pub(super) struct DefaultIngressClass;
 
 #[async_trait]
 impl AdmissionPlugin for DefaultIngressClass {
-    fn name(&self) -> &'static str {
-        "DefaultIngressClass"
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Create
+    fn handles(&self, request: &AdmissionRequest) -> bool {
+        request.operation == Operation::Create
     }
 
     async fn admit(&self, request: &mut AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {

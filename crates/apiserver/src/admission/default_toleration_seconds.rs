@@ -21,16 +21,12 @@ fn tolerates(toleration: &Value, taint: &str) -> bool {
 
 #[async_trait]
 impl AdmissionPlugin for DefaultTolerationSeconds {
-    fn name(&self) -> &'static str {
-        "DefaultTolerationSeconds"
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        matches!(operation, Operation::Create | Operation::Update)
+    fn handles(&self, request: &AdmissionRequest) -> bool {
+        matches!(request.operation, Operation::Create | Operation::Update) && is(request, "pods")
     }
 
     async fn admit(&self, request: &mut AdmissionRequest, _: &AdmissionContext) -> ApiResult<()> {
-        if !is(request, "pods") || !request.object["spec"].is_object() {
+        if !request.object["spec"].is_object() {
             return Ok(());
         }
         let spec = &mut request.object["spec"];

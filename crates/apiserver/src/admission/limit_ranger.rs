@@ -38,12 +38,8 @@ fn subject(request: &AdmissionRequest) -> Option<Subject> {
 
 #[async_trait]
 impl AdmissionPlugin for LimitRanger {
-    fn name(&self) -> &'static str {
-        "LimitRanger"
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        matches!(operation, Operation::Create | Operation::Update)
+    fn handles(&self, request: &AdmissionRequest) -> bool {
+        matches!(request.operation, Operation::Create | Operation::Update)
     }
 
     async fn admit(&self, request: &mut AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {

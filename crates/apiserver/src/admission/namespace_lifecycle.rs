@@ -16,12 +16,8 @@ pub(super) struct NamespaceLifecycle;
 
 #[async_trait]
 impl AdmissionPlugin for NamespaceLifecycle {
-    fn name(&self) -> &'static str {
-        "NamespaceLifecycle"
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation != Operation::Connect
+    fn handles(&self, request: &AdmissionRequest) -> bool {
+        request.operation != Operation::Connect
     }
 
     async fn admit(&self, request: &mut AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {

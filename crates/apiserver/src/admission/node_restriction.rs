@@ -38,12 +38,8 @@ type Objection = Option<String>;
 
 #[async_trait]
 impl AdmissionPlugin for NodeRestriction {
-    fn name(&self) -> &'static str {
-        "NodeRestriction"
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation != Operation::Connect
+    fn handles(&self, request: &AdmissionRequest) -> bool {
+        request.operation != Operation::Connect
     }
 
     async fn admit(&self, request: &mut AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {

@@ -27,12 +27,8 @@ pub(super) struct PodSecurity(pub(super) PodSecurityConfiguration);
 
 #[async_trait]
 impl AdmissionPlugin for PodSecurity {
-    fn name(&self) -> &'static str {
-        "PodSecurity"
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        matches!(operation, Operation::Create | Operation::Update)
+    fn handles(&self, request: &AdmissionRequest) -> bool {
+        matches!(request.operation, Operation::Create | Operation::Update)
     }
 
     async fn validate(&self, request: &AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {

@@ -13,18 +13,11 @@ pub(super) struct PodTopologyLabels;
 
 #[async_trait]
 impl AdmissionPlugin for PodTopologyLabels {
-    fn name(&self) -> &'static str {
-        "PodTopologyLabels"
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Create
+    fn handles(&self, request: &AdmissionRequest) -> bool {
+        request.operation == Operation::Create && request.resource.qualified() == "pods"
     }
 
     async fn admit(&self, request: &mut AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {
-        if request.resource.qualified() != "pods" {
-            return Ok(());
-        }
         let node = match request.subresource.as_str() {
             "" => text(&request.object, "/spec/nodeName"),
             // The binding's labels become the pod's.

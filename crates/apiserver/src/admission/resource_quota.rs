@@ -20,18 +20,11 @@ pub(super) struct ResourceQuota;
 
 #[async_trait]
 impl AdmissionPlugin for ResourceQuota {
-    fn name(&self) -> &'static str {
-        "ResourceQuota"
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        matches!(operation, Operation::Create | Operation::Update)
+    fn handles(&self, request: &AdmissionRequest) -> bool {
+        matches!(request.operation, Operation::Create | Operation::Update) && counts(request)
     }
 
     async fn validate(&self, request: &AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {
-        if !counts(request) {
-            return Ok(());
-        }
         let quotas = context.storage.list("", "resourcequotas", &request.namespace).await?;
         if quotas.is_empty() {
             return Ok(());

@@ -15,18 +15,11 @@ pub(super) struct RuntimeClass;
 
 #[async_trait]
 impl AdmissionPlugin for RuntimeClass {
-    fn name(&self) -> &'static str {
-        "RuntimeClass"
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Create
+    fn handles(&self, request: &AdmissionRequest) -> bool {
+        request.operation == Operation::Create && is(request, "pods")
     }
 
     async fn admit(&self, request: &mut AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {
-        if !is(request, "pods") {
-            return Ok(());
-        }
         let name = text(&request.object, "/spec/runtimeClassName").to_owned();
         if name.is_empty() {
             return Ok(());
@@ -69,9 +62,6 @@ impl AdmissionPlugin for RuntimeClass {
     }
 
     async fn validate(&self, request: &AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {
-        if !is(request, "pods") {
-            return Ok(());
-        }
         let name = text(&request.object, "/spec/runtimeClassName");
         let class = match name {
             "" => None,

@@ -27,12 +27,8 @@ pub struct ServiceAccount;
 
 #[async_trait]
 impl AdmissionPlugin for ServiceAccount {
-    fn name(&self) -> &'static str {
-        "ServiceAccount"
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        matches!(operation, Operation::Create | Operation::Update)
+    fn handles(&self, request: &AdmissionRequest) -> bool {
+        matches!(request.operation, Operation::Create | Operation::Update)
     }
 
     async fn admit(&self, request: &mut AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {

@@ -15,18 +15,11 @@ pub(super) struct TaintNodesByCondition;
 
 #[async_trait]
 impl AdmissionPlugin for TaintNodesByCondition {
-    fn name(&self) -> &'static str {
-        "TaintNodesByCondition"
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Create
+    fn handles(&self, request: &AdmissionRequest) -> bool {
+        request.operation == Operation::Create && is(request, "nodes")
     }
 
     async fn admit(&self, request: &mut AdmissionRequest, _: &AdmissionContext) -> ApiResult<()> {
-        if !is(request, "nodes") {
-            return Ok(());
-        }
         if !request.object["spec"].is_object() {
             request.object["spec"] = json!({});
         }

@@ -27,6 +27,7 @@ use coracle_api::ApiResult;
 use coracle_clock::Instant;
 use serde_json::Value;
 
+use crate::admission::is;
 use crate::hooks::{AdmissionContext, AdmissionPlugin, AdmissionRequest, Operation};
 use crate::rbac::cached;
 use crate::storage::Storage;
@@ -143,12 +144,8 @@ fn all_ports(storage: &Storage, which: impl Fn(&Value) -> bool) -> BTreeSet<u16>
 /// Runs last of all plugins, so that nothing is given to what another one refuses.
 #[async_trait]
 impl AdmissionPlugin for ServiceAllocator {
-    fn name(&self) -> &'static str {
-        "ServiceAllocator"
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation != Operation::Connect
+    fn handles(&self, request: &AdmissionRequest) -> bool {
+        request.operation != Operation::Connect && is(request, "services")
     }
 
     fn metrics(&self, out: &mut String) {
@@ -156,9 +153,6 @@ impl AdmissionPlugin for ServiceAllocator {
     }
 
     async fn admit(&self, request: &mut AdmissionRequest, _: &AdmissionContext) -> ApiResult<()> {
-        if request.resource.qualified() != "services" || !request.subresource.is_empty() {
-            return Ok(());
-        }
         if request.operation == Operation::Delete {
             self.release(&request.namespace, &request.name);
             return Ok(());

@@ -64,7 +64,7 @@ impl Call {
     async fn admit_by(&self, plugins: &[Box<dyn AdmissionPlugin>], request: &mut AdmissionRequest) -> ApiResult<()> {
         let context = self.context();
         for plugin in plugins {
-            if plugin.handles(request.operation) {
+            if plugin.handles(request) {
                 plugin.admit(request, &context).await?;
             }
         }
@@ -75,7 +75,7 @@ impl Call {
     pub(super) async fn admit_final(&self, request: &AdmissionRequest) -> ApiResult<()> {
         let context = self.context();
         for plugin in &self.server.config.admission {
-            if plugin.handles(request.operation) {
+            if plugin.handles(request) {
                 plugin.validate(request, &context).await?;
             }
         }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use coracle_api::decode::{self, FieldValidation};
 use coracle_api::{ApiError, ApiResult, Resource, protobuf};
 use http::request::Parts;
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use serde_json::Value;
 
@@ -31,6 +32,10 @@ pub(crate) async fn read(body: RequestBody) -> ApiResult<Bytes> {
 }
 
 async fn read_all(mut body: RequestBody) -> ApiResult<Bytes> {
+    // What is announced need not be waited for.
+    if body.size_hint().lower() > LIMIT_BYTES as u64 {
+        return Err(ApiError::too_large(LIMIT_BYTES));
+    }
     let mut first = Bytes::new();
     let mut whole = Vec::new();
     while let Some(frame) = body.frame().await {

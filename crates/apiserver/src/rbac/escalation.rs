@@ -51,18 +51,12 @@ fn everything() -> [Rule; 2] {
 
 #[async_trait]
 impl AdmissionPlugin for EscalationCheck {
-    fn name(&self) -> &'static str {
-        "RBACEscalation"
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        matches!(operation, Operation::Create | Operation::Update)
+    fn handles(&self, request: &AdmissionRequest) -> bool {
+        let writes = matches!(request.operation, Operation::Create | Operation::Update);
+        writes && request.resource.group == GROUP && !request.user.in_group("system:masters")
     }
 
     async fn validate(&self, request: &AdmissionRequest, _: &AdmissionContext) -> ApiResult<()> {
-        if request.resource.group != GROUP || request.user.in_group("system:masters") {
-            return Ok(());
-        }
         let plural = request.resource.plural.as_str();
         let unchanged = |field: &str| request.object[field] == request.old_object[field];
         let index = self.rbac.index();

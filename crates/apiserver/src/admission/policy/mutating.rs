@@ -21,12 +21,8 @@ pub struct MutatingAdmissionPolicy {
 
 #[async_trait]
 impl AdmissionPlugin for MutatingAdmissionPolicy {
-    fn name(&self) -> &'static str {
-        "MutatingAdmissionPolicy"
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        matches!(operation, Operation::Create | Operation::Update)
+    fn handles(&self, request: &AdmissionRequest) -> bool {
+        matches!(request.operation, Operation::Create | Operation::Update)
     }
 
     fn reinvokes(&self) -> bool {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::compiled::Cache;
 use super::{Invocation, items, select, text, variables};
 use crate::admission::{refuse, webhook};
-use crate::hooks::{AdmissionContext, AdmissionPlugin, AdmissionRequest, Operation};
+use crate::hooks::{AdmissionContext, AdmissionPlugin, AdmissionRequest};
 
 /// The longest value of an audit annotation, in bytes.
 const MAX_ANNOTATION: usize = 10 << 10;
@@ -37,11 +37,7 @@ impl Denial {
 
 #[async_trait]
 impl AdmissionPlugin for ValidatingAdmissionPolicy {
-    fn name(&self) -> &'static str {
-        "ValidatingAdmissionPolicy"
-    }
-
-    fn handles(&self, _: Operation) -> bool {
+    fn handles(&self, _: &AdmissionRequest) -> bool {
         true
     }
 

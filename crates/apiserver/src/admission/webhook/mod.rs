@@ -240,11 +240,7 @@ pub(super) async fn read_back(
 
 #[async_trait]
 impl AdmissionPlugin for MutatingAdmissionWebhook {
-    fn name(&self) -> &'static str {
-        "MutatingAdmissionWebhook"
-    }
-
-    fn handles(&self, _: Operation) -> bool {
+    fn handles(&self, _: &AdmissionRequest) -> bool {
         true
     }
 
@@ -295,11 +291,7 @@ impl AdmissionPlugin for MutatingAdmissionWebhook {
 
 #[async_trait]
 impl AdmissionPlugin for ValidatingAdmissionWebhook {
-    fn name(&self) -> &'static str {
-        "ValidatingAdmissionWebhook"
-    }
-
-    fn handles(&self, _: Operation) -> bool {
+    fn handles(&self, _: &AdmissionRequest) -> bool {
         true
     }
 
