@@ -158,7 +158,7 @@ pub(super) fn to_v1(object: &mut Value) {
 
 pub(super) fn to_v2(object: &mut Value) {
     let mut annotated = |name: &str| {
-        let value = object["metadata"]["annotations"].as_object_mut()?.remove(name)?;
+        let value = object.pointer_mut("/metadata/annotations")?.as_object_mut()?.remove(name)?;
         serde_json::from_str::<Value>(value.as_str()?).ok()
     };
     let deepened = |value, current| list(value).iter().map(|metric| deep(metric, current)).collect::<Vec<_>>();
@@ -233,6 +233,8 @@ mod tests {
         let mut object = json!({ "metadata": { "annotations": { METRICS: "no JSON" } }, "spec": { "maxReplicas": 3 } });
         to_v2(&mut object);
         assert_eq!(object["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], DEFAULT_UTILIZATION);
+        assert_eq!(object["metadata"], json!({}));
+        to_v2(&mut object);
         assert_eq!(object["metadata"], json!({}));
         to_v1(&mut object);
         assert_eq!(object["spec"]["targetCPUUtilizationPercentage"], DEFAULT_UTILIZATION);
