@@ -18,6 +18,7 @@ mod error;
 mod expectations;
 mod hash;
 mod history;
+mod node_ipam;
 mod node_lifecycle;
 mod pod_control;
 mod pod_gc;
@@ -80,6 +81,8 @@ pub struct Config {
     pub volumes: Arc<dyn VolumeDirectory>,
     /// The addresses for Services of type LoadBalancer, as an IPv4 prefix such as `10.112.0.0/24`.
     pub load_balancer_pool: String,
+    /// Where nodes' podCIDRs come from, and how long their prefixes are; empty if nodes bring their own.
+    pub cluster_cidrs: Vec<(String, u8)>,
     /// How many objects each controller works on at once.
     pub concurrent_syncs: usize,
     /// How long a node may be silent before it is taken for unreachable.
@@ -101,6 +104,7 @@ impl Default for Config {
             volume_dir: "/var/lib/coracle/volumes".into(),
             volumes: Arc::new(HostVolumes),
             load_balancer_pool: "10.112.0.0/24".into(),
+            cluster_cidrs: Vec::new(),
             concurrent_syncs: 5,
             node_monitor_grace_period: Duration::from_secs(50),
             terminated_pod_gc_threshold: 12_500,

@@ -50,6 +50,7 @@ controllers! {
         crate::volumes::protection::run_attributes_classes;
     "namespace-controller", "namespace", crate::namespace::run;
     "garbage-collector-controller", "garbagecollector", crate::garbage_collector::run;
+    "node-ipam-controller", "nodeipam", crate::node_ipam::run;
     "node-lifecycle-controller", "nodelifecycle", crate::node_lifecycle::run;
     "taint-eviction-controller", "taint-eviction", crate::taint_eviction::run;
     "pod-garbage-collector-controller", "podgc", crate::pod_gc::run;

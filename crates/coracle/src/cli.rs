@@ -544,6 +544,18 @@ pub struct ControllerManager {
     /// The addresses for Services of type LoadBalancer.
     #[arg(long, value_name = "CIDR", default_value = "10.112.0.0/24")]
     pub load_balancer_ip_range: String,
+    /// Give nodes without a podCIDR one each.
+    #[arg(long, default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub allocate_node_cidrs: bool,
+    /// The addresses of all pods, one range a family, for --allocate-node-cidrs.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', default_value = "10.244.0.0/16")]
+    pub cluster_cidr: Vec<String>,
+    /// The length of a node's IPv4 podCIDR.
+    #[arg(long, value_name = "BITS", default_value_t = 24)]
+    pub node_cidr_mask_size_ipv4: u8,
+    /// The length of a node's IPv6 podCIDR.
+    #[arg(long, value_name = "BITS", default_value_t = 64)]
+    pub node_cidr_mask_size_ipv6: u8,
 }
 
 /// `coracle scheduler`.

@@ -129,6 +129,9 @@ pub async fn controller_manager(data_dir: Option<PathBuf>, options: cli::Control
         Some(path) => Some(token_signer(&read(path)?)?),
         None => None,
     };
+    let (four, six) = (options.node_cidr_mask_size_ipv4, options.node_cidr_mask_size_ipv6);
+    let with_mask = |cidr: String| if cidr.contains(':') { (cidr, six) } else { (cidr, four) };
+    let cluster_cidrs = options.cluster_cidr.into_iter().filter(|_| options.allocate_node_cidrs).map(with_mask);
     let config = coracle_controller_manager::Config {
         token_signer,
         controllers: options.controllers,
@@ -137,6 +140,7 @@ pub async fn controller_manager(data_dir: Option<PathBuf>, options: cli::Control
         cluster_signing_duration: options.cluster_signing_duration,
         volume_dir,
         load_balancer_pool: options.load_balancer_ip_range,
+        cluster_cidrs: cluster_cidrs.collect(),
         node_monitor_grace_period: Duration::from_secs(options.node_monitor_grace_period),
         ..Default::default()
     };
