@@ -1,9 +1,26 @@
 //! The API server: the REST front of the cluster and the only component that talks to the store.
 //!
 //! It is a [`tower::Service`] of HTTP requests ([`ApiServer::service`]); a listener with TLS or an
-//! in-process [`kube::Client`] ([`ApiServer::client_as`]) sits right on it. The way of a request, one
-//! module a step: [`request_info`] → authentication ([`auth`]) → [`flow_control`] → authorisation → negotiation → handler
-//! (decode, admission, default, validate) → [`storage`] → watch. Policy plugs in through [`hooks`].
+//! in-process [`kube::Client`] ([`ApiServer::client_as`]) sits right on it. The way of a request, as [`server`] goes it:
+//!
+//! | step | module |
+//! |---|---|
+//! | a connection, and requests on it | [`serve`] |
+//! | what is asked | [`request_info`] |
+//! | who asks, and for whom | [`auth`] |
+//! | to be written down? | [`audit`] |
+//! | is there room | [`flow_control`] |
+//! | may they | [`rbac`] |
+//! | is it another server's | [`aggregator`] |
+//! | a document: which kinds there are, how the server is | [`discovery`], [`openapi`], [`health`], [`metrics`] |
+//! | an object: in which form, with which options | [`negotiate`], [`options`] |
+//! | one file a verb: decode, admit, default, validate | `handler`, [`admission`] |
+//! | from version to version | [`webhook`] |
+//! | to and from the store, and whoever watches | [`storage`], [`watch`] |
+//! | a container's or a Service's connection | [`kubelet_proxy`] |
+//! | the answer | [`render`], [`body`] |
+//!
+//! Policy plugs in through [`hooks`]; [`security`] and [`assembly`] put a server together.
 
 pub mod admission;
 pub mod aggregator;

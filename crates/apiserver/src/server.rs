@@ -332,7 +332,7 @@ impl ApiServer {
         }
         let known = match path {
             "/" => Some(render::json_bytes(200, serde_json::json!({ "paths": self.paths().await }).to_string())),
-            "/version" | "/version/" => Some(render::json_bytes(200, version::document().to_string())),
+            "/version" | "/version/" => Some(render::json_bytes(200, format!("{:#}", version::document()))),
             "/metrics" => Some(render::text(200, self.metrics(storage))),
             path if path == "/openapi/v2" || path == "/openapi/v3" || path.starts_with("/openapi/v3/") => {
                 return self.openapi.answer(&storage.table(), &self.config.aggregator, path, parts);

@@ -12,55 +12,23 @@ const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 /// The CPU percentage of an autoscaler that names no metric.
 const DEFAULT_UTILIZATION: i64 = 80;
 
-/// A kind of metric, by the field that holds it, and its parts: what the flat form calls them, and where they are in v2.
-type Parts = (&'static str, &'static [(&'static str, &'static str)]);
+/// A kind of metric a line: the field that holds it, and its parts: what the flat form calls them, and where v2 has them.
+const KINDS: &str = "\
+resource name=name targetAverageUtilization=target.averageUtilization targetAverageValue=target.averageValue
+containerResource name=name container=container targetAverageUtilization=target.averageUtilization \
+                  targetAverageValue=target.averageValue
+pods metricName=metric.name selector=metric.selector targetAverageValue=target.averageValue
+object target=describedObject metricName=metric.name selector=metric.selector targetValue=target.value \
+       averageValue=target.averageValue
+external metricName=metric.name metricSelector=metric.selector targetValue=target.value \
+         targetAverageValue=target.averageValue";
 
-const WANTED: [Parts; 5] = [
-    (
-        "resource",
-        &[
-            ("name", "name"),
-            ("targetAverageUtilization", "target.averageUtilization"),
-            ("targetAverageValue", "target.averageValue"),
-        ],
-    ),
-    (
-        "containerResource",
-        &[
-            ("name", "name"),
-            ("container", "container"),
-            ("targetAverageUtilization", "target.averageUtilization"),
-            ("targetAverageValue", "target.averageValue"),
-        ],
-    ),
-    (
-        "pods",
-        &[
-            ("metricName", "metric.name"),
-            ("selector", "metric.selector"),
-            ("targetAverageValue", "target.averageValue"),
-        ],
-    ),
-    (
-        "object",
-        &[
-            ("target", "describedObject"),
-            ("metricName", "metric.name"),
-            ("selector", "metric.selector"),
-            ("targetValue", "target.value"),
-            ("averageValue", "target.averageValue"),
-        ],
-    ),
-    (
-        "external",
-        &[
-            ("metricName", "metric.name"),
-            ("metricSelector", "metric.selector"),
-            ("targetValue", "target.value"),
-            ("targetAverageValue", "target.averageValue"),
-        ],
-    ),
-];
+/// What kind a metric is, by its field and parts.
+fn kinds(metric: &Value) -> impl Iterator<Item = (&'static str, impl Iterator<Item = (&'static str, &'static str)>)> {
+    let lines = KINDS.lines().filter_map(|line| line.split_once(' '));
+    let there = lines.filter(|(kind, _)| metric[*kind].is_object());
+    there.map(|(kind, parts)| (kind, parts.split_whitespace().filter_map(|part| part.split_once('='))))
+}
 
 /// `target.averageValue` of what is wanted is `current.averageValue` of what is, `targetValue` is `currentValue`.
 fn name_of(name: &str, current: bool) -> String {
@@ -72,11 +40,11 @@ fn name_of(name: &str, current: bool) -> String {
 
 fn flat(metric: &Value, current: bool) -> Value {
     let mut flat = json!({ "type": metric["type"] });
-    for (kind, parts) in WANTED.iter().filter(|(kind, _)| metric[*kind].is_object()) {
-        for (name, path) in *parts {
-            let value = name_of(path, current).split('.').fold(&metric[*kind], |value, key| &value[key]);
+    for (kind, parts) in kinds(metric) {
+        for (name, path) in parts {
+            let value = name_of(path, current).split('.').fold(&metric[kind], |value, key| &value[key]);
             if !value.is_null() {
-                flat[*kind][name_of(name, current)] = value.clone();
+                flat[kind][name_of(name, current)] = value.clone();
             }
         }
     }
@@ -85,23 +53,17 @@ fn flat(metric: &Value, current: bool) -> Value {
 
 fn deep(metric: &Value, current: bool) -> Value {
     let mut deep = json!({ "type": metric["type"] });
-    for (kind, parts) in WANTED.iter().filter(|(kind, _)| metric[*kind].is_object()) {
-        for (name, path) in *parts {
-            let value = &metric[*kind][name_of(name, current)];
+    for (kind, parts) in kinds(metric) {
+        for (name, path) in parts {
+            let value = &metric[kind][name_of(name, current)];
             if !value.is_null() {
                 let place = name_of(path, current);
-                *place.split('.').fold(&mut deep[*kind], |target, key| &mut target[key]) = value.clone();
+                *place.split('.').fold(&mut deep[kind], |target, key| &mut target[key]) = value.clone();
             }
         }
         let sorts = [("averageUtilization", "Utilization"), ("averageValue", "AverageValue"), ("value", "Value")];
-        let target = &mut deep[*kind]["target"];
-        if let Some((_, sort)) = sorts.iter().find(|(field, _)| !current && !target[*field].is_null()) {
-            target["type"] = (*sort).into();
-        }
-        if target.is_null()
-            && let Some(fields) = deep[*kind].as_object_mut()
-        {
-            fields.remove("target");
+        if let Some((_, sort)) = sorts.iter().find(|(field, _)| !deep[kind]["target"][*field].is_null()) {
+            deep[kind]["target"]["type"] = (*sort).into();
         }
     }
     deep
