@@ -6,8 +6,6 @@
 mod list;
 mod prepare;
 
-use std::sync::Arc;
-
 pub(crate) use prepare::qos_class;
 
 use serde_json::{Value, json};
@@ -151,12 +149,6 @@ impl Strategy for KindStrategy {
     }
 }
 
-/// The strategy of a kind without code, as custom resources use it.
-pub fn generic_strategy() -> Arc<dyn Strategy> {
-    static NONE: Kind = GENERIC;
-    Arc::new(KindStrategy { kind: &NONE, ty: None })
-}
-
 /// A creator has no say about `status`. Reviews and other unstored kinds never come here.
 fn clear_status(object: &mut Value) {
     if let Some(status) = object.get_mut("status") {
@@ -190,6 +182,12 @@ fn keep_all_but_status(new: &mut Value, old: &Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The strategy of a kind without code.
+    fn generic_strategy() -> KindStrategy {
+        static NONE: Kind = GENERIC;
+        KindStrategy { kind: &NONE, ty: None }
+    }
 
     #[test]
     fn a_creator_cannot_set_the_status() {

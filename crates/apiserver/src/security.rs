@@ -108,8 +108,6 @@ pub struct SecurityConfig {
     pub kubelet_client: Option<(CertKey, String)>,
 }
 
-/// The cluster IPs unless told otherwise.
-pub const DEFAULT_SERVICE_CIDR: &str = "10.96.0.0/12";
 /// The NodePorts unless told otherwise.
 pub const DEFAULT_NODE_PORTS: RangeInclusive<u16> = 30000..=32767;
 

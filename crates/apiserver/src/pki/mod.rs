@@ -242,11 +242,6 @@ impl Pki {
         })
     }
 
-    /// Where the files lie.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// The authority's certificate: `kube-root-ca.crt`.
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem
@@ -290,21 +285,6 @@ impl Pki {
     /// The administrator's: user `kubernetes-admin`, group `kubeadm:cluster-admins`.
     pub fn admin(&self) -> &CertKey {
         &self.clients[1]
-    }
-
-    /// The controller manager's: user `system:kube-controller-manager`.
-    pub fn controller_manager(&self) -> &CertKey {
-        &self.clients[2]
-    }
-
-    /// The scheduler's: user `system:kube-scheduler`.
-    pub fn scheduler(&self) -> &CertKey {
-        &self.clients[3]
-    }
-
-    /// The proxy's: user `system:kube-proxy`.
-    pub fn kube_proxy(&self) -> &CertKey {
-        &self.clients[4]
     }
 
     /// The private key that signs ServiceAccount tokens, as PEM.

@@ -23,16 +23,12 @@ fn set(names: &[&str]) -> BTreeSet<String> {
 fn a_component_is_its_client_certificate() {
     let dir = tempfile::tempdir().unwrap();
     let pki = ensure(dir.path());
-    let table = [
-        (pki.admin(), "kubernetes-admin", &["kubeadm:cluster-admins"][..]),
-        (pki.scheduler(), "system:kube-scheduler", &[]),
-        (pki.controller_manager(), "system:kube-controller-manager", &[]),
-        (pki.kube_proxy(), "system:kube-proxy", &[]),
-    ];
-    for (pair, user, groups) in table {
+    for (pair, (_, user, group)) in pki.clients.iter().zip(CLIENTS) {
         let (name, organizations, _) = facts(pair);
-        assert_eq!((name.as_str(), organizations), (user, set(groups)));
+        assert_eq!((name.as_str(), organizations), (user, set(group.as_slice())));
     }
+    assert_eq!(facts(pki.admin()).0, "kubernetes-admin");
+    assert_eq!(facts(pki.kubelet_client()).0, "kube-apiserver-kubelet-client");
     let node = pki.node("coracle-1", &[IpAddr::from([10, 244, 1, 1])]).unwrap();
     assert_eq!(
         facts(&node),

@@ -28,7 +28,7 @@ async fn server() -> Arc<ApiServer> {
 /// One whose users have certificates of this authority.
 async fn server_of(client_ca_pem: Option<&str>) -> Arc<ApiServer> {
     let storage = testing::storage().await;
-    let service_cidr: Ipv4Cidr = DEFAULT_SERVICE_CIDR.parse().unwrap();
+    let service_cidr: Ipv4Cidr = "10.96.0.0/12".parse().unwrap();
     let first = BootstrapConfig {
         advertise_ip: Ipv4Addr::new(10, 244, 0, 1),
         advertise_port: 6443,
