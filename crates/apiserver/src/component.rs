@@ -77,7 +77,7 @@ impl Component {
         let listener = serve::bind(address).await?;
         tracing::info!(%address, "serving health and metrics");
         let shutdown = self.shutdown.clone();
-        let server = Arc::new(Server { component: self, x509 });
+        let server = Arc::new(Server { component: self, x509, health: health::Outcomes::default() });
         let service = tower::service_fn(move |request: Request<Incoming>| {
             let server = server.clone();
             async move { Ok::<_, Infallible>(server.answer(request.into_parts().0).await) }
@@ -103,6 +103,7 @@ struct Server {
     component: Component,
     /// Knows users by their certificates, if the cluster tells who vouches for them.
     x509: Option<X509Authenticator>,
+    health: health::Outcomes,
 }
 
 impl Server {
@@ -114,12 +115,13 @@ impl Server {
             if path.starts_with("/readyz") {
                 checks.push(("shutdown".to_owned(), !self.component.shutdown.is_cancelled()));
             }
-            return health::report(&checks, &parts.uri);
+            return health::report(&checks, &self.health, &parts.uri);
         }
         match self.permit(&parts).await {
             Err(error) => render::refusal(&error, Accept::default()),
             Ok(()) => match path {
                 "/metrics" => render::text(200, metrics::of_component()),
+                "/metrics/slis" => render::text(200, self.health.render()),
                 "/configz" => render::json_bytes(200, self.component.config.to_string()),
                 _ => render::text(404, "404 page not found\n"),
             },

@@ -2,12 +2,13 @@
 //!
 //! Ready means: the store answers, the caches have caught up with it, every start hook is done, and nobody has asked
 //! the server to stop. Each check has a path of its own (`/readyz/etcd`); `?verbose` lists them, `?exclude=etcd`
-//! passes over one.
+//! passes over one. How they came out is counted at `/metrics/slis`.
 
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 use coracle_api::ApiError;
+use coracle_client::metrics::{head, line};
 use futures::FutureExt;
 use http::header::HeaderValue;
 use http::{Response, Uri};
@@ -42,6 +43,35 @@ impl StartHooks {
     fn all(&self) -> Vec<(String, bool)> {
         let hooks = self.0.read().unwrap_or_else(PoisonError::into_inner);
         hooks.iter().map(|(name, done)| (format!("poststarthook/{name}"), *done)).collect()
+    }
+}
+
+/// How checks came out, by their labels: the last time, and how often each way.
+#[derive(Debug, Default)]
+pub struct Outcomes(Mutex<BTreeMap<String, (bool, [u64; 2])>>);
+
+impl Outcomes {
+    fn note(&self, endpoint: &str, name: &str, ok: bool) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, counts) = all.entry(format!("name=\"{name}\",type=\"{endpoint}\"")).or_default();
+        *last = ok;
+        counts[usize::from(ok)] += 1;
+    }
+
+    /// `/metrics/slis`, as Prometheus text.
+    pub fn render(&self) -> String {
+        let (mut out, all) = (String::new(), self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let name = "kubernetes_healthcheck";
+        head(&mut out, name, "gauge", "This metric records the result of a single healthcheck.");
+        all.iter().for_each(|(labels, (ok, _))| line(&mut out, name, labels, u8::from(*ok)));
+        let name = "kubernetes_healthchecks_total";
+        head(&mut out, name, "counter", "This metric records the results of all healthcheck.");
+        for (labels, (_, counts)) in all.iter() {
+            for (status, count) in ["error", "success"].iter().zip(counts).filter(|(_, count)| **count > 0) {
+                line(&mut out, name, &format!("{labels},status=\"{status}\""), count);
+            }
+        }
+        out
     }
 }
 
@@ -84,13 +114,13 @@ async fn checks(storage: &Storage, hooks: &StartHooks, endpoint: &str) -> Vec<(S
 }
 
 /// Answers a health check: `ok`, or what is wrong.
-pub async fn answer(storage: &Storage, hooks: &StartHooks, uri: &Uri) -> Response<Body> {
+pub async fn answer(storage: &Storage, hooks: &StartHooks, outcomes: &Outcomes, uri: &Uri) -> Response<Body> {
     let endpoint = parts(uri.path()).map_or("", |(endpoint, _)| endpoint);
-    report(&checks(storage, hooks, endpoint).await, uri)
+    report(&checks(storage, hooks, endpoint).await, outcomes, uri)
 }
 
 /// Answers a health check by what passes: `ok`, or what is wrong.
-pub fn report(checks: &[(String, bool)], uri: &Uri) -> Response<Body> {
+pub fn report(checks: &[(String, bool)], outcomes: &Outcomes, uri: &Uri) -> Response<Body> {
     let Some((endpoint, only)) = parts(uri.path()) else {
         return render::refusal(&ApiError::no_such_resource(), Accept::default());
     };
@@ -109,6 +139,9 @@ pub fn report(checks: &[(String, bool)], uri: &Uri) -> Response<Body> {
     for (name, ok) in checks {
         let before = excluded.len();
         excluded.retain(|excluded| excluded != name);
+        if excluded.len() == before {
+            outcomes.note(endpoint, name, *ok);
+        }
         let line = match (excluded.len() < before, ok) {
             (true, _) => format!("[+]{name} excluded: ok\n"),
             (_, true) => format!("[+]{name} ok\n"),

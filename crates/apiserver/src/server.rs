@@ -128,6 +128,7 @@ pub struct ApiServer {
     pub config: Config,
     /// What must be done before it is ready.
     pub start_hooks: StartHooks,
+    health: health::Outcomes,
     metrics: Metrics,
     openapi: Documents,
 }
@@ -138,6 +139,7 @@ impl ApiServer {
         Arc::new(ApiServer {
             config,
             start_hooks: StartHooks::default(),
+            health: health::Outcomes::default(),
             metrics: Metrics::default(),
             openapi: Documents::default(),
         })
@@ -187,7 +189,7 @@ impl ApiServer {
         request: Request<RequestBody>,
     ) -> ApiResult<Response<Body>> {
         if health::is_check(&info.path) {
-            return Ok(health::answer(&self.config.storage, &self.start_hooks, request.uri()).await);
+            return Ok(health::answer(&self.config.storage, &self.start_hooks, &self.health, request.uri()).await);
         }
         let (mut parts, mut body) = request.into_parts();
         let user = match parts.extensions.remove::<UserInfo>() {
@@ -334,6 +336,7 @@ impl ApiServer {
             "/" => Some(render::json_bytes(200, serde_json::json!({ "paths": self.paths().await }).to_string())),
             "/version" | "/version/" => Some(render::json_bytes(200, format!("{:#}", version::document()))),
             "/metrics" => Some(render::text(200, self.metrics(storage))),
+            "/metrics/slis" => Some(render::text(200, self.health.render())),
             path if path == "/openapi/v2" || path == "/openapi/v3" || path.starts_with("/openapi/v3/") => {
                 return self.openapi.answer(&storage.table(), &self.config.aggregator, path, parts);
             }
@@ -346,7 +349,7 @@ impl ApiServer {
     async fn paths(&self) -> BTreeSet<String> {
         let storage = &self.config.storage;
         let mut paths: BTreeSet<String> = health::paths(storage, &self.start_hooks).await.into_iter().collect();
-        let fixed = ["/apis/", "/metrics", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/version"];
+        let fixed = ["/apis/", "/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/version"];
         paths.extend(fixed.map(str::to_owned));
         paths.extend(discovery::paths(&storage.table()));
         paths.extend(self.config.documents.keys().cloned());

@@ -275,6 +275,20 @@ fn health_checks_say_what_upstreams_say() {
             (200, format!("{excluded}{wrong}readyz check passed\n"))
         );
         assert_eq!(text(&format!("/readyz?exclude={hook}")).await, (200, "ok".into()));
+        // What was excluded, or asked for alone, is not counted.
+        let counted = text("/metrics/slis").await.1;
+        let of = |name: &str, endpoint: &str| format!("{{name=\"{name}\",type=\"{endpoint}\"");
+        for (labels, count) in [(of("etcd", "livez"), 2), (of("etcd", "readyz"), 3)] {
+            assert!(counted.contains(&format!("kubernetes_healthcheck{labels}}} 1\n")), "{counted}");
+            let total = format!("kubernetes_healthchecks_total{labels},status=\"success\"}} {count}\n");
+            assert!(counted.contains(&total), "{total} of {counted}");
+        }
+        let failed = of(hook, "readyz");
+        assert!(counted.contains(&format!("kubernetes_healthcheck{failed}}} 0\n")), "{counted}");
+        assert!(
+            counted.contains(&format!("kubernetes_healthchecks_total{failed},status=\"error\"}} 1\n")),
+            "{counted}"
+        );
         server.api.start_hooks.finish("rbac/bootstrap-roles");
         assert_eq!(text("/readyz").await, (200, "ok".into()));
         server.api.config.storage.stop();
