@@ -14,8 +14,7 @@ const PODS: &str = "/api/v1/namespaces/default/pods";
 
 #[test]
 fn a_configuration_to_apply_is_taken_as_it_was_sent_or_refused() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let path = "/apis/node.k8s.io/v1/runtimeclasses/rc";
         let class = json!({ "metadata": { "name": "rc" }, "handler": "h" });
         server.post("/apis/node.k8s.io/v1/runtimeclasses", class).await.expect(201);
@@ -53,8 +52,7 @@ fn a_configuration_to_apply_is_taken_as_it_was_sent_or_refused() {
 
 #[test]
 fn every_write_says_who_owns_what() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let path = format!("{DEPLOYMENTS}/web");
         let created = server.post(&format!("{DEPLOYMENTS}?fieldManager=creator"), deployment("web")).await.expect(201);
         let owners = |object: &Value| {
@@ -110,8 +108,7 @@ impl Authorizer for PatchOnly {
 
 #[test]
 fn server_side_apply_creates_merges_and_guards_what_others_own() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let path = format!("{DEPLOYMENTS}/web");
         let apply =
             async |query: &str, config: &Value| server.patch(&format!("{path}?{query}"), APPLY, config.clone()).await;
@@ -133,8 +130,7 @@ fn server_side_apply_creates_merges_and_guards_what_others_own() {
 
 #[test]
 fn a_configuration_needs_a_name_only_for_what_it_creates() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let path = "/api/v1/namespaces/default/configmaps/a?fieldManager=m";
         let config =
             |meta: Value| json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": { "b": "2" } });
@@ -156,8 +152,7 @@ fn a_configuration_needs_a_name_only_for_what_it_creates() {
 
 #[test]
 fn a_scale_is_applied_and_owns_the_number_of_the_object() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         server.post(&format!("{DEPLOYMENTS}?fieldManager=creator"), deployment("web")).await.expect(201);
         let path = format!("{DEPLOYMENTS}/web/scale");
         let apply = async |query: &str, spec: Value| {

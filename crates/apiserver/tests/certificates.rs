@@ -5,7 +5,7 @@ mod common;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use common::{MERGE, Server, simulate};
+use common::{MERGE, served};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 
@@ -36,8 +36,7 @@ fn certificate() -> String {
 
 #[test]
 fn certificates_api_should_support_csr_api_operations() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let created = server.post(ALL, csr("a")).await.expect(201);
         assert_eq!(created["spec"]["username"], "tester");
         assert_eq!(created["spec"]["groups"], json!(["system:authenticated"]));
@@ -101,8 +100,7 @@ fn certificates_api_should_support_csr_api_operations() {
 
 #[test]
 fn what_is_no_certificate_request_is_refused_field_by_field() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let mut bad = csr("a");
         bad["spec"]["request"] = BASE64_STANDARD.encode("nothing").into();
         bad["spec"]["usages"] = json!(["client auth", "client auth", "world peace"]);

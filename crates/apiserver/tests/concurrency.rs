@@ -34,8 +34,7 @@ proptest! {
 
     #[test]
     fn concurrent_patches_of_one_object_all_land(clients in 1usize..24) {
-        simulate(async || {
-            let server = Server::start().await;
+        served(async |server| {
             server.post(MAPS, config_map("a")).await.expect(201);
             let patches = (0..clients).map(|i| {
                 let maps = Api::<ConfigMap>::namespaced(server.client(), "default");
@@ -53,8 +52,7 @@ proptest! {
 
     #[test]
     fn concurrent_read_modify_write_loops_lose_no_increment(clients in 1usize..12) {
-        simulate(async || {
-            let server = Server::start().await;
+        served(async |server| {
             let map = json!({ "metadata": { "name": "counter" }, "data": { "n": "0" } });
             server.post(MAPS, map).await.expect(201);
             join_all((0..clients).map(|_| increment(Api::namespaced(server.client(), "default")))).await;
@@ -66,8 +64,7 @@ proptest! {
     /// What a watch told, applied to an empty map, is what a list shows.
     #[test]
     fn a_watch_tells_all_that_a_list_shows(steps in proptest::collection::vec((0usize..6, 0usize..3), 1..60)) {
-        simulate(async || {
-            let server = Server::start().await;
+        served(async |server| {
             let mut watch = server.watch(&format!("{MAPS}?watch=true&resourceVersion=1")).await;
             for (object, action) in steps {
                 let path = format!("{MAPS}/m{object}");
@@ -97,8 +94,7 @@ proptest! {
 
 #[test]
 fn a_typed_client_needs_no_socket() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let maps = Api::<ConfigMap>::namespaced(server.client(), "default");
         let map: ConfigMap = serde_json::from_value(config_map("a")).unwrap();
         let created = maps.create(&PostParams::default(), &map).await.unwrap();

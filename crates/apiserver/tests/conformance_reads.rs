@@ -26,8 +26,7 @@ async fn mutate(server: &Server, name: &str, number: u32) -> Value {
 
 #[test]
 fn watchers_should_observe_add_update_and_delete_watch_notifications_on_configmaps() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let select = |labels: &str| format!("{MAPS}?watch=true&labelSelector=watch-this-configmap+in+({labels})");
         let mut a = server.watch(&select("a")).await;
         let mut b = server.watch(&select("b")).await;
@@ -52,8 +51,7 @@ fn watchers_should_observe_add_update_and_delete_watch_notifications_on_configma
 
 #[test]
 fn watchers_should_be_able_to_start_watching_from_a_specific_resource_version() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         server.post(MAPS, labelled("m", "x")).await.expect(201);
         let first = mutate(&server, "m", 1).await;
         let second = mutate(&server, "m", 2).await;
@@ -68,8 +66,7 @@ fn watchers_should_be_able_to_start_watching_from_a_specific_resource_version() 
 
 #[test]
 fn watchers_should_be_able_to_restart_watching_from_the_last_resource_version_observed_by_the_previous_watch() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let mut watch = server.watch(&format!("{MAPS}?watch=true")).await;
         server.post(MAPS, labelled("m", "x")).await.expect(201);
         mutate(&server, "m", 1).await;
@@ -87,8 +84,7 @@ fn watchers_should_be_able_to_restart_watching_from_the_last_resource_version_ob
 
 #[test]
 fn watchers_should_observe_an_object_deletion_if_it_stops_meeting_the_requirements_of_the_selector() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let relabel = async |label: &str| {
             let change = json!({ "metadata": { "labels": { "watch-this-configmap": label } } });
             server.patch(&format!("{MAPS}/m"), MERGE, change).await.expect(200)
@@ -115,8 +111,7 @@ fn watchers_should_observe_an_object_deletion_if_it_stops_meeting_the_requiremen
 
 #[test]
 fn watchers_should_receive_events_on_concurrent_watches_in_same_order() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let mut history = Vec::new();
         for number in 0..100_u32 {
             let name = format!("m{}", number % 7);
@@ -145,8 +140,7 @@ fn watchers_should_receive_events_on_concurrent_watches_in_same_order() {
 
 #[test]
 fn servers_with_support_for_api_chunking_should_return_chunks_of_results_for_list_calls() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let total = 400;
         for number in 0..total {
             let pod = json!({ "spec": { "containers": [{ "name": "test", "image": "test2" }] } });
@@ -179,8 +173,7 @@ fn servers_with_support_for_api_chunking_should_return_chunks_of_results_for_lis
 
 #[test]
 fn servers_with_support_for_api_chunking_should_support_continue_listing_from_the_last_key_after_compaction() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         for number in 0..40 {
             server.post(MAPS, config_map(&format!("m{number:02}"))).await.expect(201);
         }
@@ -204,8 +197,7 @@ fn servers_with_support_for_api_chunking_should_support_continue_listing_from_th
 
 #[test]
 fn servers_with_support_for_table_transformation_should_return_pod_details() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         server.post("/api/v1/namespaces/default/pods", pod("p")).await.expect(201);
         for version in ["v1", "v1beta1"] {
             let accept = format!("application/json;as=Table;v={version};g=meta.k8s.io");
@@ -226,8 +218,7 @@ fn servers_with_support_for_table_transformation_should_return_pod_details() {
 
 #[test]
 fn servers_with_support_for_table_transformation_should_return_chunks_of_table_results_for_list_calls() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         for number in 0..20 {
             server.post(MAPS, config_map(&format!("m{number:02}"))).await.expect(201);
         }
@@ -245,8 +236,7 @@ fn servers_with_support_for_table_transformation_should_return_chunks_of_table_r
 
 #[test]
 fn servers_with_support_for_table_transformation_should_return_a_406_for_a_backend_which_does_not_implement_metadata() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let review = json!({
             "kind": "SelfSubjectAccessReview",
             "apiVersion": "authorization.k8s.io/v1",
@@ -270,8 +260,7 @@ fn deployment_text(meta: &str, spec: &str) -> String {
 
 #[test]
 fn field_validation_should_detect_unknown_and_duplicate_fields_of_a_typed_object() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let path = "/apis/apps/v1/namespaces/default/deployments?fieldManager=m&fieldValidation=Strict";
         let headers = [("content-type", "application/json")];
         let body = deployment_text("", r#""unknownField": "foo", "replicas": 2, "replicas": 3,"#);
@@ -284,8 +273,7 @@ fn field_validation_should_detect_unknown_and_duplicate_fields_of_a_typed_object
 
 #[test]
 fn field_validation_should_detect_unknown_metadata_fields_of_a_typed_object() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let path = "/apis/apps/v1/namespaces/default/deployments?fieldManager=m&fieldValidation=Strict";
         let headers = [("content-type", "application/json")];
         let body = deployment_text(r#""unknownMeta": "foo","#, "");

@@ -51,8 +51,7 @@ async fn gone(server: &Server, path: &str) {
 
 #[test]
 fn creating_and_deleting_custom_resource_definition_objects_works() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let crd = define(&server, widgets(open())).await;
         assert_eq!(crd["spec"]["names"]["listKind"], "WidgetList");
         assert_eq!(crd["spec"]["conversion"], json!({ "strategy": "None" }));
@@ -91,8 +90,7 @@ fn creating_and_deleting_custom_resource_definition_objects_works() {
 
 #[test]
 fn objects_with_finalizers_hold_up_the_deletion_of_their_definition() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         define(&server, widgets(open())).await;
         let mut held = widget("a", json!({}));
         held["metadata"]["finalizers"] = json!(["example.com/hold"]);
@@ -116,8 +114,7 @@ fn objects_with_finalizers_hold_up_the_deletion_of_their_definition() {
 
 #[test]
 fn listing_custom_resource_definition_objects_works() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         for kind in ["Apple", "Pear", "Plum"] {
             let mut crd = definition("example.com", kind, json!([version("v1", open())]));
             crd["metadata"]["labels"] = json!({ "fruit": "yes" });
@@ -134,8 +131,7 @@ fn listing_custom_resource_definition_objects_works() {
 
 #[test]
 fn getting_updating_patching_custom_resource_definition_status_sub_resource_works() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         define(&server, widgets(open())).await;
         let path = format!("{CRDS}/widgets.example.com/status");
         let mut crd = server.get(&path).await.expect(200);
@@ -153,8 +149,7 @@ fn getting_updating_patching_custom_resource_definition_status_sub_resource_work
 
 #[test]
 fn watch_on_custom_resource_definition_objects() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         for kind in ["Apple", "Pear"] {
             define(&server, definition("example.com", kind, json!([version("v1", open())]))).await;
         }
@@ -177,8 +172,7 @@ fn watch_on_custom_resource_definition_objects() {
 
 #[test]
 fn custom_resource_defaulting_for_requests_and_from_storage_works() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let schema = fields(json!({ "a": { "type": "string" }, "b": { "type": "string" } }));
         define(&server, widgets(schema)).await;
         server.post(WIDGETS, widget("old", json!({}))).await.expect(201);
@@ -204,8 +198,7 @@ fn custom_resource_defaulting_for_requests_and_from_storage_works() {
 
 #[test]
 fn custom_resource_definition_resources_are_included_in_discovery_documents() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let groups = server.get("/apis").await.expect(200);
         let group = groups["groups"].as_array().unwrap().iter().find(|g| g["name"] == "apiextensions.k8s.io").unwrap();
         assert_eq!(group["versions"][0]["groupVersion"], "apiextensions.k8s.io/v1");
@@ -220,8 +213,7 @@ fn custom_resource_definition_resources_are_included_in_discovery_documents() {
 #[test]
 fn discovery_lists_a_kind_as_soon_as_its_definition_is_established() {
     const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let before = server.send("GET", "/apis", &[("accept", AGGREGATED)], b"").await;
         let mut crd = widgets(open());
         crd["spec"]["names"]["shortNames"] = json!(["wd"]);
@@ -247,8 +239,7 @@ fn discovery_lists_a_kind_as_soon_as_its_definition_is_established() {
 
 #[test]
 fn names_are_given_once_and_given_on_when_they_are_free() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         define(&server, widgets(open())).await;
         let mut other = definition("example.com", "Gadget", json!([version("v1", open())]));
         other["spec"]["names"]["kind"] = "Widget".into();
@@ -267,8 +258,7 @@ fn names_are_given_once_and_given_on_when_they_are_free() {
 
 #[test]
 fn a_definition_that_is_wrong_is_refused() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let mut wrong = widgets(json!({ "properties": { "a": { "type": "string", "default": 1 } } }));
         wrong["spec"]["group"] = "example".into();
         let refused = server.post(CRDS, wrong).await.expect(422);
@@ -291,8 +281,7 @@ fn strict() -> Value {
 
 #[test]
 fn should_create_and_apply_a_valid_cr_for_crd_with_validation_schema() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         define(&server, widgets(strict())).await;
         let good = widget("a", json!({ "count": 1, "ports": [{ "port": 80 }] }));
         server.post(&format!("{WIDGETS}?fieldValidation=Strict"), good.clone()).await.expect(201);
@@ -309,8 +298,7 @@ fn should_create_and_apply_a_valid_cr_for_crd_with_validation_schema() {
 
 #[test]
 fn should_create_and_apply_an_invalid_cr_with_extra_properties_for_crd_with_validation_schema() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         define(&server, widgets(strict())).await;
         let extra = widget("a", json!({ "count": 1, "extra": true }));
         let refused = server.post(&format!("{WIDGETS}?fieldValidation=Strict"), extra.clone()).await.expect(400);
@@ -330,8 +318,7 @@ fn should_create_and_apply_an_invalid_cr_with_extra_properties_for_crd_with_vali
 
 #[test]
 fn should_detect_unknown_metadata_fields_in_both_the_root_and_embedded_object_of_a_cr() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         define(&server, widgets(strict())).await;
         let mut odd = widget(
             "a",
@@ -348,8 +335,7 @@ fn should_detect_unknown_metadata_fields_in_both_the_root_and_embedded_object_of
 
 #[test]
 fn what_the_schema_forbids_is_refused_in_upstreams_words() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         define(&server, widgets(strict())).await;
         let wrong = widget(
             "a",
@@ -372,8 +358,7 @@ fn what_the_schema_forbids_is_refused_in_upstreams_words() {
 
 #[test]
 fn a_tightened_schema_leaves_old_objects_alone_until_they_change_there() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         define(&server, widgets(fields(json!({ "count": { "type": "integer" }, "note": { "type": "string" } })))).await;
         server.post(WIDGETS, widget("a", json!({ "count": 0 }))).await.expect(201);
         redefine(&server, "widgets.example.com", |spec| {
@@ -389,8 +374,7 @@ fn a_tightened_schema_leaves_old_objects_alone_until_they_change_there() {
 
 #[test]
 fn status_and_scale_are_subresources_if_the_definition_says_so() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let mut crd = widgets(open());
         crd["spec"]["versions"][0]["subresources"] = json!({ "status": {}, "scale": {
             "specReplicasPath": ".spec.size", "statusReplicasPath": ".status.size", "labelSelectorPath": ".status.selector" } });
@@ -426,8 +410,7 @@ fn status_and_scale_are_subresources_if_the_definition_says_so() {
 
 #[test]
 fn without_a_status_subresource_status_is_a_field_like_others() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         define(&server, widgets(open())).await;
         let mut new = widget("a", json!({}));
         new["status"] = json!({ "x": 1 });
@@ -440,8 +423,7 @@ fn without_a_status_subresource_status_is_a_field_like_others() {
 
 #[test]
 fn printer_columns_are_the_tables_columns() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let mut crd = widgets(open());
         crd["spec"]["versions"][0]["additionalPrinterColumns"] = json!([
             { "name": "Size", "type": "integer", "jsonPath": ".spec.size" },
@@ -473,8 +455,7 @@ fn printer_columns_are_the_tables_columns() {
 
 #[test]
 fn selectable_fields_select_in_lists_and_watches() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let mut crd = widgets(fields(json!({ "color": { "type": "string" }, "n": { "type": "integer" } })));
         crd["spec"]["versions"][0]["selectableFields"] = json!([{ "jsonPath": ".spec.color" }]);
         define(&server, crd).await;
@@ -497,8 +478,7 @@ fn selectable_fields_select_in_lists_and_watches() {
 
 #[test]
 fn several_versions_show_one_object() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let mut second = version("v2", fields(json!({ "a": { "type": "string" }, "b": { "type": "string" } })));
         second["deprecated"] = true.into();
         let first = version("v1", fields(json!({ "a": { "type": "string" } })));
@@ -538,8 +518,7 @@ fn several_versions_show_one_object() {
 
 #[test]
 fn patches_are_merge_json_and_apply_but_not_strategic() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         define(&server, widgets(strict())).await;
         server.post(WIDGETS, widget("a", json!({ "count": 1 }))).await.expect(201);
         let path = format!("{WIDGETS}/a");
@@ -552,8 +531,7 @@ fn patches_are_merge_json_and_apply_but_not_strategic() {
 
 #[test]
 fn definitions_and_objects_survive_a_restart() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         define(&server, widgets(open())).await;
         server.post(WIDGETS, widget("a", json!({ "x": 1 }))).await.expect(201);
         let again = Server::over(server.store.clone()).await;
@@ -563,8 +541,7 @@ fn definitions_and_objects_survive_a_restart() {
 
 #[test]
 fn rules_hold_objects_together() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let mut schema = fields(json!({ "min": { "type": "integer" }, "max": { "type": "integer" } }));
         schema["x-kubernetes-validations"] = json!([
             { "rule": "self.min <= self.max", "messageExpression": "'min ' + string(self.min) + ' is above max'" },

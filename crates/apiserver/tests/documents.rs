@@ -105,8 +105,7 @@ async fn aggregated(server: &Server, accept: &str) -> String {
 
 #[test]
 fn discovery_is_upstreams() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         assert_eq!(legacy(&server).await, DISCOVERY);
     });
 }
@@ -114,8 +113,7 @@ fn discovery_is_upstreams() {
 /// Conformance: AggregatedDiscovery should support raw aggregated discovery endpoint Accept headers.
 #[test]
 fn aggregated_discovery_should_support_raw_endpoint_accept_headers() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let without_hash =
             |line: &str| line.strip_suffix('=').map_or(line, |line| line.rsplit_once(' ').unwrap().0).to_owned();
         let expected: Vec<String> = DISCOVERY.lines().map(without_hash).collect();
@@ -129,8 +127,7 @@ fn aggregated_discovery_should_support_raw_endpoint_accept_headers() {
 
 #[test]
 fn a_client_that_has_aggregated_discovery_is_not_sent_it_again() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let first = server.send("GET", "/apis", &[("accept", AGGREGATED)], b"").await;
         let tag = first.headers["etag"].to_str().unwrap();
         let second = server.send("GET", "/apis", &[("accept", AGGREGATED), ("if-none-match", tag)], b"").await;
@@ -141,8 +138,7 @@ fn a_client_that_has_aggregated_discovery_is_not_sent_it_again() {
 /// Conformance: AggregatedDiscovery should support aggregated discovery interface.
 #[test]
 fn aggregated_discovery_should_support_aggregated_discovery_interface() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let discovery = kube::Discovery::new(server.client()).run_aggregated().await.unwrap();
         for resource in coracle_api::registry::builtin() {
             let group = discovery.get(&resource.group).unwrap_or_else(|| panic!("{}", resource.group));
@@ -157,8 +153,7 @@ fn aggregated_discovery_should_support_aggregated_discovery_interface() {
 /// Discovery should validate PreferredVersion for each APIGroup.
 #[test]
 fn discovery_should_locate_the_group_version_and_a_resource_within_each_api_group() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let groups = server.get("/apis").await.expect(200);
         for group in groups["groups"].as_array().unwrap() {
             let versions = group["versions"].as_array().unwrap();
@@ -177,8 +172,7 @@ fn discovery_should_locate_the_group_version_and_a_resource_within_each_api_grou
 /// documents.
 #[test]
 fn custom_resource_definitions_are_in_all_three_discovery_documents() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let groups = server.get("/apis").await.expect(200);
         let of = |group: &&Value| group["name"] == "apiextensions.k8s.io";
         let group = groups["groups"].as_array().unwrap().iter().find(of).unwrap();
@@ -203,8 +197,7 @@ fn server_version_should_find_the_server_version() {
 
 #[test]
 fn a_document_of_openapi_v3_may_be_kept_for_ever_under_its_hash() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let index = server.get("/openapi/v3").await;
         let url = index.expect(200)["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
         let document = server.get(&url).await;
@@ -230,8 +223,7 @@ fn a_document_of_openapi_v3_may_be_kept_for_ever_under_its_hash() {
 
 #[test]
 fn openapi_v2_is_served_as_json_and_as_protobuf() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let json = server.get("/openapi/v2").await;
         assert_eq!(json.expect(200)["swagger"], "2.0");
         let tag = json.headers["etag"].to_str().unwrap();
@@ -250,8 +242,7 @@ fn openapi_v2_is_served_as_json_and_as_protobuf() {
 
 #[test]
 fn health_checks_say_what_upstreams_say() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let text = async |path: &str| {
             let answer = server.get(path).await;
             (answer.code, String::from_utf8(answer.bytes.to_vec()).unwrap())

@@ -52,8 +52,7 @@ impl http_body::Body for Announced {
 
 #[test]
 fn bodies_over_three_mebibytes_are_too_large_and_those_below_are_not() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let spaces = |size: usize| {
             let mut body = config_map("m").to_string().into_bytes();
             body.resize(size, b' ');
@@ -79,8 +78,7 @@ fn bodies_over_three_mebibytes_are_too_large_and_those_below_are_not() {
 
 #[test]
 fn deep_nesting_is_refused_wherever_it_comes_from() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let nested = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
         for depth in [120, 1000, 1_000_000] {
             let json = format!(r#"{{"metadata": {{"name": "m"}}, "data": {}}}"#, nested(depth));
@@ -122,8 +120,7 @@ fn varint(mut value: u64) -> Vec<u8> {
 
 #[test]
 fn what_is_no_utf8_no_protobuf_or_a_yaml_bomb_is_a_bad_request() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x]\n");
         for level in 1..12 {
             let item = format!("*a{}", level - 1);
@@ -154,8 +151,7 @@ fn what_is_no_utf8_no_protobuf_or_a_yaml_bomb_is_a_bad_request() {
 
 #[test]
 fn names_cannot_climb_out_of_their_resource() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         server.post("/api/v1/namespaces/kube-system/secrets", json!({ "metadata": { "name": "s" } })).await.expect(201);
         for (path, message) in [
             (format!("{MAPS}/.."), r#"Name parameter invalid: "..": may not be '..'"#),
@@ -176,8 +172,7 @@ fn names_cannot_climb_out_of_their_resource() {
 
 #[test]
 fn unknown_methods_are_not_allowed() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         server.post(MAPS, config_map("m")).await.expect(201);
         for method in ["TRACE", "OPTIONS", "PROPFIND", "FOO"] {
             for path in [MAPS.to_owned(), format!("{MAPS}/m"), "/version".into()] {
@@ -192,8 +187,7 @@ fn unknown_methods_are_not_allowed() {
 
 #[test]
 fn queries_that_make_no_sense_are_refused() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         for (query, code) in [
             ("limit=x", 400),
             ("resourceVersion=x", 400),
@@ -218,8 +212,7 @@ fn queries_that_make_no_sense_are_refused() {
 
 #[test]
 fn a_body_that_does_not_come_is_not_waited_for_for_ever() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let pieces = futures::stream::unfold((), |()| async {
             coracle_clock::sleep(Duration::from_secs(5)).await;
             Some((Ok::<_, Infallible>(Frame::data(Bytes::from_static(b" "))), ()))
@@ -233,8 +226,7 @@ fn a_body_that_does_not_come_is_not_waited_for_for_ever() {
 
 #[test]
 fn a_slow_reader_of_a_watch_costs_no_queue_and_is_told_that_it_missed_something() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let slow = server.open("GET", &format!("{MAPS}?watch=true&resourceVersion=1"), &[], b"").await;
         let mut slow = slow.into_body();
         server.post(MAPS, config_map("m")).await.expect(201);

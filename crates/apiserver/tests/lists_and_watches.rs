@@ -30,8 +30,7 @@ async fn revision(server: &Server) -> i64 {
 
 #[test]
 fn a_list_is_ordered_selected_and_as_of_a_revision() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         for (name, app) in [("b", "x"), ("a", "y"), ("c", "x")] {
             server.post(MAPS, labelled(name, app)).await.expect(201);
         }
@@ -49,8 +48,7 @@ fn a_list_is_ordered_selected_and_as_of_a_revision() {
 
 #[test]
 fn pages_show_one_revision_whatever_happens_in_between() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         for i in 0..5 {
             server.post(MAPS, config_map(&format!("m{i}"))).await.expect(201);
         }
@@ -84,8 +82,7 @@ fn pages_show_one_revision_whatever_happens_in_between() {
 
 #[test]
 fn a_watch_tells_what_happens_from_its_revision_on() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         server.post(MAPS, config_map("a")).await.expect(201);
         let from = revision(&server).await;
         let mut watch = server.watch(&format!("{MAPS}?watch=true&resourceVersion={from}")).await;
@@ -109,8 +106,7 @@ fn a_watch_tells_what_happens_from_its_revision_on() {
 
 #[test]
 fn for_a_selecting_watch_objects_come_and_go_with_their_labels() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let from = revision(&server).await;
         let mut watch = server.watch(&format!("{MAPS}?watch=true&labelSelector=app%3Dx&resourceVersion={from}")).await;
         let path = format!("{MAPS}/a");
@@ -167,8 +163,7 @@ fn a_watch_goes_on_over_a_restart_of_the_server() {
 
 #[test]
 fn bookmarks_come_every_minute_and_before_the_end() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let mut watch = server
             .watch(&format!("{MAPS}?watch=true&allowWatchBookmarks=true&timeoutSeconds=100&resourceVersion=1"))
             .await;
@@ -187,8 +182,7 @@ fn bookmarks_come_every_minute_and_before_the_end() {
 
 #[test]
 fn a_streaming_list_ends_with_its_bookmark() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         server.post(MAPS, config_map("a")).await.expect(201);
         let query = "watch=true&sendInitialEvents=true&allowWatchBookmarks=true&resourceVersionMatch=NotOlderThan";
         let mut watch = server.watch(&format!("{MAPS}?{query}")).await;
@@ -204,8 +198,7 @@ fn a_streaming_list_ends_with_its_bookmark() {
 
 #[test]
 fn tables_have_columns_and_rows() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         server.post(MAPS, config_map("a")).await.expect(201);
         let table = server.table(MAPS).await;
         assert_eq!((&table["kind"], &table["apiVersion"]), (&json!("Table"), &json!("meta.k8s.io/v1")));
@@ -241,8 +234,7 @@ fn tables_have_columns_and_rows() {
 
 #[test]
 fn large_answers_are_compressed_for_who_understands() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let mut map = config_map("big");
         map["data"]["text"] = "x".repeat(200 * 1024).into();
         server.post(MAPS, map).await.expect(201);
@@ -255,8 +247,7 @@ fn large_answers_are_compressed_for_who_understands() {
 
 #[test]
 fn a_collection_is_deleted_by_selector() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         for (name, app) in [("a", "x"), ("b", "y"), ("c", "x")] {
             server.post(MAPS, labelled(name, app)).await.expect(201);
         }
@@ -268,8 +259,7 @@ fn a_collection_is_deleted_by_selector() {
 
 #[test]
 fn a_read_does_not_wait_for_keys_outside_the_registry() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         server.store.txn(coracle_store::Txn::put_if("/elsewhere", 0, "x", 0)).await.unwrap();
         let before = coracle_clock::instant();
         server.get(MAPS).await.expect(200);
@@ -279,8 +269,7 @@ fn a_read_does_not_wait_for_keys_outside_the_registry() {
 
 #[test]
 fn what_is_acknowledged_is_read_by_everybody_at_once() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         for i in 0..20 {
             server.post(MAPS, config_map(&format!("m{i:02}"))).await.expect(201);
             server.get(&format!("{MAPS}/m{i:02}")).await.expect(200);

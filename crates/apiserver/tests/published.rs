@@ -58,8 +58,7 @@ async fn wait(server: &Server, group: &str, version: &str, name: &str, there: bo
 
 #[test]
 fn works_for_crd_with_validation_schema() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         define(&server, definition("example.com", "Foo", &["v1"], &bars())).await;
         let (v3, v2) = wait(&server, "example.com", "v1", "com.example.v1.Foo", true).await;
         for schema in [&v3, &v2] {
@@ -95,8 +94,7 @@ fn works_for_crd_preserving_unknown_fields_at_the_schema_root() {
 
 /// In v2 there is no property at all, or kubectl would refuse all others.
 fn preserving(schema: &Value) {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         define(&server, definition("example.com", "Foo", &["v1"], schema)).await;
         let (v3, v2) = wait(&server, "example.com", "v1", "com.example.v1.Foo", true).await;
         assert_eq!(v3["x-kubernetes-preserve-unknown-fields"], true);
@@ -108,8 +106,7 @@ fn preserving(schema: &Value) {
 
 #[test]
 fn works_for_crd_preserving_unknown_fields_in_an_embedded_object() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let embedded = json!({
             "type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true,
         });
@@ -127,8 +124,7 @@ fn works_for_crd_preserving_unknown_fields_in_an_embedded_object() {
 
 #[test]
 fn works_for_multiple_crds_of_different_groups() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         for group in ["a.example.com", "b.example.com"] {
             define(&server, definition(group, "Foo", &["v1"], &bars())).await;
         }
@@ -139,8 +135,7 @@ fn works_for_multiple_crds_of_different_groups() {
 
 #[test]
 fn works_for_multiple_crds_of_same_group_but_different_versions() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         define(&server, definition("example.com", "Foo", &["v2", "v3"], &bars())).await;
         define(&server, definition("example.com", "Bar", &["v4"], &bars())).await;
         for (version, kind) in [("v2", "Foo"), ("v3", "Foo"), ("v4", "Bar")] {
@@ -151,8 +146,7 @@ fn works_for_multiple_crds_of_same_group_but_different_versions() {
 
 #[test]
 fn works_for_multiple_crds_of_same_group_and_version_but_different_kinds() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         for kind in ["Foo", "Bar"] {
             define(&server, definition("example.com", kind, &["v1"], &bars())).await;
         }
@@ -163,8 +157,7 @@ fn works_for_multiple_crds_of_same_group_and_version_but_different_kinds() {
 
 #[test]
 fn updates_the_published_spec_when_one_version_gets_renamed() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         define(&server, definition("example.com", "Foo", &["v2", "v3"], &bars())).await;
         wait(&server, "example.com", "v3", "com.example.v3.Foo", true).await;
         let rename = json!([{ "op": "replace", "path": "/spec/versions/1/name", "value": "v4" }]);
@@ -177,8 +170,7 @@ fn updates_the_published_spec_when_one_version_gets_renamed() {
 
 #[test]
 fn removes_definition_from_spec_when_one_version_gets_changed_to_not_be_served() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         define(&server, definition("example.com", "Foo", &["v5", "v6alpha1"], &bars())).await;
         wait(&server, "example.com", "v6alpha1", "com.example.v6alpha1.Foo", true).await;
         let hide = json!([{ "op": "replace", "path": "/spec/versions/1/served", "value": false }]);
@@ -191,8 +183,7 @@ fn removes_definition_from_spec_when_one_version_gets_changed_to_not_be_served()
 /// Conformance: AggregatedDiscovery should support aggregated discovery interface for CRDs.
 #[test]
 fn aggregated_discovery_should_support_aggregated_discovery_interface_for_crds() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         define(&server, definition("example.com", "Foo", &["v1"], &bars())).await;
         wait(&server, "example.com", "v1", "com.example.v1.Foo", true).await;
         let discovery = kube::Discovery::new(server.client()).run_aggregated().await.unwrap();
@@ -204,8 +195,7 @@ fn aggregated_discovery_should_support_aggregated_discovery_interface_for_crds()
 /// Conformance: AggregatedDiscovery should support raw aggregated discovery request for CRDs.
 #[test]
 fn aggregated_discovery_should_support_raw_request_for_crds() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         define(&server, definition("example.com", "Foo", &["v1"], &bars())).await;
         wait(&server, "example.com", "v1", "com.example.v1.Foo", true).await;
         let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
@@ -220,8 +210,7 @@ fn aggregated_discovery_should_support_raw_request_for_crds() {
 
 #[test]
 fn documents_of_other_groups_stay_what_they_are() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let before = server.get("/openapi/v3").await.expect(200);
         define(&server, definition("example.com", "Foo", &["v1"], &bars())).await;
         wait(&server, "example.com", "v1", "com.example.v1.Foo", true).await;

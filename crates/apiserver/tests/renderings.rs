@@ -22,8 +22,7 @@ async fn in_protobuf(server: &Server, path: &str, accept: &str) -> Value {
 
 #[test]
 fn objects_lists_and_refusals_come_in_protobuf_to_who_asks() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let created = server.post(MAPS, config_map("a")).await.expect(201);
         assert_eq!(in_protobuf(&server, &format!("{MAPS}/a"), PROTOBUF).await, created);
         let list = in_protobuf(&server, MAPS, &format!("{PROTOBUF},application/json")).await;
@@ -39,8 +38,7 @@ fn objects_lists_and_refusals_come_in_protobuf_to_who_asks() {
 
 #[test]
 fn every_built_in_kind_lists_in_protobuf() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         for resource in coracle_api::registry::builtin().iter().filter(|resource| resource.stored) {
             let prefix = if resource.group.is_empty() { "/api".into() } else { format!("/apis/{}", resource.group) };
             let path = format!("{prefix}/{}/{}", resource.version, resource.plural);
@@ -55,8 +53,7 @@ fn every_built_in_kind_lists_in_protobuf() {
 
 #[test]
 fn metadata_alone_comes_in_json_and_protobuf_for_objects_and_lists() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         server.post(MAPS, config_map("a")).await.expect(201);
         let path = format!("{MAPS}/a");
         for version in ["v1", "v1beta1"] {
@@ -100,8 +97,7 @@ fn frames(mut bytes: &[u8]) -> Vec<(String, Value)> {
 
 #[test]
 fn a_watch_streams_protobuf_frames_to_who_asks() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         server.post(MAPS, config_map("a")).await.expect(201);
         for (accept, kind) in [
             (format!("{PROTOBUF};stream=watch"), "ConfigMap"),
@@ -128,8 +124,7 @@ fn a_watch_streams_protobuf_frames_to_who_asks() {
 
 #[test]
 fn people_get_indented_json() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         server.post(MAPS, config_map("a")).await.expect(201);
         let indented = |answer: &Answer| answer.bytes.windows(3).any(|window| window == b"\n  ");
         let agent = |name: &'static str| [("user-agent", name)];
@@ -144,8 +139,7 @@ fn people_get_indented_json() {
 
 #[test]
 fn a_long_list_comes_in_pieces_compressed_or_not_and_is_the_same() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         for number in 0..300 {
             let mut map = config_map(&format!("m{number:03}"));
             map["data"]["text"] = "x".repeat(2000).into();

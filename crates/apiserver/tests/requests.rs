@@ -13,8 +13,7 @@ const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 
 #[test]
 fn an_object_is_created_read_replaced_and_deleted() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let created = server.post(MAPS, config_map("a")).await.expect(201);
         assert_eq!(created["metadata"]["namespace"], "default");
         assert_eq!(created["metadata"]["creationTimestamp"], "2026-01-01T00:00:00Z");
@@ -46,8 +45,7 @@ fn an_object_is_created_read_replaced_and_deleted() {
 
 #[test]
 fn refusals_are_upstreams() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         server.post(MAPS, config_map("a")).await.expect(201);
         let twice = server.post(MAPS, config_map("a")).await.expect(409);
         assert_eq!(
@@ -93,8 +91,7 @@ fn refusals_are_upstreams() {
 
 #[test]
 fn unknown_fields_are_refused_dropped_with_a_warning_or_dropped() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let with_unknown = |name| {
             let mut map = config_map(name);
             map["dta"] = json!({});
@@ -116,8 +113,7 @@ fn unknown_fields_are_refused_dropped_with_a_warning_or_dropped() {
 
 #[test]
 fn a_dry_run_answers_as_if_and_changes_nothing() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let created = server.post(&format!("{MAPS}?dryRun=All"), config_map("a")).await.expect(201);
         assert!(created["metadata"]["uid"].is_string());
         assert_eq!(server.get(&format!("{MAPS}/a")).await.code, 404);
@@ -133,8 +129,7 @@ fn a_dry_run_answers_as_if_and_changes_nothing() {
 
 #[test]
 fn each_type_of_patch_changes_in_its_way() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let created = server.post(DEPLOYMENTS, deployment("web")).await.expect(201);
         assert_eq!(created["metadata"]["generation"], 1);
         assert_eq!(created["spec"]["strategy"]["type"], "RollingUpdate");
@@ -168,8 +163,7 @@ fn each_type_of_patch_changes_in_its_way() {
 
 #[test]
 fn status_and_object_are_updated_apart() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let mut with_status = deployment("web");
         with_status["status"] = json!({ "replicas": 7 });
         let created = server.post(DEPLOYMENTS, with_status).await.expect(201);
@@ -188,8 +182,7 @@ fn status_and_object_are_updated_apart() {
 
 #[test]
 fn scale_shows_and_sets_the_replicas() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         server.post(DEPLOYMENTS, deployment("web")).await.expect(201);
         let path = format!("{DEPLOYMENTS}/web/scale");
         let scale = server.get(&path).await.expect(200);
@@ -214,8 +207,7 @@ fn scale_shows_and_sets_the_replicas() {
 
 #[test]
 fn a_pod_is_bound_once() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         server.post(PODS, pod("p")).await.expect(201);
         let binding = json!({ "metadata": { "name": "p" }, "target": { "kind": "Node", "name": "n1" } });
         let path = format!("{PODS}/p/binding");
@@ -241,8 +233,7 @@ fn a_pod_is_bound_once() {
 
 #[test]
 fn a_running_pod_is_deleted_gracefully() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let path = format!("{PODS}/p");
         server.post(PODS, pod("p")).await.expect(201);
         let unscheduled = server.delete(&path, json!({})).await.expect(200);
@@ -266,8 +257,7 @@ fn a_running_pod_is_deleted_gracefully() {
 
 #[test]
 fn finalizers_hold_an_object_until_the_last_is_removed() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let path = format!("{MAPS}/a");
         let mut held = config_map("a");
         held["metadata"]["finalizers"] = json!(["example.com/hold"]);
@@ -295,8 +285,7 @@ fn finalizers_hold_an_object_until_the_last_is_removed() {
 
 #[test]
 fn a_namespace_terminates_until_it_is_finalized() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let namespace = json!({ "metadata": { "name": "team" } });
         let created = server.post("/api/v1/namespaces", namespace).await.expect(201);
         assert_eq!(created["spec"]["finalizers"], json!(["kubernetes"]));
@@ -312,8 +301,7 @@ fn a_namespace_terminates_until_it_is_finalized() {
 
 #[test]
 fn an_eviction_respects_the_budget() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
         let budget = json!({ "metadata": { "name": "b" }, "spec": { "minAvailable": 1, "selector": { "matchLabels": { "app": "p" } } } });
         server.post(budgets, budget).await.expect(201);
@@ -353,8 +341,7 @@ fn an_eviction_respects_the_budget() {
 
 #[test]
 fn generated_names_differ_and_fit() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let body = json!({ "metadata": { "generateName": "job-" } });
         let name = |answer: Answer| answer.expect(201)["metadata"]["name"].as_str().unwrap().to_owned();
         let first = name(server.post(MAPS, body.clone()).await);
@@ -366,8 +353,7 @@ fn generated_names_differ_and_fit() {
 
 #[test]
 fn events_are_one_set_of_objects_in_two_versions_and_live_an_hour() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let event = json!({
             "metadata": { "name": "e", "namespace": "default" },
             "involvedObject": { "kind": "Pod", "name": "p", "namespace": "default" },
@@ -393,8 +379,7 @@ fn events_are_one_set_of_objects_in_two_versions_and_live_an_hour() {
 
 #[test]
 fn yaml_and_protobuf_bodies_are_understood() {
-    simulate(async || {
-        let server = Server::start().await;
+    served(async |server| {
         let yaml = b"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: y}\ndata: {a: '1'}\n";
         server.send("POST", MAPS, &[("content-type", "application/yaml")], yaml).await.expect(201);
         let body = coracle_api::protobuf::encode(&config_map("pb")).unwrap();

@@ -33,6 +33,11 @@ pub fn simulate<T>(f: impl AsyncFnOnce() -> T) -> T {
     })
 }
 
+/// Runs a test in a simulated world with a server.
+pub fn served<T>(f: impl AsyncFnOnce(Server) -> T) -> T {
+    simulate(async || f(Server::start().await).await)
+}
+
 /// An answer, read to its end.
 #[derive(Debug)]
 pub struct Answer {
