@@ -43,6 +43,7 @@ controllers! {
     "service-cidr-controller", "service-cidr-controller", crate::service_cidr::run;
     "service-lb-controller", "service", crate::load_balancer::run;
     "persistentvolume-binder-controller", "persistentvolume-binder", crate::volumes::run;
+    "persistentvolume-expander-controller", "persistentvolume-expander", crate::volumes::expand::run;
     "ephemeral-volume-controller", "ephemeral-volume", crate::volumes::ephemeral::run;
     "persistentvolumeclaim-protection-controller", "pvc-protection", crate::volumes::protection::run_claims;
     "persistentvolume-protection-controller", "pv-protection", crate::volumes::protection::run_volumes;

@@ -6,6 +6,7 @@
 //! finds one side without the other completes it. One worker, because two claims may want the same volume.
 
 pub(crate) mod ephemeral;
+pub(crate) mod expand;
 mod plan;
 pub(crate) mod protection;
 #[cfg(test)]
@@ -98,6 +99,7 @@ async fn create_standard_class(client: &Client) -> Result<()> {
         provisioner: HOST_PATH.into(),
         reclaim_policy: Some("Delete".into()),
         volume_binding_mode: Some("Immediate".into()),
+        allow_volume_expansion: Some(true),
         ..Default::default()
     };
     let created = Api::<StorageClass>::all(client.clone()).create(&PostParams::default(), &class).await;

@@ -139,3 +139,26 @@ fn a_pod_has_its_ephemeral_volumes_for_itself() {
         Ok(())
     });
 }
+
+#[test]
+fn a_claim_grows_with_its_volume() {
+    simulate(async |cluster| {
+        let claim = |size: &str| {
+            json!({
+                "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "data" },
+                "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": size } } },
+            })
+        };
+        cluster.create(claim("1Gi")).await?;
+        cluster.settle().await;
+        cluster.patch("persistentvolumeclaims", "data", json!({ "spec": claim("3Gi")["spec"] })).await?;
+        cluster.settle().await;
+        let grown = get(cluster, "persistentvolumeclaims", "data").await?;
+        assert_eq!(grown["status"]["capacity"]["storage"], "3Gi");
+        let volume = grown["spec"]["volumeName"].as_str().unwrap_or_default();
+        assert_eq!(get(cluster, "persistentvolumes", volume).await?["spec"]["capacity"]["storage"], "3Gi");
+        let told = messages(cluster, "data").await?;
+        assert!(told.iter().any(|message| message == "ExpandVolume succeeded for volume default/data"), "{told:?}");
+        Ok(())
+    });
+}
