@@ -5,6 +5,9 @@
 //! `ttlSecondsAfterFinished` is deleted when that has passed.
 
 mod plan;
+mod policy;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,7 +113,7 @@ impl JobController {
         let may_create = self.control.expectations.satisfied(&key);
         let step = plan::step(&job, &pods, may_create, coracle_clock::now_seconds());
         let again = step.again;
-        self.execute(&key, &job, step).await?;
+        self.execute(&key, &job, &pods, step).await?;
         Ok(again.map_or(Requeue::Never, Requeue::After))
     }
 
@@ -122,7 +125,7 @@ impl JobController {
         Ok(Requeue::Never)
     }
 
-    async fn execute(&self, key: &ObjectKey, job: &Arc<Job>, step: Step) -> Result<()> {
+    async fn execute(&self, key: &ObjectKey, job: &Arc<Job>, all: &[Arc<Pod>], step: Step) -> Result<()> {
         let about = object_reference(job.as_ref());
         if !step.delete.is_empty() && self.control.expectations.satisfied(key) {
             self.control.delete(key, &about, &step.delete).await?;
@@ -143,7 +146,7 @@ impl JobController {
         if step.create.is_empty() {
             return Ok(());
         }
-        let pods = step.create.into_iter().map(|index| new_pod(job, index)).collect();
+        let pods = step.create.into_iter().map(|index| new_pod(job, index, all)).collect();
         self.control.create(key, &about, pods).await
     }
 
@@ -160,13 +163,14 @@ impl JobController {
     }
 }
 
-fn new_pod(job: &Job, index: Option<i32>) -> Pod {
+fn new_pod(job: &Job, index: Option<i32>, all: &[Arc<Pod>]) -> Pod {
     let template = job.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
     let prefix = index.map_or(job.name_any(), |index| format!("{}-{index}", job.name_any()));
     let mut pod = pods::from_template(&template, &prefix, controller_reference(job));
     pod.finalizers_mut().push(TRACKING.into());
     let Some(index) = index else { return pod };
     pod.annotations_mut().insert(INDEX.into(), index.to_string());
+    pod.annotations_mut().extend(job.spec.iter().flat_map(|spec| policy::carry_on(spec, all, index)));
     pod.labels_mut().insert(INDEX.into(), index.to_string());
     let spec = pod.spec.get_or_insert_default();
     spec.hostname = spec.hostname.take().or(Some(prefix));

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
+use super::policy::{self, Verdict};
 use crate::pods;
 
 /// The finalizer that keeps a Job's pod until it has been counted.
@@ -102,13 +103,26 @@ pub(super) fn step(job: &Job, pods: &[Arc<Pod>], may_create: bool, now: Timestam
         step.counted = pods.iter().filter(|pod| is_tracked(pod)).cloned().collect();
         return step;
     }
-    count(&mut step, pods, indexed, &spec);
+    let completed = completed_indexes(&spec, &step.status, pods);
+    let failed = policy::failed_indexes(&spec, step.status.failed_indexes.as_deref().unwrap_or_default(), pods);
+    if spec.backoff_limit_per_index.is_some() {
+        step.status.failed_indexes = Some(print_indexes(&failed));
+    }
+    let ends = failure(&spec, &step.status, pods, now).is_some() || is_met(&spec, &step.status, &completed).is_some();
+    let settled = completed.union(&failed).copied().collect();
+    let kept = if ends { BTreeSet::new() } else { policy::kept(&spec, pods, &settled) };
+    count(&mut step, pods, &spec, &kept);
+    if indexed {
+        step.status.succeeded = Some(to_i32(completed.len()));
+        step.status.completed_indexes = (!completed.is_empty()).then(|| print_indexes(&completed));
+    }
     let active: Vec<_> = pods.iter().filter(|pod| pods::is_active(pod)).cloned().collect();
     let terminating = pods.iter().filter(|pod| pods::is_terminating(pod) && !pods::is_finished(pod)).count();
-    if let Some((reason, message)) = failure(&spec, &step.status, now) {
+    let met = is_met(&spec, &step.status, &completed);
+    if let Some((reason, message)) = failure(&spec, &step.status, pods, now) {
         fail(&mut step, &active, terminating, reason, &message, now);
-    } else if is_complete(&spec, &step.status, &active, indexed) {
-        succeed(&mut step, &active, terminating, now);
+    } else if let Some((reason, message)) = met.or(is_complete(&spec, &step.status, &active, indexed)) {
+        succeed(&mut step, &active, terminating, (&reason, &message), now);
     } else if suspended {
         suspend(&mut step, &active, now);
     } else {
@@ -132,61 +146,86 @@ fn is_tracked(pod: &Pod) -> bool {
     pod.finalizers().iter().any(|finalizer| finalizer == TRACKING)
 }
 
-/// Counts pods that ended and still have their finalizer. Their UIDs stand in `uncountedTerminatedPods` until the
-/// finalizer is off, so that a crash between the two writes counts nobody twice.
-fn count(step: &mut Step, pods: &[Arc<Pod>], indexed: bool, spec: &JobSpec) {
+/// Which indexes of an Indexed Job have succeeded.
+fn completed_indexes(spec: &JobSpec, status: &JobStatus, pods: &[Arc<Pod>]) -> BTreeSet<i32> {
+    let mut completed = parse_indexes(status.completed_indexes.as_deref().unwrap_or_default());
+    let succeeded = pods.iter().filter(|pod| is_tracked(pod) && pods::phase(pod) == "Succeeded");
+    completed.extend(succeeded.filter_map(|pod| index_of(pod)));
+    completed.retain(|index| *index < spec.completions.unwrap_or_default());
+    completed
+}
+
+/// Counts pods that ended and still have their finalizer, but for those that are `kept`. Their UIDs stand in
+/// `uncountedTerminatedPods` until the finalizer is off, so that a crash between the two writes counts nobody twice.
+fn count(step: &mut Step, pods: &[Arc<Pod>], spec: &JobSpec, kept: &BTreeSet<String>) {
     let status = &mut step.status;
     let uncounted = status.uncounted_terminated_pods.clone().unwrap_or_default();
     let known: BTreeSet<_> = uncounted.succeeded.iter().chain(&uncounted.failed).flatten().cloned().collect();
     let mut pending = UncountedTerminatedPods::default();
-    let mut completed = parse_indexes(status.completed_indexes.as_deref().unwrap_or_default());
     for pod in pods.iter().filter(|pod| is_tracked(pod)) {
-        let succeeded = pods::phase(pod) == "Succeeded";
-        // A pod that was deleted before it ended has failed its Job.
-        let failed = pods::phase(pod) == "Failed" || (pods::is_terminating(pod) && !succeeded);
-        if !(succeeded || failed) {
+        let (succeeded, failed) = (pods::phase(pod) == "Succeeded", policy::is_failed(spec, pod));
+        let uid = pod.uid().unwrap_or_default();
+        if !(succeeded || failed) || kept.contains(&uid) {
             continue;
         }
-        let uid = pod.uid().unwrap_or_default();
-        let is_new = !known.contains(&uid);
+        let is_new = i32::from(!known.contains(&uid));
         if succeeded {
-            if let Some(index) = index_of(pod).filter(|_| indexed) {
-                completed.insert(index);
-            } else if is_new {
-                *status.succeeded.get_or_insert_default() += 1;
-            }
+            *status.succeeded.get_or_insert_default() += is_new;
             pending.succeeded.get_or_insert_default().push(uid);
-        } else {
-            if is_new {
-                *status.failed.get_or_insert_default() += 1;
-            }
+        } else if policy::judge(spec, pod) != Verdict::Ignored {
+            *status.failed.get_or_insert_default() += is_new;
             pending.failed.get_or_insert_default().push(uid);
         }
         step.counted.push(pod.clone());
-    }
-    if indexed {
-        completed.retain(|index| *index < spec.completions.unwrap_or_default());
-        status.succeeded = Some(to_i32(completed.len()));
-        status.completed_indexes = (!completed.is_empty()).then(|| print_indexes(&completed));
     }
     status.uncounted_terminated_pods = Some(pending);
 }
 
 /// Why the Job fails, if it does.
-fn failure(spec: &JobSpec, status: &JobStatus, now: Timestamp) -> Option<(&'static str, String)> {
+fn failure(spec: &JobSpec, status: &JobStatus, all: &[Arc<Pod>], now: Timestamp) -> Option<(&'static str, String)> {
+    const REASONS: [&str; 5] =
+        ["BackoffLimitExceeded", "DeadlineExceeded", "PodFailurePolicy", "MaxFailedIndexesExceeded", "FailedIndexes"];
+    if has(status, "SuccessCriteriaMet") {
+        return None;
+    }
     let target = status.conditions.iter().flatten().find(|c| c.type_ == "FailureTarget" && c.status == "True");
     if let Some(target) = target {
-        let known = ["BackoffLimitExceeded", "DeadlineExceeded"];
-        let reason = known.into_iter().find(|reason| target.reason.as_deref() == Some(reason));
-        return Some((reason.unwrap_or("BackoffLimitExceeded"), target.message.clone().unwrap_or_default()));
+        let reason = REASONS.into_iter().find(|reason| target.reason.as_deref() == Some(reason));
+        return Some((reason.unwrap_or(REASONS[0]), target.message.clone().unwrap_or_default()));
     }
-    if status.failed.unwrap_or_default() > spec.backoff_limit.unwrap_or(6) {
+    for pod in all.iter().filter(|pod| policy::is_failed(spec, pod)) {
+        if let Verdict::FailsJob(why) = policy::judge(spec, pod) {
+            return Some(("PodFailurePolicy", why));
+        }
+    }
+    let limit = spec.backoff_limit.unwrap_or(6);
+    if status.failed.unwrap_or_default() > limit || restarts(spec, all).is_some_and(|count| count >= limit.max(1)) {
         return Some(("BackoffLimitExceeded", "Job has reached the specified backoff limit".into()));
     }
     let running_for = status.start_time.as_ref().map(|start| now.duration_since(start.0).as_secs());
     let overdue = spec.active_deadline_seconds.zip(running_for).is_some_and(|(limit, time)| time >= limit);
-    (overdue && spec.suspend != Some(true))
-        .then(|| ("DeadlineExceeded", "Job was active longer than specified deadline".into()))
+    if overdue && spec.suspend != Some(true) {
+        return Some(("DeadlineExceeded", "Job was active longer than specified deadline".into()));
+    }
+    let failed = to_i32(parse_indexes(status.failed_indexes.as_deref().unwrap_or_default()).len());
+    if spec.max_failed_indexes.is_some_and(|most| failed > most) {
+        let why = "Job has exceeded the specified maximal number of failed indexes";
+        return Some(("MaxFailedIndexesExceeded", why.into()));
+    }
+    let done = failed + to_i32(completed_indexes(spec, status, all).len());
+    (failed > 0 && spec.completions.is_some_and(|all| done >= all))
+        .then(|| ("FailedIndexes", "Job has failed indexes".into()))
+}
+
+/// How often the containers of a Job's live pods were restarted, if that is what happens to those that fail.
+fn restarts(spec: &JobSpec, all: &[Arc<Pod>]) -> Option<i32> {
+    let template = spec.template.spec.as_ref().filter(|spec| spec.restart_policy.as_deref() == Some("OnFailure"));
+    template?;
+    let live = all.iter().filter(|pod| matches!(pods::phase(pod), "Running" | "Pending"));
+    let statuses = live
+        .filter_map(|pod| pod.status.as_ref())
+        .flat_map(|status| status.container_statuses.iter().chain(&status.init_container_statuses).flatten());
+    Some(statuses.map(|status| status.restart_count).sum())
 }
 
 fn fail(step: &mut Step, active: &[Arc<Pod>], terminating: usize, reason: &'static str, message: &str, now: Timestamp) {
@@ -202,26 +241,34 @@ fn fail(step: &mut Step, active: &[Arc<Pod>], terminating: usize, reason: &'stat
     }
 }
 
+/// Reason and message of success by the policy, or as decided before.
+fn is_met(spec: &JobSpec, status: &JobStatus, completed: &BTreeSet<i32>) -> Option<(String, String)> {
+    let met = status.conditions.iter().flatten().find(|c| c.type_ == "SuccessCriteriaMet" && c.status == "True");
+    if let Some(met) = met {
+        return Some((met.reason.clone().unwrap_or_default(), met.message.clone().unwrap_or_default()));
+    }
+    policy::success(spec, completed).map(|message| ("SuccessPolicy".into(), message))
+}
+
 /// A Job without a number of completions is complete when one pod has succeeded and no other runs.
-fn is_complete(spec: &JobSpec, status: &JobStatus, active: &[Arc<Pod>], indexed: bool) -> bool {
+fn is_complete(spec: &JobSpec, status: &JobStatus, active: &[Arc<Pod>], indexed: bool) -> Option<(String, String)> {
     let succeeded = status.succeeded.unwrap_or_default();
-    match spec.completions {
+    let complete = match spec.completions {
         None if indexed => false,
         None => succeeded > 0 && active.is_empty(),
         Some(completions) => succeeded >= completions,
-    }
+    };
+    complete.then(|| ("CompletionsReached".into(), "Reached expected number of succeeded pods".into()))
 }
 
-fn succeed(step: &mut Step, active: &[Arc<Pod>], terminating: usize, now: Timestamp) {
-    const REASON: &str = "CompletionsReached";
-    const MESSAGE: &str = "Reached expected number of succeeded pods";
+fn succeed(step: &mut Step, active: &[Arc<Pod>], terminating: usize, (reason, message): (&str, &str), now: Timestamp) {
     if !has(&step.status, "SuccessCriteriaMet") {
-        add_condition(&mut step.status, "SuccessCriteriaMet", "True", REASON, MESSAGE, now);
+        add_condition(&mut step.status, "SuccessCriteriaMet", "True", reason, message, now);
     }
     step.delete = active.to_vec();
     step.status.active = Some(0);
     if active.is_empty() && terminating == 0 {
-        add_condition(&mut step.status, "Complete", "True", REASON, MESSAGE, now);
+        add_condition(&mut step.status, "Complete", "True", reason, message, now);
         step.status.completion_time = Some(Time(now));
         step.status.uncounted_terminated_pods = Some(UncountedTerminatedPods::default());
         step.tell = Some((false, "Completed", "Job completed".into()));
@@ -258,8 +305,12 @@ fn manage(
 ) {
     let parallelism = usize::try_from(spec.parallelism.unwrap_or(1)).unwrap_or_default();
     let succeeded = step.status.succeeded.unwrap_or_default();
+    let failed = parse_indexes(step.status.failed_indexes.as_deref().unwrap_or_default());
     let wanted = match spec.completions {
-        Some(completions) => parallelism.min(usize::try_from(completions - succeeded).unwrap_or_default()),
+        Some(completions) => {
+            let left = usize::try_from(completions - succeeded).unwrap_or_default();
+            parallelism.min(left.saturating_sub(failed.len()))
+        }
         // A work queue: once one pod has succeeded, no new ones are started.
         None if succeeded > 0 => active.len().min(parallelism),
         None => parallelism,
@@ -278,149 +329,56 @@ fn manage(
     if missing == 0 || !may_create {
         return;
     }
-    let delay = backoff(pods, now);
+    let per_index = spec.backoff_limit_per_index.is_some();
+    let delay = if per_index { Duration::ZERO } else { backoff(pods, now) };
     if !delay.is_zero() {
         step.again = Some(delay);
         return;
     }
-    step.create = if spec.completion_mode.as_deref() == Some("Indexed") {
+    if spec.completion_mode.as_deref() == Some("Indexed") {
         let completed = parse_indexes(step.status.completed_indexes.as_deref().unwrap_or_default());
-        let taken: BTreeSet<_> = active.iter().filter_map(|pod| index_of(pod)).chain(completed).collect();
-        (0..spec.completions.unwrap_or_default())
-            .filter(|index| !taken.contains(index))
-            .take(missing)
-            .map(Some)
-            .collect()
+        let going = pods.iter().filter(|pod| wait_for_end && pods::is_terminating(pod) && !pods::is_finished(pod));
+        let taken: BTreeSet<_> =
+            active.iter().chain(going).filter_map(|pod| index_of(pod)).chain(completed).chain(failed).collect();
+        for index in (0..spec.completions.unwrap_or_default()).filter(|index| !taken.contains(index)) {
+            let wait = if per_index { policy::index_backoff(spec, pods, index, now) } else { Duration::ZERO };
+            if !wait.is_zero() {
+                step.again = step.again.into_iter().chain([wait]).min();
+            } else if step.create.len() < missing {
+                step.create.push(Some(index));
+            }
+        }
     } else {
-        vec![None; missing]
-    };
+        step.create = vec![None; missing];
+    }
     step.status.active = Some(to_i32(active.len() + step.create.len()));
+}
+
+/// When a pod's last container ended; about when, if nobody wrote that down.
+pub(super) fn ended_at(pod: &Pod) -> Option<Timestamp> {
+    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let ended = statuses.filter_map(|status| status.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
+    let ready = pods::condition(pod, "Ready").and_then(|condition| condition.last_transition_time.as_ref());
+    ended.map(|time| time.0).max().or(ready.map(|time| time.0)).or(pod.creation_timestamp().map(|time| time.0))
+}
+
+/// How long to wait after a failure with so many before it.
+pub(super) fn delay_after(earlier: usize) -> Duration {
+    (BACKOFF * 2u32.pow(u32::try_from(earlier).unwrap_or(u32::MAX).min(16))).min(BACKOFF_MAX)
 }
 
 /// How much longer to wait after failures: as long as the failures since the last success demand.
 fn backoff(pods: &[Arc<Pod>], now: Timestamp) -> Duration {
-    let end = |pod: &Pod| {
-        let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
-        let ended = statuses.filter_map(|status| status.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
-        let ready = pods::condition(pod, "Ready").and_then(|condition| condition.last_transition_time.as_ref());
-        ended.map(|time| time.0).max().or(ready.map(|time| time.0)).or(pod.creation_timestamp().map(|time| time.0))
-    };
-    let last_success = pods.iter().filter(|pod| pods::phase(pod) == "Succeeded").filter_map(|pod| end(pod)).max();
+    let last_success = pods.iter().filter(|pod| pods::phase(pod) == "Succeeded").filter_map(|pod| ended_at(pod)).max();
     let failures: Vec<_> = pods
         .iter()
         .filter(|pod| pods::phase(pod) == "Failed")
-        .filter_map(|pod| end(pod))
+        .filter_map(|pod| ended_at(pod))
         .filter(|at| last_success.is_none_or(|success| *at > success))
         .collect();
-    let Some(last) = failures.iter().max() else { return Duration::ZERO };
-    let doublings = u32::try_from(failures.len() - 1).unwrap_or(u32::MAX).min(16);
-    pods::until(*last + (BACKOFF * 2u32.pow(doublings)).min(BACKOFF_MAX), now)
+    failures.iter().max().map_or(Duration::ZERO, |last| pods::until(*last + delay_after(failures.len() - 1), now))
 }
 
 fn to_i32(count: usize) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn job(spec: Value, status: Value) -> Job {
-        serde_json::from_value(json!({ "metadata": { "name": "j", "uid": "j" }, "spec": spec, "status": status }))
-            .unwrap()
-    }
-
-    fn pod(name: &str, phase: &str, index: Option<i32>) -> Arc<Pod> {
-        let annotations = index.map(|index| json!({ INDEX: index.to_string() }));
-        Arc::new(
-            serde_json::from_value(json!({
-                "metadata": { "name": name, "uid": name, "finalizers": [TRACKING], "annotations": annotations,
-                              "creationTimestamp": "2026-01-01T00:00:00Z" },
-                "status": { "phase": phase },
-            }))
-            .unwrap(),
-        )
-    }
-
-    fn at(text: &str) -> Timestamp {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn parallelism_and_what_is_left_bound_the_pods() {
-        let now = at("2026-01-01T00:10:00Z");
-        for (spec, pods, create, delete) in [
-            (json!({ "parallelism": 2, "completions": 5 }), vec![], 2, 0),
-            (json!({ "parallelism": 2, "completions": 2 }), vec![pod("a", "Succeeded", None)], 1, 0),
-            (
-                json!({ "parallelism": 1, "completions": 3 }),
-                vec![pod("a", "Running", None), pod("b", "Running", None)],
-                0,
-                1,
-            ),
-            (json!({ "parallelism": 3 }), vec![pod("a", "Succeeded", None), pod("b", "Running", None)], 0, 0),
-            (json!({ "parallelism": 2, "completions": 5, "suspend": true }), vec![pod("a", "Running", None)], 0, 1),
-        ] {
-            let step = step(&job(spec.clone(), json!({})), &pods, true, now);
-            assert_eq!((step.create.len(), step.delete.len()), (create, delete), "{spec}");
-        }
-    }
-
-    #[test]
-    fn an_indexed_job_runs_each_index_once() {
-        let spec = json!({ "parallelism": 3, "completions": 6, "completionMode": "Indexed" });
-        let pods = [pod("a", "Succeeded", Some(0)), pod("b", "Running", Some(2))];
-        let step = step(&job(spec, json!({ "completedIndexes": "1,5" })), &pods, true, at("2026-01-01T00:10:00Z"));
-        assert_eq!(step.create, [Some(3), Some(4)]);
-        assert_eq!((step.status.completed_indexes.as_deref(), step.status.succeeded), (Some("0,1,5"), Some(3)));
-    }
-
-    #[test]
-    fn failures_back_off_and_then_fail_the_job() {
-        let spec = json!({ "parallelism": 1, "completions": 1, "backoffLimit": 1 });
-        let one = [pod("a", "Failed", None)];
-        let early = step(&job(spec.clone(), json!({})), &one, true, at("2026-01-01T00:00:04Z"));
-        assert_eq!((early.create.len(), early.again), (0, Some(Duration::from_secs(6))));
-        assert_eq!(step(&job(spec.clone(), json!({})), &one, true, at("2026-01-01T00:00:10Z")).create.len(), 1);
-        let two = [pod("a", "Failed", None), pod("b", "Failed", None)];
-        let failed = step(&job(spec, json!({})), &two, true, at("2026-01-01T00:10:00Z"));
-        let condition = finished(&failed.status).unwrap();
-        assert_eq!((condition.type_.as_str(), condition.reason.as_deref()), ("Failed", Some("BackoffLimitExceeded")));
-        assert_eq!(failed.counted.len(), 2);
-    }
-
-    #[test]
-    fn nobody_is_counted_twice() {
-        let spec = json!({ "parallelism": 1, "completions": 3 });
-        let pods = [pod("a", "Succeeded", None)];
-        let first = step(&job(spec.clone(), json!({})), &pods, true, at("2026-01-01T00:10:00Z"));
-        assert_eq!(first.status.succeeded, Some(1));
-        let again =
-            step(&job(spec, serde_json::to_value(&first.status).unwrap()), &pods, true, at("2026-01-01T00:10:01Z"));
-        assert_eq!(again.status.succeeded, Some(1));
-    }
-
-    #[test]
-    fn a_job_past_its_deadline_fails_when_its_pods_are_gone() {
-        let spec = json!({ "parallelism": 1, "completions": 1, "activeDeadlineSeconds": 60 });
-        let status = json!({ "startTime": "2026-01-01T00:00:00Z" });
-        let running =
-            step(&job(spec.clone(), status.clone()), &[pod("a", "Running", None)], true, at("2026-01-01T00:01:00Z"));
-        assert_eq!((running.delete.len(), finished(&running.status)), (1, None));
-        let gone = step(&job(spec, status), &[], true, at("2026-01-01T00:01:01Z"));
-        assert_eq!(
-            finished(&gone.status).unwrap().message.as_deref(),
-            Some("Job was active longer than specified deadline")
-        );
-    }
-
-    #[test]
-    fn indexes_print_as_ranges() {
-        let set = BTreeSet::from([0, 1, 3, 4, 5, 9]);
-        assert_eq!(print_indexes(&set), "0,1,3-5,9");
-        assert_eq!(parse_indexes("0,1,3-5,9"), set);
-        assert!(parse_indexes("").is_empty());
-    }
 }

@@ -156,3 +156,53 @@ fn a_budget_is_created_updated_patched_and_deleted_and_the_controller_follows() 
         Ok(())
     });
 }
+
+/// Two running pods that a budget counts.
+async fn guarded(cluster: &Cluster, min_available: i32) -> anyhow::Result<Objects> {
+    let mut guarded = budget("guard", "default");
+    guarded["spec"]["minAvailable"] = min_available.into();
+    for name in ["one", "two"] {
+        let mut pod = pod(name, json!({}), json!({}));
+        pod["metadata"]["labels"] = json!({ "foo": "bar" });
+        create(cluster, &pod).await?;
+    }
+    let budgets = Objects::of(cluster, &guarded).await?;
+    budgets.create(&guarded).await?;
+    until("both pods are healthy", async || Ok(budgets.get("guard").await?["status"]["currentHealthy"] == 2)).await?;
+    Ok(budgets)
+}
+
+#[test]
+fn a_budgets_status_shows_what_healthy_pods_allow() {
+    cluster(async |cluster| {
+        let status = guarded(cluster, 1).await?.get("guard").await?["status"].clone();
+        let counts = ["disruptionsAllowed", "desiredHealthy", "currentHealthy", "expectedPods"]
+            .map(|count| status[count].clone());
+        assert_eq!(counts, [1, 1, 2, 2].map(Value::from));
+        Ok(())
+    });
+}
+
+#[test]
+fn an_eviction_waits_until_the_budget_allows_it() {
+    cluster(async |cluster| {
+        let budgets = guarded(cluster, 2).await?;
+        let evict = async || {
+            let eviction = json!({ "apiVersion": "policy/v1", "kind": "Eviction", "metadata": { "name": "one" } });
+            let request = http::Request::post("/api/v1/namespaces/default/pods/one/eviction");
+            let body = serde_json::to_vec(&eviction).expect("it is JSON");
+            let request = request.header("content-type", "application/json").body(body).expect("it is a request");
+            cluster.client().request::<Value>(request).await
+        };
+        refused(evict().await, 429, "TooManyRequests");
+        budgets.merge("guard", json!({ "spec": { "minAvailable": 1 } })).await?;
+        processed(&budgets, "guard").await?;
+        evict().await?;
+        let pods = Objects::find(cluster, "v1", "Pod").await?;
+        until("it is gone", async || Ok(!pods.exists("one").await?)).await?;
+        budgets.merge("guard", json!({ "spec": { "minAvailable": 3 } })).await?;
+        until("nothing more may go", async || Ok(budgets.get("guard").await?["status"]["desiredHealthy"] == 3)).await?;
+        budgets.delete("guard").await?;
+        Ok(())
+    });
+}

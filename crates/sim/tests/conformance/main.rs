@@ -9,6 +9,7 @@ mod apps;
 mod covered;
 mod daemon_sets;
 mod instrumentation;
+mod jobs;
 mod lifecycle;
 mod network;
 mod node;
