@@ -1,6 +1,7 @@
 //! `coracle bench`: figures, printed as they are, beside something real in the same run.
 
 mod api;
+mod grpc;
 mod store;
 mod wire;
 

@@ -9,23 +9,24 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use bytes::Bytes;
 use coracle_apiserver::pki::{ETCD_CLIENT, Pki};
+use coracle_client::transport::Identity;
 use coracle_clock::{Instant, instant};
-use coracle_etcd::{EtcdConfig, EtcdStore};
-use coracle_store::{KeyRange, Op, RangeRequest, SharedStore, SledConfig, SledStore, Txn, WatchRequest};
-use futures::StreamExt;
+use coracle_store::{Op, SledConfig, SledStore, Store, Txn};
 use futures::future::try_join_all;
+use futures::{StreamExt, TryStreamExt};
 
+use super::grpc::{Channel, field};
 use super::resident_bytes;
 
 const VALUE_BYTES: usize = 1024;
 /// How long each load lasts.
 const LOAD: Duration = Duration::from_secs(4);
 const CLIENTS: [usize; 4] = [1, 8, 64, 256];
-/// Clients share so many connections at most.
-const CONNECTIONS: usize = 20;
+/// Clients share so many connections: an API server has one.
+const CONNECTIONS: usize = 4;
 const KEYS: usize = 10_000;
 const WATCHERS: usize = 1000;
 const WATCHED: usize = 300;
@@ -34,7 +35,7 @@ const WATCHED: usize = 300;
 struct Server {
     name: &'static str,
     child: Child,
-    config: EtcdConfig,
+    channels: Vec<Channel>,
 }
 
 impl Drop for Server {
@@ -65,19 +66,18 @@ async fn measure(folder: &Path) -> anyhow::Result<String> {
     let pki_dir = folder.join("pki");
     std::fs::create_dir_all(folder)?;
     Pki::ensure(&pki_dir, &[], &[])?;
-    let (ours, theirs) = (start_ours(folder, &pki_dir)?, start_etcd(folder, &pki_dir)?);
-    let (ours, theirs) = (Clients::connect(ours).await?, Clients::connect(theirs).await?);
+    let (ours, theirs) = (start_ours(folder, &pki_dir).await?, start_etcd(folder, &pki_dir).await?);
     for clients in CLIENTS {
         let what = format!("durable puts of 1 KiB, {clients} clients");
-        say(compare(&what, puts(&ours.stores, clients, LOAD).await?, puts(&theirs.stores, clients, LOAD).await?));
+        say(compare(&what, puts(&ours, clients).await?, puts(&theirs, clients).await?));
     }
     for clients in [1, 64] {
         let what = format!("linearizable gets of 1 KiB, {clients} clients");
-        say(compare(&what, gets(&ours.stores, clients).await?, gets(&theirs.stores, clients).await?));
+        say(compare(&what, gets(&ours, clients).await?, gets(&theirs, clients).await?));
     }
     say(compare("ranges of 10000 keys of 100 bytes, 4 clients", ranges(&ours).await?, ranges(&theirs).await?));
     say(compare("events to 1000 watchers", events(&ours).await?, events(&theirs).await?));
-    for server in [&ours.server, &theirs.server] {
+    for server in [&ours, &theirs] {
         let resident = resident_bytes(server.child.id()).context("the server ended")?;
         say(format!("resident memory of {} after all this: {:.0} MB", server.name, resident as f64 / 1e6));
     }
@@ -86,14 +86,14 @@ async fn measure(folder: &Path) -> anyhow::Result<String> {
     Ok(report)
 }
 
-fn start_ours(folder: &Path, pki_dir: &Path) -> anyhow::Result<Server> {
+async fn start_ours(folder: &Path, pki_dir: &Path) -> anyhow::Result<Server> {
     let address = free()?;
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("--data-dir").arg(folder).args(["etcd", "serve", "--etcd-listen", &address.to_string()]);
-    start("Coracle", command, address, pki_dir)
+    start("Coracle", command, address, pki_dir).await
 }
 
-fn start_etcd(folder: &Path, pki_dir: &Path) -> anyhow::Result<Server> {
+async fn start_etcd(folder: &Path, pki_dir: &Path) -> anyhow::Result<Server> {
     let address = free()?;
     let (client, peer) = (format!("https://{address}"), format!("http://{}", free()?));
     let mut command = Command::new("etcd");
@@ -104,41 +104,34 @@ fn start_etcd(folder: &Path, pki_dir: &Path) -> anyhow::Result<Server> {
     command.arg("--trusted-ca-file").arg(pki_dir.join("etcd/ca.crt"));
     command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
     command.args(["--initial-cluster", &format!("default={peer}")]);
-    start("etcd", command, address, pki_dir).context("Debian has etcd in the package etcd-server")
+    start("etcd", command, address, pki_dir).await.context("Debian has etcd in the package etcd-server")
 }
 
 fn free() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
-fn start(name: &'static str, mut command: Command, address: SocketAddr, pki_dir: &Path) -> anyhow::Result<Server> {
+async fn start(
+    name: &'static str,
+    mut command: Command,
+    address: SocketAddr,
+    pki_dir: &Path,
+) -> anyhow::Result<Server> {
     let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().with_context(|| format!("{command:?}"))?;
+    let mut server = Server { name, child, channels: Vec::new() };
     let read = |name: String| std::fs::read_to_string(pki_dir.join(name));
-    let identity = (read(format!("{ETCD_CLIENT}.crt"))?, read(format!("{ETCD_CLIENT}.key"))?);
-    let endpoints = vec![format!("https://{address}")];
-    let config = EtcdConfig { endpoints, ca_pem: Some(read("etcd/ca.crt".into())?), identity: Some(identity) };
-    Ok(Server { name, child, config })
-}
-
-/// Connections to a server.
-struct Clients {
-    server: Server,
-    stores: Vec<SharedStore>,
-}
-
-impl Clients {
-    async fn connect(server: Server) -> anyhow::Result<Clients> {
-        let deadline = instant() + Duration::from_secs(30);
-        let mut stores: Vec<SharedStore> = Vec::new();
-        while stores.len() < CONNECTIONS {
-            match EtcdStore::connect(&server.config).await {
-                Ok(store) => stores.push(store),
-                Err(error) if instant() > deadline => bail!("{} does not answer: {error}", server.name),
-                Err(_) => coracle_clock::sleep(Duration::from_millis(50)).await,
-            }
+    let (ca_pem, address) = (read("etcd/ca.crt".into())?, address.to_string());
+    let (cert_pem, key_pem) = (read(format!("{ETCD_CLIENT}.crt"))?, read(format!("{ETCD_CLIENT}.key"))?);
+    let identity = Identity { cert_pem: &cert_pem, key_pem: &key_pem };
+    let deadline = instant() + Duration::from_secs(30);
+    while server.channels.len() < CONNECTIONS {
+        match Channel::connect(&address, &ca_pem, identity).await {
+            Ok(channel) => server.channels.push(channel),
+            Err(error) if instant() > deadline => return Err(error.context(format!("{name} does not answer"))),
+            Err(_) => coracle_clock::sleep(Duration::from_millis(50)).await,
         }
-        Ok(Clients { server, stores })
     }
+    Ok(server)
 }
 
 /// What came of a load.
@@ -172,25 +165,22 @@ fn compare(what: &str, ours: Outcome, theirs: Outcome) -> String {
     format!("{what}: {ours}; etcd {theirs}; ratio {:.1}", ours.per_second / theirs.per_second)
 }
 
-fn put(key: String, value: Bytes) -> Txn {
-    Txn { success: vec![Op::Put { key: key.into(), value, lease: 0 }], ..Txn::default() }
-}
-
 /// Every client asks, waits for the answer, and asks again.
-async fn load<F, Fut>(stores: &[SharedStore], clients: usize, span: Duration, ask: F) -> anyhow::Result<Outcome>
+async fn load<S, F, Fut>(servers: &[S], clients: usize, ask: F) -> anyhow::Result<Outcome>
 where
-    F: Fn(SharedStore, usize, usize) -> Fut + Clone + Send + 'static,
+    S: Clone + Send + 'static,
+    F: Fn(S, usize, usize) -> Fut + Clone + Send + 'static,
     Fut: Future<Output = anyhow::Result<()>> + Send,
 {
     let start = instant();
-    let end = start + span;
+    let end = start + LOAD;
     let tasks = (0..clients).map(|client| {
-        let (store, ask) = (stores[client % stores.len()].clone(), ask.clone());
+        let (server, ask) = (servers[client % servers.len()].clone(), ask.clone());
         tokio::spawn(async move {
             let mut times = Vec::new();
             while instant() < end {
                 let asked = instant();
-                ask(store.clone(), client, times.len()).await?;
+                ask(server.clone(), client, times.len()).await?;
                 times.push(asked.elapsed());
             }
             anyhow::Ok(times)
@@ -203,57 +193,64 @@ where
     Ok(Outcome::new(times.len(), start, times))
 }
 
-async fn puts(stores: &[SharedStore], clients: usize, span: Duration) -> anyhow::Result<Outcome> {
-    let value = Bytes::from(vec![b'x'; VALUE_BYTES]);
-    load(stores, clients, span, move |store, client, n| {
-        let txn = put(format!("/puts/{clients}/{client}/{}", n % 100), value.clone());
-        async move { Ok(store.txn(txn).await.map(drop)?) }
+/// A message that puts a key.
+fn put(key: &str, value: &[u8]) -> Vec<u8> {
+    [field(1, key.as_bytes()), field(2, value)].concat()
+}
+
+async fn puts(server: &Server, clients: usize) -> anyhow::Result<Outcome> {
+    load(&server.channels, clients, move |channel, client, n| async move {
+        let put = put(&format!("/puts/{clients}/{client}/{}", n % 100), &[b'x'; VALUE_BYTES]);
+        channel.unary("KV/Put", &put).await.map(drop)
     })
     .await
 }
 
-async fn gets(stores: &[SharedStore], clients: usize) -> anyhow::Result<Outcome> {
-    load(stores, clients, LOAD, |store, client, n| async move {
+async fn gets(server: &Server, clients: usize) -> anyhow::Result<Outcome> {
+    load(&server.channels, clients, |channel, client, n| async move {
         // What `puts` left there.
         let key = format!("/puts/64/{}/{}", client % 64, n % 10);
-        let found = store.range(RangeRequest::new(KeyRange::key(key))).await?;
-        ensure!(found.kvs.len() == 1, "a key is missing");
+        let bytes = channel.unary("KV/Range", &field(1, key.as_bytes())).await?;
+        ensure!(bytes > VALUE_BYTES, "a key is missing");
         Ok(())
     })
     .await
 }
 
-async fn ranges(clients: &Clients) -> anyhow::Result<Outcome> {
-    let value = Bytes::from(vec![b'x'; 100]);
-    for first in (0..KEYS).step_by(100) {
-        let op = |n| Op::Put { key: format!("/range/{n:05}").into(), value: value.clone(), lease: 0 };
-        clients.stores[0].txn(Txn { success: (first..first + 100).map(op).collect(), ..Txn::default() }).await?;
+async fn ranges(server: &Server) -> anyhow::Result<Outcome> {
+    for n in 0..KEYS {
+        server.channels[0].unary("KV/Put", &put(&format!("/range/{n:05}"), &[b'x'; 100])).await?;
     }
-    load(&clients.stores, 4, LOAD, |store, _, _| async move {
-        let found = store.range(RangeRequest::new(KeyRange::prefix("/range/"))).await?;
-        ensure!(found.kvs.len() == KEYS, "keys are missing");
+    load(&server.channels, 4, |channel, _, _| async move {
+        let range = [field(1, b"/range/"), field(2, b"/range0")].concat();
+        ensure!(channel.unary("KV/Range", &range).await? > KEYS * 100, "keys are missing");
         Ok(())
     })
     .await
 }
 
-async fn events(clients: &Clients) -> anyhow::Result<Outcome> {
-    let range = || WatchRequest::new(KeyRange::prefix("/watched/"), None);
-    let watch = |n: usize| clients.stores[n % clients.stores.len()].watch(range());
-    let streams = try_join_all((0..WATCHERS).map(watch)).await?;
+async fn events(server: &Server) -> anyhow::Result<Outcome> {
+    let watches = WATCHERS / CONNECTIONS;
+    let mut streams = Vec::new();
+    for channel in &server.channels {
+        let mut stream = channel.watch("/watched/", watches).await?.boxed();
+        // Each says first that it has begun.
+        ensure!(stream.by_ref().take(watches).try_collect::<Vec<_>>().await?.len() == watches, "a watch ended");
+        streams.push(stream);
+    }
     let start = instant();
     let watchers = streams.into_iter().map(|mut stream| {
         tokio::spawn(async move {
             let mut seen = 0;
-            while seen < WATCHED {
-                seen += stream.next().await.context("the watch ended")??.events.len();
+            while seen < watches * WATCHED {
+                seen += stream.next().await.context("the watch ended")??;
             }
             anyhow::Ok(seen)
         })
     });
     let watchers: Vec<_> = watchers.collect();
     for n in 0..WATCHED {
-        clients.stores[0].txn(put(format!("/watched/{n}"), Bytes::from_static(b"x"))).await?;
+        server.channels[0].unary("KV/Put", &put(&format!("/watched/{n}"), b"x")).await?;
     }
     let mut count = 0;
     for seen in try_join_all(watchers).await? {
@@ -267,8 +264,14 @@ async fn events(clients: &Clients) -> anyhow::Result<Outcome> {
 async fn in_process(folder: &Path) -> anyhow::Result<String> {
     let clients = CLIENTS[CLIENTS.len() - 1];
     let store = SledStore::open(SledConfig::new(folder.join("in-process"))).await?;
-    let ours = puts(&[store.clone() as SharedStore], clients, LOAD).await?;
-    coracle_store::Store::close(&*store).await?;
+    let value = Bytes::from(vec![b'x'; VALUE_BYTES]);
+    let stores = [store.clone()];
+    let ours = load(&stores, clients, move |store, client, n| {
+        let put = Op::Put { key: format!("/puts/{client}/{}", n % 100).into(), value: value.clone(), lease: 0 };
+        async move { Ok(store.txn(Txn { success: vec![put], ..Txn::default() }).await.map(drop)?) }
+    });
+    let ours = ours.await?;
+    store.close().await?;
     let path = folder.join("disk");
     let disk = tokio::task::spawn_blocking(move || {
         let mut file = File::create(path)?;
