@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use coracle_store::{KeyRange, Op, RangeRequest, SledConfig, SledStore, Store, Txn};
 
+/// As the binary has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 #[tokio::main]

@@ -1,88 +1,144 @@
-//! The sled database behind the write-ahead log: the whole state in rows, brought up to date now and then.
+//! The sled databases behind the write-ahead log: the whole state as of one frame.
 //!
-//! | key | value |
-//! |---|---|
-//! | `m` | how far it is: last frame applied, compacted revision, newest revision, number of `r` rows |
-//! | `r` revision u64 (big-endian), place u32 | one version of one key |
-//! | `l` lease i64 (big-endian) | ttl and wall-clock deadline in milliseconds |
+//! | tree | key | value |
+//! |---|---|---|
+//! | revision u64, place u32 (big-endian) | `r` | some versions of keys: this one, and those that follow it |
+//! | sled's default | `l` lease i64 (big-endian) | ttl and wall-clock deadline in milliseconds |
+//! | | `m` | compacted revision, newest revision, number of versions |
 //!
-//! Every value begins with a CRC-32 of key and value. A checkpoint applies the frames of a finished log in
-//! atomic batches, each with its `m`, flushes sled, `fdatasync`s its files, and only then removes the log:
-//! whatever a crash leaves of sled's tail, the log still has it.
+//! Every value begins with a CRC-32 of its key (or its tree's name) and itself. A checkpoint writes new databases beside
+//! the old ones. They have their name (the number of their last frame) when they are on disk, and only then the old
+//! ones and the logs go. To change the old ones in place would be sled's own way, but costs it ten times as long and up
+//! to ten times the space. That is also why versions lie in large pieces, each in a tree of its own: the rows of one tree
+//! sled writes thrice, as it gathers them to pages and splits those. A large state lies in several databases, `0`, `1`
+//! and so on in order, since sled keeps in memory what it reads and writes while it is open; the first has `l` and `m`.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::ErrorKind;
+use std::iter::Peekable;
 use std::path::{Path, PathBuf};
 
-use crate::codec::{LeaseTerms, put_change, put_i64, put_terms, seal, unseal};
+use crate::codec::{Change, LeaseTerms, put_change, put_i64, put_terms, put_u32, seal, unseal};
 use crate::core::Record;
 use crate::mvcc::{Mvcc, RowId};
 use crate::sled::{SledConfig, disk, is_full, sync_dir};
-use crate::{FIRST_REVISION, LeaseId, Result, StoreError};
+use crate::{FIRST_REVISION, LeaseId, Result, Revision, StoreError};
 
-/// So many rows make a batch; its memory is bounded, and sled's.
-const BATCH_ROWS: usize = 1000;
+/// So many bytes of versions make a piece: what is longer than 128 KiB sled puts into a file of its own.
+const PIECE_BYTES: usize = 100 << 10;
+/// A database with so many bytes is full.
+const PART_BYTES: u64 = 16 << 20;
+const PIECE: &[u8] = b"r";
+const ID_BYTES: usize = size_of::<Revision>() + size_of::<u32>();
 const META: &[u8] = b"m";
+const PREFIX: &str = "sled-";
+/// What is being written has this behind its name.
+const UNFINISHED: &str = ".new";
 
-/// The records of one frame of the log.
-pub(crate) type Frame = (u64, Vec<Record>);
-
-/// How far the database is.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Meta {
+/// What is true as of some frame, beside the keys.
+#[derive(Clone, Debug)]
+pub(crate) struct Summary {
+    /// The frame's number.
     pub(crate) sequence: u64,
-    compacted: i64,
-    head: i64,
-    rows: i64,
-}
-
-/// The database.
-#[derive(Debug)]
-pub(crate) struct Checkpoint {
-    db: sled::Db,
-    dir: PathBuf,
-    pub(crate) meta: Meta,
-}
-
-/// What a database held.
-#[derive(Debug)]
-pub(crate) struct Restored {
-    pub(crate) mvcc: Mvcc,
+    pub(crate) compacted: Revision,
+    pub(crate) head: Revision,
     pub(crate) leases: BTreeMap<LeaseId, LeaseTerms>,
 }
 
-impl Checkpoint {
-    pub(crate) fn open(config: &SledConfig) -> Result<Checkpoint> {
-        let dir = config.dir.join("sled");
-        wait_for_release(&dir)?;
-        let db = sled::Config::new()
-            .path(&dir)
-            .cache_capacity(config.cache_bytes)
-            .flush_every_ms(None)
-            .open()
-            .map_err(engine)?;
-        let mut meta = Meta { sequence: 0, compacted: FIRST_REVISION, head: FIRST_REVISION, rows: 0 };
-        if let Some(sealed) = db.get(META).map_err(engine)? {
-            let mut reader = unseal(META, &sealed)?;
-            meta.sequence = reader.i64()? as u64;
-            (meta.compacted, meta.head, meta.rows) = (reader.i64()?, reader.i64()?, reader.i64()?);
+impl Summary {
+    fn new() -> Self {
+        let (compacted, head) = (FIRST_REVISION, FIRST_REVISION);
+        Summary { sequence: 0, compacted, head, leases: BTreeMap::new() }
+    }
+
+    /// Takes in a record of the next frame.
+    pub(crate) fn note(&mut self, record: &Record) {
+        match record {
+            Record::Changes(entry) => self.head = entry.revision,
+            Record::Compact(revision) => self.compacted = *revision,
+            Record::Lease { id, ttl, expires_ms } => {
+                self.leases.insert(*id, LeaseTerms { ttl: *ttl, expires_ms: *expires_ms });
+            }
+            Record::LeaseEnd(id) => _ = self.leases.remove(id),
         }
-        Ok(Checkpoint { db, dir, meta })
+    }
+}
+
+/// A database on disk, which nobody has open; or none yet.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    dir: PathBuf,
+    cache_bytes: u64,
+    /// The number of its last frame.
+    pub(crate) sequence: u64,
+    /// How much its rows hold.
+    pub(crate) bytes: u64,
+}
+
+impl Checkpoint {
+    /// Finds the newest database in the store's directory, and removes what a crash has left beside it.
+    pub(crate) fn find(config: &SledConfig) -> Result<Checkpoint> {
+        let mut checkpoint =
+            Checkpoint { dir: config.dir.clone(), cache_bytes: config.cache_bytes, sequence: 0, bytes: 0 };
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&config.dir).map_err(disk(&config.dir))? {
+            let path = entry.map_err(disk(&config.dir))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            match name.strip_prefix(PREFIX).map(|number| number.parse()) {
+                Some(Ok(sequence)) => found.push(sequence),
+                Some(Err(_)) => std::fs::remove_dir_all(&path).map_err(disk(&path))?,
+                None if name == "sled" => {
+                    let advice = "is of an older version; a snapshot that it saves can be restored by this one";
+                    return Err(StoreError::Engine(format!("{} {advice}", path.display())));
+                }
+                None => {}
+            }
+        }
+        found.sort_unstable();
+        checkpoint.sequence = found.pop().unwrap_or(0);
+        for older in found {
+            let path = checkpoint.path(older);
+            std::fs::remove_dir_all(&path).map_err(disk(&path))?;
+        }
+        Ok(checkpoint)
+    }
+
+    fn path(&self, sequence: u64) -> PathBuf {
+        self.dir.join(format!("{PREFIX}{sequence:020}"))
+    }
+
+    fn database(&self, path: &Path) -> Result<sled::Db> {
+        wait_for_release(path)?;
+        sled::Config::new().path(path).cache_capacity(self.cache_bytes).flush_every_ms(None).open().map_err(engine)
     }
 
     /// Reads everything, and refuses if a row is damaged or missing.
-    pub(crate) fn restore(&self) -> Result<Restored> {
-        let mut mvcc = Mvcc::starting_at(self.meta.compacted);
-        let (mut rows, mut events) = (0, Vec::new());
-        for row in self.db.scan_prefix(b"r") {
+    pub(crate) fn restore(&mut self) -> Result<(Mvcc, Summary)> {
+        let mut summary = Summary { sequence: self.sequence, ..Summary::new() };
+        if self.sequence == 0 {
+            return Ok((Mvcc::starting_at(summary.compacted), summary));
+        }
+        let path = self.path(self.sequence);
+        let mut db = self.database(&path.join("0"))?;
+        let sealed = db.get(META).map_err(engine)?;
+        let sealed = sealed.ok_or_else(|| StoreError::Corrupt(format!("{} is not whole", path.display())))?;
+        let mut meta = unseal(META, &sealed)?;
+        (summary.compacted, summary.head) = (meta.i64()?, meta.i64()?);
+        let expected = meta.i64()?;
+        for row in db.scan_prefix(b"l") {
             let (key, sealed) = row.map_err(engine)?;
-            let id = row_id(&key)?;
-            let change = unseal(&key, &sealed)?.change()?;
-            rows += 1;
-            if id.0 <= self.meta.compacted && !change.deleted {
+            let id = key[1..].try_into().map(i64::from_be_bytes).map_err(|_| bad_key(&key))?;
+            summary.leases.insert(id, unseal(&key, &sealed)?.terms()?);
+        }
+
+        let mut mvcc = Mvcc::starting_at(summary.compacted);
+        let (mut versions, mut events) = (0, Vec::new());
+        let mut add = |id: RowId, change: Change| {
+            versions += 1;
+            if id.0 <= summary.compacted && !change.deleted {
                 mvcc.restore(id, change.kv);
-                continue;
+                return Ok(());
             }
             // Revisions follow each other without gaps, so a new one closes the one before.
             if id.0 == mvcc.head() + 2 && !events.is_empty() {
@@ -92,105 +148,126 @@ impl Checkpoint {
                 return Err(StoreError::Corrupt(format!("the change before {id:?} is missing")));
             }
             events.push(mvcc.replay(id, change)?);
+            Ok(())
+        };
+        for part in 1.. {
+            self.bytes += each_version(&db, &mut add)?;
+            let next = path.join(part.to_string());
+            if !next.exists() {
+                break;
+            }
+            drop(db);
+            db = self.database(&next)?;
         }
         if !events.is_empty() {
             mvcc.append(events);
         }
-        if rows != self.meta.rows || mvcc.head() != self.meta.head {
-            let Meta { rows: expected, head, .. } = self.meta;
+        if versions != expected || mvcc.head() != summary.head {
+            let head = summary.head;
             return Err(StoreError::Corrupt(format!(
-                "{rows} versions up to revision {} where there were {expected} up to {head}",
+                "{versions} versions up to revision {} where there were {expected} up to {head}",
                 mvcc.head()
             )));
         }
-        let mut leases = BTreeMap::new();
-        for row in self.db.scan_prefix(b"l") {
-            let (key, sealed) = row.map_err(engine)?;
-            let id = key[1..].try_into().map(i64::from_be_bytes).map_err(|_| bad_key(&key))?;
-            leases.insert(id, unseal(&key, &sealed)?.terms()?);
-        }
-        Ok(Restored { mvcc, leases })
+        Ok((mvcc, summary))
     }
 
-    /// Applies frames, makes them durable, and removes the logs that held them.
-    pub(crate) fn apply(&mut self, frames: &[Frame], logs: &[PathBuf]) -> Result<()> {
-        let mut batch = sled::Batch::default();
-        let mut rows = 0;
-        for (sequence, records) in frames {
-            for record in records {
-                rows += self.add(&mut batch, record);
+    /// Writes a database with these versions, and removes the one before and the logs that it makes superfluous.
+    pub(crate) fn write(
+        &mut self,
+        summary: &Summary,
+        mut versions: Vec<(RowId, Change)>,
+        logs: &[PathBuf],
+    ) -> Result<()> {
+        let path = self.path(summary.sequence);
+        let unfinished = PathBuf::from(format!("{}{UNFINISHED}", path.display()));
+        if unfinished.exists() {
+            std::fs::remove_dir_all(&unfinished).map_err(disk(&unfinished))?;
+        }
+        versions.sort_unstable_by_key(|(id, _)| *id);
+        let count = versions.len();
+        let mut versions = versions.into_iter().peekable();
+        let mut bytes = 0;
+        for part in 0.. {
+            let db = self.database(&unfinished.join(part.to_string()))?;
+            if part == 0 {
+                describe(&db, summary, count)?;
             }
-            self.meta.sequence = *sequence;
-            if rows >= BATCH_ROWS {
-                self.write(std::mem::take(&mut batch))?;
-                rows = 0;
+            bytes += fill(&db, &mut versions)?;
+            db.flush().map_err(engine)?;
+            if versions.peek().is_none() {
+                break;
             }
         }
-        self.write(batch)?;
-        self.db.flush().map_err(engine)?;
-        sync_tree(&self.dir)?;
-        for log in logs {
-            match std::fs::remove_file(log) {
+        sync_tree(&unfinished)?;
+        std::fs::rename(&unfinished, &path).map_err(disk(&path))?;
+        sync_dir(&self.dir)?;
+        let old = (self.sequence > 0).then(|| self.path(self.sequence));
+        (self.sequence, self.bytes) = (summary.sequence, bytes);
+        for path in logs.iter().cloned().chain(old) {
+            let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            match removed {
                 // An earlier attempt came so far.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                removed => removed.map_err(disk(log))?,
+                removed => removed.map_err(disk(&path))?,
             }
         }
-        self.dir.parent().map_or(Ok(()), sync_dir)
+        sync_dir(&self.dir)
     }
+}
 
-    /// Adds a record's rows to a batch; returns how many.
-    fn add(&mut self, batch: &mut sled::Batch, record: &Record) -> usize {
-        match record {
-            Record::Changes(entry) => {
-                for (place, event) in entry.events.iter().enumerate() {
-                    let key = row_key((entry.revision, place as u32));
-                    let mut content = Vec::with_capacity(64 + event.kv.key.len() + event.kv.value.len());
-                    put_change(&mut content, &event.kv, event.deleted);
-                    batch.insert(&key[..], seal(&key, &content));
-                }
-                self.meta.head = entry.revision;
-                self.meta.rows += entry.events.len() as i64;
-                entry.events.len()
-            }
-            Record::Compact { revision, dropped } => {
-                dropped.iter().for_each(|id| batch.remove(&row_key(*id)[..]));
-                self.meta.compacted = *revision;
-                self.meta.rows -= dropped.len() as i64;
-                dropped.len()
-            }
-            Record::Lease { id, ttl, expires_ms } => {
-                let (key, mut content) = (lease_key(*id), Vec::new());
-                put_terms(&mut content, &LeaseTerms { ttl: *ttl, expires_ms: *expires_ms });
-                batch.insert(&key[..], seal(&key, &content));
-                1
-            }
-            Record::LeaseEnd(id) => {
-                batch.remove(&lease_key(*id)[..]);
-                1
-            }
+/// Reads a database's versions in order; returns how many bytes of them there are.
+fn each_version(db: &sled::Db, each: &mut impl FnMut(RowId, Change) -> Result<()>) -> Result<u64> {
+    let mut bytes = 0;
+    let mut names = db.tree_names();
+    names.retain(|name| name.len() == ID_BYTES);
+    names.sort_unstable();
+    for name in names {
+        let missing = || StoreError::Corrupt(format!("the versions from {name:02x?} on are missing"));
+        let sealed = db.open_tree(&name).and_then(|tree| tree.get(PIECE)).map_err(engine)?.ok_or_else(missing)?;
+        bytes += sealed.len() as u64;
+        let mut piece = unseal(&name, &sealed)?;
+        while !piece.is_empty() {
+            let (place, change) = (piece.u32()?, piece.change()?);
+            each((change.kv.mod_revision, place), change)?;
         }
     }
+    Ok(bytes)
+}
 
-    fn write(&self, mut batch: sled::Batch) -> Result<()> {
-        let Meta { sequence, compacted, head, rows } = self.meta;
+/// Adds what is true beside the keys.
+fn describe(db: &sled::Db, summary: &Summary, versions: usize) -> Result<()> {
+    let insert = |key: &[u8], content: &[u8]| db.insert(key, seal(key, content)).map_err(engine);
+    for (id, terms) in &summary.leases {
         let mut content = Vec::new();
-        [sequence as i64, compacted, head, rows].into_iter().for_each(|number| put_i64(&mut content, number));
-        batch.insert(META, seal(META, &content));
-        self.db.apply_batch(batch).map_err(engine)
+        put_terms(&mut content, terms);
+        insert(&lease_key(*id), &content)?;
     }
+    let mut content = Vec::new();
+    let numbers = [summary.compacted, summary.head, versions as i64];
+    numbers.into_iter().for_each(|number| put_i64(&mut content, number));
+    insert(META, &content).map(drop)
 }
 
-fn row_key((revision, place): RowId) -> [u8; 13] {
-    let mut key = [b'r'; 13];
-    key[1..9].copy_from_slice(&revision.to_be_bytes());
-    key[9..].copy_from_slice(&place.to_be_bytes());
-    key
-}
-
-fn row_id(key: &[u8]) -> Result<RowId> {
-    let (revision, place) = key[1..].split_first_chunk().ok_or_else(|| bad_key(key))?;
-    Ok((i64::from_be_bytes(*revision), place.try_into().map(u32::from_be_bytes).map_err(|_| bad_key(key))?))
+/// Adds versions until there are enough; returns how many bytes they are.
+fn fill(db: &sled::Db, versions: &mut Peekable<impl Iterator<Item = (RowId, Change)>>) -> Result<u64> {
+    let mut bytes = 0;
+    while let Some(((revision, place), _)) = versions.peek()
+        && bytes < PART_BYTES
+    {
+        let name = [&revision.to_be_bytes()[..], &place.to_be_bytes()].concat();
+        let mut piece = Vec::new();
+        let fits = |piece: &Vec<u8>, change: &Change| {
+            piece.is_empty() || piece.len() + change.kv.key.len() + change.kv.value.len() < PIECE_BYTES
+        };
+        while let Some(((_, place), change)) = versions.next_if(|(_, change)| fits(&piece, change)) {
+            put_u32(&mut piece, place as usize);
+            put_change(&mut piece, &change.kv, change.deleted);
+        }
+        bytes += piece.len() as u64;
+        db.open_tree(&name).and_then(|tree| tree.insert(PIECE, seal(&name, &piece))).map_err(engine)?;
+    }
+    Ok(bytes)
 }
 
 fn lease_key(id: LeaseId) -> [u8; 9] {

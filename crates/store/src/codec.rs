@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::core::Record;
 use crate::{KeyValue, LeaseId, Result, Revision, StoreError};
 
-/// A [`Record`] as it is read back: what was dropped or replaced follows from the state it is applied to.
+/// A [`Record`] as it is read back: what was replaced follows from the state it is applied to.
 #[derive(Debug)]
 pub(crate) enum Stored {
     Changes { revision: Revision, changes: Vec<Change> },
@@ -19,9 +19,9 @@ pub(crate) enum Stored {
     LeaseEnd(LeaseId),
 }
 
-/// One key's change; deleted or put.
+/// One version of a key: put, or deleted.
 #[derive(Debug)]
-pub(crate) struct Change {
+pub struct Change {
     pub(crate) kv: KeyValue,
     pub(crate) deleted: bool,
 }
@@ -44,7 +44,7 @@ pub(crate) fn put_record(out: &mut Vec<u8>, record: &Record) {
                 put_change(out, &event.kv, event.deleted);
             }
         }
-        Record::Compact { revision, .. } => {
+        Record::Compact(revision) => {
             out.push(b'k');
             put_i64(out, *revision);
         }

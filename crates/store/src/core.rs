@@ -14,6 +14,7 @@ use bytes::Bytes;
 use coracle_clock::Instant;
 use tokio::sync::Notify;
 
+use crate::codec::Change;
 use crate::hub::{Hub, Poll, WatcherId};
 use crate::lease::{Leases, Terms};
 use crate::mvcc::{Entry, Mvcc, RowId};
@@ -87,8 +88,8 @@ pub(crate) enum Answer {
 pub enum Record {
     /// A revision happened.
     Changes(Arc<Entry>),
-    /// History up to `revision` is forgotten, which drops these versions.
-    Compact { revision: Revision, dropped: Vec<RowId> },
+    /// History up to here is forgotten.
+    Compact(Revision),
     /// A lease exists with these terms.
     Lease { id: LeaseId, ttl: Duration, expires_ms: i64 },
     /// A lease ended (the deletes of its keys are changes of their own).
@@ -163,6 +164,11 @@ impl Core {
     /// Refuses every change from now on; what was acknowledged can still be read.
     pub(crate) fn fail(&mut self, why: &StoreError) {
         self.ended.get_or_insert(Ended::Failed(why.to_string()));
+    }
+
+    /// Every version that can still be read, in no order.
+    pub(crate) fn versions(&self) -> Vec<(RowId, Change)> {
+        self.mvcc.versions()
     }
 
     /// Reads the acknowledged state.
@@ -338,8 +344,8 @@ impl Core {
     }
 
     fn compact(&mut self, revision: Revision, records: &mut Vec<Record>) {
-        let dropped = self.mvcc.compact(revision);
-        records.push(Record::Compact { revision, dropped });
+        self.mvcc.compact(revision);
+        records.push(Record::Compact(revision));
     }
 
     /// History beyond the limit is compacted away a quarter at a time, whatever its age.

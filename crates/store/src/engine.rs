@@ -14,8 +14,10 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use tokio::sync::{Notify, oneshot};
 
+use crate::codec::Change;
 use crate::core::{Answer, Command, Core, Moment, Record};
 use crate::hub::{Poll, WatcherId};
+use crate::mvcc::RowId;
 use crate::{
     LeaseId, LeaseStatus, RangeRequest, RangeResponse, Result, Revision, Store, StoreError, Txn, TxnResponse,
     WatchBatch, WatchRequest, WatchStream,
@@ -33,6 +35,16 @@ pub trait Journal: fmt::Debug + Send + 'static {
 
     /// Keeps records; when it returns they survive a power cut. After an error nothing is ever committed again.
     fn commit(&mut self, records: Vec<Record>) -> Result<()>;
+
+    /// Whether it wants to know the whole state, to write that down in place of all that led there.
+    fn wants_checkpoint(&self) -> bool {
+        false
+    }
+
+    /// Is told the whole state: every version that can be read after the last commit.
+    fn checkpoint(&mut self, _versions: Vec<(RowId, Change)>) -> Result<()> {
+        Ok(())
+    }
 
     /// Bytes in use; `None` if that is a question for the memory.
     fn size_bytes(&self) -> Result<Option<u64>>;
@@ -183,6 +195,12 @@ impl<J: Journal> Committer<J> {
                 };
                 // Whoever asked may have gone away; what it asked for happened all the same.
                 _ = sender.send(answer);
+            }
+            if committed.is_ok() && journal.wants_checkpoint() {
+                let versions = self.shared.read().versions();
+                if let Err(why) = journal.checkpoint(versions) {
+                    self.shared.write().fail(&why);
+                }
             }
         }
     }

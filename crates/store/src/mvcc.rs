@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::codec::Change;
 use crate::{Event, KeyRange, KeyValue, LeaseId, RangeRequest, RangeResponse, Result, Revision, StoreError};
 
 /// What an entry of history costs beyond its key and the value it superseded.
@@ -142,21 +143,15 @@ impl Mvcc {
         let prev = self.get(key, Revision::MAX)?.clone();
         self.live_bytes -= size(&prev);
         self.keys.get_mut(key)?.push(Version { id, live: None });
-        let kv = KeyValue {
-            key: prev.key.clone(),
-            value: Bytes::new(),
-            create_revision: 0,
-            mod_revision: id.0,
-            version: 0,
-            lease: 0,
-        };
-        Some(Event { kv, prev: Some(prev), deleted: true })
+        Some(Event { kv: tombstone(&prev.key, id.0), prev: Some(prev), deleted: true })
     }
 
     /// Adds a version exactly as given: what a put does last, and how a store is filled from disk.
     pub(crate) fn restore(&mut self, id: RowId, kv: KeyValue) {
         self.live_bytes += size(&kv);
-        self.keys.entry(kv.key.clone()).or_default().push(Version { id, live: Some(kv) });
+        // Most keys have one version; room for four, the least that a vector would make, is most of what they cost.
+        let history = self.keys.entry(kv.key.clone()).or_insert_with(|| Vec::with_capacity(1));
+        history.push(Version { id, live: Some(kv) });
     }
 
     /// Closes revision `head + 1` with the changes it made.
@@ -167,19 +162,27 @@ impl Mvcc {
         entry
     }
 
-    /// Forgets every version that was superseded at or before `revision` (at most `head`), and tells which those were.
-    pub(crate) fn compact(&mut self, revision: Revision) -> Vec<RowId> {
-        let mut dropped = Vec::new();
+    /// Every version that is kept, in no order: what the map can be made of again.
+    pub(crate) fn versions(&self) -> Vec<(RowId, Change)> {
+        let versions = self.keys.iter().flat_map(|(key, history)| history.iter().map(move |version| (key, version)));
+        let change = |(key, Version { id, live }): (&Bytes, &Version)| {
+            let kv = live.clone().unwrap_or_else(|| tombstone(key, id.0));
+            (*id, Change { kv, deleted: live.is_none() })
+        };
+        versions.map(change).collect()
+    }
+
+    /// Forgets every version that was superseded at or before `revision` (at most `head`).
+    pub(crate) fn compact(&mut self, revision: Revision) {
         while self.compacted < revision
             && let Some(entry) = self.log.pop_front()
         {
             self.compacted = entry.revision;
             self.history_bytes -= cost(&entry);
             for event in &entry.events {
-                self.forget_before(&event.kv.key, entry.revision, &mut dropped);
+                self.forget_before(&event.kv.key, entry.revision);
             }
         }
-        dropped
     }
 
     /// How far to compact so that the history shrinks by at least `bytes`, but not past `newest`.
@@ -192,18 +195,24 @@ impl Mvcc {
         self.log.iter().find(enough).map_or(newest, |entry| entry.revision.min(newest))
     }
 
-    fn forget_before(&mut self, key: &Bytes, revision: Revision, dropped: &mut Vec<RowId>) {
+    fn forget_before(&mut self, key: &Bytes, revision: Revision) {
         let Some(history) = self.keys.get_mut(key) else { return };
         let superseded = history.partition_point(|version| version.id.0 <= revision).saturating_sub(1);
-        dropped.extend(history.drain(..superseded).map(|version| version.id));
+        history.drain(..superseded);
         if history.first().is_some_and(|first| first.live.is_none() && first.id.0 <= revision) {
-            dropped.push(history.remove(0).id);
+            history.remove(0);
         }
         match history.len() {
             0 => _ = self.keys.remove(key),
             _ => history.shrink_to(4),
         }
     }
+}
+
+/// What stands for a key that was deleted.
+fn tombstone(key: &Bytes, revision: Revision) -> KeyValue {
+    let key = key.clone();
+    KeyValue { key, value: Bytes::new(), create_revision: 0, mod_revision: revision, version: 0, lease: 0 }
 }
 
 fn at(history: &[Version], revision: Revision) -> Option<&KeyValue> {

@@ -3,17 +3,16 @@
 //! ```text
 //! <dir>/lock            the process that has the store open (its id; held with flock)
 //! <dir>/wal-<sequence>  the newest frames, one per group commit
-//! <dir>/sled/           everything else
+//! <dir>/sled-<sequence> everything up to that frame
 //! <dir>/reserve         room for the last commit before the disk was full
 //! <dir>/last-reserve    room for the last one that deletes or forgets
 //! ```
 //!
 //! A commit appends one frame to a [write-ahead log](crate::wal) and `fdatasync`s it. When the log has grown
-//! enough a new one is begun, and a thread brings the [sled database](crate::checkpoint) up to date with the
-//! old one meanwhile. sled alone would do, were its `flush` power-safe; followed by an `fdatasync` of its
-//! file it is, but then a lone writer gets half as far as with an append to a log (two trips to the disk per
-//! commit instead of one), and sled's rewriting of pages would be on everybody's way. So sled does
-//! what it is good at, keeping a large, changing set of rows in little space, off the path of the answer.
+//! almost as long as what the [sled database](crate::checkpoint) holds, a new one is begun, and a thread writes a
+//! new database of what there is now meanwhile. sled alone would do, were its `flush` power-safe; followed by an
+//! `fdatasync` of its file it is, but then a lone writer gets half as far as with an append to a log (two trips to
+//! the disk per commit instead of one), and sled's rewriting of pages would be on everybody's way.
 //!
 //! A full disk is noticed when a frame no longer fits: by then it is executed, and there is no way back. So some
 //! room is always held in reserve. It is given up for that frame, and from then on nothing that puts or grants is executed
@@ -22,7 +21,6 @@
 //!
 //! The state itself lives in memory (see [`crate::mvcc`]): reads never touch the disk. Opening reads it all.
 
-use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -30,22 +28,21 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::fs::FallocateFlags;
-
-use crate::checkpoint::{Checkpoint, Frame, Restored};
+use crate::checkpoint::{Checkpoint, Summary};
 use crate::codec::{Change, LeaseTerms, Reader, Stored, put_record};
 use crate::core::{Core, Moment, Record};
 use crate::engine::{Engine, Journal, Room, blocking};
 use crate::lease::{Leases, Terms};
-use crate::mvcc::{Entry, Mvcc, RowId};
+use crate::mvcc::{Mvcc, RowId};
 use crate::wal::{self, Wal};
-use crate::{DEFAULT_HISTORY_LIMIT_BYTES, Event, KeyRange, Result, Revision, Snapshot, StoreError};
+use crate::{DEFAULT_HISTORY_LIMIT_BYTES, Event, KeyRange, Result, Snapshot, StoreError};
 
-/// Longer than almost any frame.
-const RESERVE_BYTES: u64 = 1 << 20;
-
-/// What a checkpoint may take besides what it is to hold twice.
-const CHECKPOINT_BYTES: u64 = 4 << 20;
+/// With the last reserve, longer than almost any frame.
+const RESERVE_BYTES: u64 = 320 << 10;
+/// Longer than almost any frame that only deletes or forgets, and than a segment of sled's.
+const LAST_RESERVE_BYTES: u64 = 576 << 10;
+/// Beyond what is put into it, sled takes less than so much, and than as much again.
+const SLED_BYTES: u64 = 2 << 20;
 
 /// A store on disk.
 pub type SledStore = Engine<DiskJournal>;
@@ -57,19 +54,20 @@ pub struct SledConfig {
     pub dir: PathBuf,
     /// sled's page cache.
     pub cache_bytes: u64,
-    /// A log longer than this goes into the database.
+    /// A log longer than this, and than three quarters of what the database holds, goes into the database.
     pub checkpoint_bytes: u64,
     /// The store compacts by itself when its history passes so many bytes.
     pub history_limit_bytes: usize,
 }
 
 impl SledConfig {
-    /// The defaults: 2 MiB of cache (it only helps checkpoints), a checkpoint every MiB, [`DEFAULT_HISTORY_LIMIT_BYTES`] of history.
+    /// The defaults: 2 MiB of cache (a database is read and written in order), a checkpoint after half a MiB or more,
+    /// [`DEFAULT_HISTORY_LIMIT_BYTES`] of history.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         SledConfig {
             dir: dir.into(),
             cache_bytes: 2 << 20,
-            checkpoint_bytes: 1 << 20,
+            checkpoint_bytes: 1 << 19,
             history_limit_bytes: DEFAULT_HISTORY_LIMIT_BYTES,
         }
     }
@@ -114,25 +112,28 @@ impl SledStore {
                 return Err(StoreError::Engine(format!("{} is not empty", config.dir.display())));
             }
             let _lock = lock(&config.dir)?;
-            Checkpoint::open(&config)?.apply(&frames(snapshot, now), &[])
+            write(&config, snapshot, now)
         })
         .await
     }
 }
 
-/// A log that leads to a snapshot: its keys in the order of their revisions, and everything before forgotten.
-fn frames(snapshot: Snapshot, now: Moment) -> Vec<Frame> {
-    let mut changes: BTreeMap<Revision, Vec<Event>> = BTreeMap::from([(snapshot.revision, Vec::new())]);
-    for kv in snapshot.kvs {
-        changes.entry(kv.mod_revision).or_default().push(Event { kv, prev: None, deleted: false });
-    }
-    let changes = changes.into_iter().map(|(revision, events)| Record::Changes(Arc::new(Entry { revision, events })));
-    let leases = snapshot.leases.into_iter().map(|(id, ttl)| {
-        let expires_ms = now.wall_ms.saturating_add(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX));
-        Record::Lease { id, ttl, expires_ms }
+/// Writes a snapshot's keys in the order of their revisions, as if everything before were compacted.
+fn write(config: &SledConfig, snapshot: Snapshot, now: Moment) -> Result<()> {
+    let Snapshot { revision, mut kvs, leases } = snapshot;
+    let terms = |ttl: Duration| {
+        let ttl_ms = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
+        LeaseTerms { ttl, expires_ms: now.wall_ms.saturating_add(ttl_ms) }
+    };
+    let leases = leases.into_iter().map(|(id, ttl)| (id, terms(ttl))).collect();
+    let summary = Summary { sequence: 1, compacted: revision, head: revision, leases };
+    kvs.sort_by_key(|kv| kv.mod_revision);
+    let mut last = (0, 0);
+    let versions = kvs.into_iter().map(|kv| {
+        last = (kv.mod_revision, if last.0 == kv.mod_revision { last.1 + 1 } else { 0 });
+        (last, Change { kv, deleted: false })
     });
-    let compacted = Record::Compact { revision: snapshot.revision, dropped: Vec::new() };
-    (1..).zip(changes.chain(leases).chain([compacted]).map(|record| vec![record])).collect()
+    Checkpoint::find(config)?.write(&summary, versions.collect(), &[])
 }
 
 /// A write-ahead log before a sled database.
@@ -140,12 +141,13 @@ fn frames(snapshot: Snapshot, now: Moment) -> Vec<Frame> {
 pub struct DiskJournal {
     config: SledConfig,
     wal: Wal,
-    sequence: u64,
-    /// What the logs hold and the database does not.
-    pending: Vec<Frame>,
-    /// The files `pending` lies in, but for the one that is being written.
+    /// As of the last frame.
+    summary: Summary,
+    /// The logs whose frames the database lacks, but for the one that is being written.
     finished_logs: Vec<PathBuf>,
     database: Database,
+    /// How long a log is when it is handed to the database.
+    due_bytes: u64,
     reserve: Reserve,
     last_reserve: Reserve,
     /// `None` once closed.
@@ -156,27 +158,28 @@ pub struct DiskJournal {
 enum Database {
     Idle(Checkpoint),
     /// A thread is bringing it up to date.
-    Busy(JoinHandle<Checkpointed>),
-    /// Closed, or a checkpoint failed.
+    Busy(JoinHandle<(Checkpoint, Checkpointed)>),
+    /// Closed, or the thread panicked.
     Gone,
 }
 
-/// The database, or why it is not up to date, and which frames in which files are still to be applied.
-type Checkpointed = Result<Checkpoint, (StoreError, Vec<Frame>, Vec<PathBuf>)>;
+/// Why a database is not up to date, and which logs it still lacks.
+type Checkpointed = Result<(), (StoreError, Vec<PathBuf>)>;
 
 /// A file of no use but for the room it takes.
 #[derive(Debug)]
 struct Reserve {
     path: PathBuf,
+    bytes: u64,
     held: bool,
 }
 
 impl Reserve {
     fn hold(&mut self) -> Result<()> {
-        if !self.held && self.path.metadata().map_or(0, |file| file.len()) != RESERVE_BYTES {
+        if !self.held && self.path.metadata().map_or(0, |file| file.len()) != self.bytes {
             let write = || {
                 let mut file = File::create(&self.path)?;
-                std::io::copy(&mut std::io::repeat(0).take(RESERVE_BYTES), &mut file)?;
+                std::io::copy(&mut std::io::repeat(0).take(self.bytes), &mut file)?;
                 file.sync_data()
             };
             write().map_err(|error| {
@@ -202,103 +205,111 @@ impl DiskJournal {
     fn open(config: SledConfig, now: Moment) -> Result<(Core, DiskJournal)> {
         create_dir(&config.dir)?;
         let lock = Some(lock(&config.dir)?);
-        let database = Checkpoint::open(&config)?;
-        let mut restored = database.restore()?;
-        let mut sequence = database.meta.sequence;
-        let mut pending = Vec::new();
+        let mut database = Checkpoint::find(&config)?;
+        let [mut reserve, mut last_reserve] = [("reserve", RESERVE_BYTES), ("last-reserve", LAST_RESERVE_BYTES)]
+            .map(|(name, bytes)| Reserve { path: config.dir.join(name), bytes, held: false });
+        let (mut mvcc, mut summary) = match database.restore() {
+            // When it opens a database, sled fills up its last segment.
+            Err(StoreError::NoSpace) => {
+                reserve.give_up();
+                last_reserve.give_up();
+                database.restore()?
+            }
+            restored => restored?,
+        };
         let mut logs = wal::list(&config.dir)?;
         let mut good_bytes = 0;
         for (index, log) in logs.iter().enumerate() {
-            if wal::first_frame(log)? > sequence + 1 {
+            if wal::first_frame(log)? > summary.sequence + 1 {
                 return Err(StoreError::Corrupt(format!(
                     "the frames from {} to {} are gone",
-                    sequence + 1,
+                    summary.sequence + 1,
                     log.display()
                 )));
             }
             good_bytes = wal::replay(log, index + 1 == logs.len(), |found, payload| {
-                if found <= sequence {
+                if found <= summary.sequence {
                     return Ok(());
                 }
-                if found != sequence + 1 {
-                    return Err(StoreError::Corrupt(format!("{} lacks frame {}", log.display(), sequence + 1)));
+                if found != summary.sequence + 1 {
+                    return Err(StoreError::Corrupt(format!("{} lacks frame {}", log.display(), summary.sequence + 1)));
                 }
-                sequence = found;
-                pending.push((found, restored.replay(payload)?));
-                Ok(())
+                summary.sequence = found;
+                replay(&mut mvcc, payload, |record| summary.note(record))
             })?;
         }
         let wal = match logs.pop() {
             Some(log) => Wal::resume(&log, good_bytes)?,
-            None => Wal::create(&config.dir, sequence + 1)?,
+            None => Wal::create(&config.dir, summary.sequence + 1)?,
         };
-        let leases = leases(&restored, now);
-        let core = Core::new(restored.mvcc, leases, config.history_limit_bytes);
+        let leases = leases(&mvcc, &summary, now);
+        let core = Core::new(mvcc, leases, config.history_limit_bytes);
+        let due_bytes = due_bytes(&config, &database);
         let database = Database::Idle(database);
-        let [reserve, last_reserve] =
-            ["reserve", "last-reserve"].map(|name| Reserve { path: config.dir.join(name), held: false });
         let finished_logs = logs;
         let journal =
-            DiskJournal { config, wal, sequence, pending, finished_logs, database, reserve, last_reserve, lock };
+            DiskJournal { config, wal, summary, finished_logs, database, due_bytes, reserve, last_reserve, lock };
         Ok((core, journal))
     }
 
-    /// Hands a log that is long enough to a thread, unless the last one is still at it.
-    fn checkpoint_if_due(&mut self) -> Result<()> {
-        let busy = matches!(&self.database, Database::Busy(thread) if !thread.is_finished());
-        let due = !busy && self.reserve.held && self.wal.bytes >= self.config.checkpoint_bytes;
-        if !due || !self.has_room_for_checkpoint() {
+    /// Begins a new log, and lets a thread write down what the old one led to.
+    fn begin_checkpoint(&mut self, versions: Vec<(RowId, Change)>) -> Result<()> {
+        let mut database = self.take_database()?;
+        self.due_bytes = due_bytes(&self.config, &database);
+        let bytes = versions.iter().map(|(_, change)| (change.kv.key.len() + change.kv.value.len()) as u64).sum();
+        if !self.has_room(bytes) {
+            self.due_bytes += self.wal.bytes;
+        }
+        if self.wal.bytes < self.due_bytes {
+            self.database = Database::Idle(database);
             return Ok(());
         }
-        let mut database = self.take_database()?;
-        let new = Wal::create(&self.config.dir, self.sequence + 1)?;
+        let new = Wal::create(&self.config.dir, self.summary.sequence + 1)?;
         let old = std::mem::replace(&mut self.wal, new);
         self.finished_logs.push(old.path);
-        let (frames, logs) = (std::mem::take(&mut self.pending), std::mem::take(&mut self.finished_logs));
-        let work = move || match database.apply(&frames, &logs) {
-            Ok(()) => Ok(database),
-            Err(error) => Err((error, frames, logs)),
+        let (logs, summary) = (std::mem::take(&mut self.finished_logs), self.summary.clone());
+        let work = move || {
+            let outcome = database.write(&summary, versions, &logs);
+            (database, outcome.map_err(|error| (error, logs)))
         };
         let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(work);
         self.database = Database::Busy(thread.map_err(disk(&self.config.dir))?);
         Ok(())
     }
 
-    /// Whether a checkpoint is not going to fill the disk, as far as one can tell: sled's threads wait for each other for
-    /// ever once one of them could not write. Without room the logs grow.
-    fn has_room_for_checkpoint(&self) -> bool {
-        let bytes = |log: &PathBuf| log.metadata().map_or(0, |log| log.len());
-        let pending = self.wal.bytes + self.finished_logs.iter().map(bytes).sum::<u64>();
-        let path = self.config.dir.join("room");
-        let laid = File::create(&path).and_then(|file| {
-            Ok(rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, 2 * pending + CHECKPOINT_BYTES)?)
-        });
-        _ = std::fs::remove_file(&path);
+    /// Whether a database of so many bytes is not going to fill the disk, as far as one can tell: sled's threads wait for
+    /// each other for ever once one of them could not write. Without room the log grows.
+    fn has_room(&self, bytes: u64) -> bool {
         // There are file systems that cannot say.
-        !laid.is_err_and(|error| is_full(&error))
+        let room = rustix::fs::statvfs(&self.config.dir).ok().map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        room.is_none_or(|room| room >= 2 * bytes + SLED_BYTES)
     }
 
-    /// Waits for the database. What could not be applied stays in the logs for the next to open them.
+    /// Waits for the database.
     fn take_database(&mut self) -> Result<Checkpoint> {
         match std::mem::replace(&mut self.database, Database::Gone) {
             Database::Idle(database) => Ok(database),
             Database::Busy(thread) => {
                 let panicked = |_| StoreError::Engine("the checkpoint thread panicked".into());
-                thread.join().map_err(panicked)?.map_err(|(error, mut frames, mut logs)| {
-                    frames.append(&mut self.pending);
-                    logs.append(&mut self.finished_logs);
-                    (self.pending, self.finished_logs) = (frames, logs);
-                    error
-                })
+                match thread.join().map_err(panicked)? {
+                    (database, Ok(())) => Ok(database),
+                    (database, Err((error, mut logs))) => {
+                        self.database = Database::Idle(database);
+                        logs.append(&mut self.finished_logs);
+                        self.finished_logs = logs;
+                        Err(error)
+                    }
+                }
             }
-            Database::Gone if self.lock.is_none() => Err(StoreError::Closed),
-            Database::Gone => {
-                let database = Checkpoint::open(&self.config)?;
-                self.pending.retain(|(sequence, _)| *sequence > database.meta.sequence);
-                Ok(database)
-            }
+            Database::Gone => Err(StoreError::Closed),
         }
     }
+}
+
+/// How long a log may become: almost as long as what a checkpoint will write, so that each version is written less than
+/// three times, and the space and the time to open stay in proportion to what is there.
+fn due_bytes(config: &SledConfig, database: &Checkpoint) -> u64 {
+    config.checkpoint_bytes.max(database.bytes / 4 * 3)
 }
 
 impl Journal for DiskJournal {
@@ -314,17 +325,30 @@ impl Journal for DiskJournal {
 
     fn commit(&mut self, records: Vec<Record>) -> Result<()> {
         let fill = |payload: &mut Vec<u8>| records.iter().for_each(|record| put_record(payload, record));
-        match self.wal.append(self.sequence + 1, fill) {
-            Err(StoreError::NoSpace) => {
-                let held = if self.reserve.held { &mut self.reserve } else { &mut self.last_reserve };
-                held.give_up();
-                self.wal.append(self.sequence + 1, fill)?;
+        let sequence = self.summary.sequence + 1;
+        let mut reserves = [&mut self.reserve, &mut self.last_reserve].into_iter().filter(|reserve| reserve.held);
+        loop {
+            match self.wal.append(sequence, fill) {
+                Err(StoreError::NoSpace) => reserves.next().ok_or(StoreError::NoSpace)?.give_up(),
+                other => break other?,
             }
-            other => other?,
         }
-        self.sequence += 1;
-        self.pending.push((self.sequence, records));
-        match self.checkpoint_if_due() {
+        self.summary.sequence = sequence;
+        records.iter().for_each(|record| self.summary.note(record));
+        Ok(())
+    }
+
+    /// While the last database is still being written, the new log may grow half as long again; then that is waited for.
+    fn wants_checkpoint(&self) -> bool {
+        let patience = match &self.database {
+            Database::Busy(thread) if !thread.is_finished() => self.due_bytes / 2,
+            _ => 0,
+        };
+        self.reserve.held && self.wal.bytes >= self.due_bytes + patience
+    }
+
+    fn checkpoint(&mut self, versions: Vec<(RowId, Change)>) -> Result<()> {
+        match self.begin_checkpoint(versions) {
             Err(StoreError::NoSpace) => {
                 tracing::warn!(dir = %self.config.dir.display(), "the disk is full: nothing is put until there is space");
                 self.reserve.give_up();
@@ -339,17 +363,7 @@ impl Journal for DiskJournal {
     }
 
     fn close(&mut self) -> Result<()> {
-        let mut database = self.take_database()?;
-        // Without room the logs stay, and who opens the store next reads them.
-        if !self.pending.is_empty() && self.has_room_for_checkpoint() {
-            let mut logs = std::mem::take(&mut self.finished_logs);
-            // An empty log stays: its name tells whether the database is as new as it was.
-            let new = Wal::create(&self.config.dir, self.sequence + 1)?;
-            logs.push(std::mem::replace(&mut self.wal, new).path);
-            database.apply(&std::mem::take(&mut self.pending), &logs)?;
-        }
-        drop(database);
-        self.lock = None;
+        self.abandon();
         Ok(())
     }
 
@@ -363,33 +377,27 @@ impl Journal for DiskJournal {
     }
 }
 
-impl Restored {
-    /// Applies a frame of the log; returns its records as they were when it was written.
-    fn replay(&mut self, mut payload: Reader<'_>) -> Result<Vec<Record>> {
-        let mut records = Vec::new();
-        while !payload.is_empty() {
-            records.push(match payload.record()? {
-                Stored::Changes { revision, changes } => {
-                    if revision != self.mvcc.head() + 1 {
-                        return Err(StoreError::Corrupt(format!("revision {revision} after {}", self.mvcc.head())));
-                    }
-                    let replay = |(place, change)| self.mvcc.replay((revision, place), change);
-                    let events = (0..).zip(changes).map(replay).collect::<Result<_>>()?;
-                    Record::Changes(self.mvcc.append(events))
+/// Applies a frame of the log; `each` is told of its records as they were when it was written.
+fn replay(mvcc: &mut Mvcc, mut payload: Reader<'_>, mut each: impl FnMut(&Record)) -> Result<()> {
+    while !payload.is_empty() {
+        each(&match payload.record()? {
+            Stored::Changes { revision, changes } => {
+                if revision != mvcc.head() + 1 {
+                    return Err(StoreError::Corrupt(format!("revision {revision} after {}", mvcc.head())));
                 }
-                Stored::Compact(revision) => Record::Compact { revision, dropped: self.mvcc.compact(revision) },
-                Stored::Lease(id, terms) => {
-                    self.leases.insert(id, terms);
-                    Record::Lease { id, ttl: terms.ttl, expires_ms: terms.expires_ms }
-                }
-                Stored::LeaseEnd(id) => {
-                    self.leases.remove(&id);
-                    Record::LeaseEnd(id)
-                }
-            });
-        }
-        Ok(records)
+                let events = (0..).zip(changes).map(|(place, change)| mvcc.replay((revision, place), change));
+                let events = events.collect::<Result<_>>()?;
+                Record::Changes(mvcc.append(events))
+            }
+            Stored::Compact(revision) => {
+                mvcc.compact(revision);
+                Record::Compact(revision)
+            }
+            Stored::Lease(id, terms) => Record::Lease { id, ttl: terms.ttl, expires_ms: terms.expires_ms },
+            Stored::LeaseEnd(id) => Record::LeaseEnd(id),
+        });
     }
+    Ok(())
 }
 
 impl Mvcc {
@@ -408,13 +416,13 @@ impl Mvcc {
 
 /// The leases with their keys and the time they have left; never more than a whole term, should the wall
 /// clock have been set back.
-fn leases(restored: &Restored, now: Moment) -> Leases {
+fn leases(mvcc: &Mvcc, summary: &Summary, now: Moment) -> Leases {
     let mut leases = Leases::default();
-    for (id, LeaseTerms { ttl, expires_ms }) in &restored.leases {
+    for (id, LeaseTerms { ttl, expires_ms }) in &summary.leases {
         let left = Duration::from_millis(u64::try_from(expires_ms.saturating_sub(now.wall_ms)).unwrap_or(0));
         leases.set(*id, Terms { ttl: *ttl, deadline: now.instant + left.min(*ttl) });
     }
-    for kv in restored.mvcc.live(&KeyRange::prefix(""), restored.mvcc.head()) {
+    for kv in mvcc.live(&KeyRange::prefix(""), mvcc.head()) {
         leases.reattach(&kv.key, 0, kv.lease);
     }
     leases

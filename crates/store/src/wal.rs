@@ -12,7 +12,7 @@
 //! and the log refuses to be read.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::codec::{Reader, checksum, put_u32};
@@ -99,19 +99,39 @@ pub(crate) fn first_frame(path: &Path) -> Result<u64> {
 /// Reads the frames of a log in order; returns how many bytes of it are good.
 /// Only in the `last` log may there be a torn frame at the end.
 pub(crate) fn replay(path: &Path, last: bool, mut frame: impl FnMut(u64, Reader<'_>) -> Result<()>) -> Result<u64> {
-    let log = std::fs::read(path).map_err(disk(path))?;
+    let mut file = File::open(path).map(BufReader::new).map_err(disk(path))?;
     let mut good = 0;
-    while let Some((sequence, payload)) = parse(&log[good..]) {
+    let mut bytes = Vec::new();
+    while let Some((sequence, payload)) = next(&mut file, &mut bytes).map_err(disk(path))? {
         frame(sequence, Reader(payload))?;
-        good += HEADER_BYTES + payload.len();
+        good += (HEADER_BYTES + payload.len()) as u64;
     }
-    let rest = &log[good..];
+    bytes.clear();
+    file.seek(SeekFrom::Start(good)).and_then(|_| file.read_to_end(&mut bytes)).map_err(disk(path))?;
     let intact_frame_beyond =
-        || (1..rest.len()).any(|at| rest[at..].starts_with(&MAGIC) && parse(&rest[at..]).is_some());
-    if !rest.is_empty() && (!last || intact_frame_beyond()) {
+        || (1..bytes.len()).any(|at| bytes[at..].starts_with(&MAGIC) && parse(&bytes[at..]).is_some());
+    if !bytes.is_empty() && (!last || intact_frame_beyond()) {
         return Err(StoreError::Corrupt(format!("{} is damaged at byte {good}", path.display())));
     }
-    Ok(good as u64)
+    Ok(good)
+}
+
+/// Reads a frame into `bytes`; `None` if there is none that is whole.
+fn next<'a>(file: &mut impl Read, bytes: &'a mut Vec<u8>) -> std::io::Result<Option<(u64, &'a [u8])>> {
+    bytes.clear();
+    for _ in 0..2 {
+        let missing = frame_bytes(bytes) - bytes.len() as u64;
+        if file.take(missing).read_to_end(bytes)? as u64 != missing {
+            return Ok(None);
+        }
+    }
+    Ok(parse(bytes))
+}
+
+/// How long a frame is as far as it is known: its header, and once that is there what follows.
+fn frame_bytes(frame: &[u8]) -> u64 {
+    let length = frame.first_chunk::<HEADER_BYTES>().map_or(0, |header| Reader(&header[4..]).u32().unwrap_or(0));
+    HEADER_BYTES as u64 + u64::from(length)
 }
 
 /// The frame at the beginning of `log`, if it is whole.

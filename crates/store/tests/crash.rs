@@ -8,11 +8,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use coracle_store::*;
 use small_disk::SmallDisk;
 
 async fn open(dir: &Path) -> Result<Arc<SledStore>> {
     SledStore::open(SledConfig::new(dir)).await
+}
+
+/// A store whose every write goes into the database as soon as it can.
+async fn open_eager(dir: &Path) -> Arc<SledStore> {
+    SledStore::open(SledConfig { checkpoint_bytes: 0, ..SledConfig::new(dir) }).await.unwrap()
 }
 
 async fn put(store: &SledStore, key: String, value: String, lease: LeaseId) -> Result<Revision> {
@@ -26,8 +32,20 @@ async fn get(store: &SledStore, key: &str) -> Option<KeyValue> {
 
 /// The only log in a directory.
 fn log(dir: &Path) -> PathBuf {
-    let logs = || std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    logs().find(|path| path.file_name().unwrap().to_string_lossy().starts_with("wal-")).unwrap()
+    only(dir, "wal-")
+}
+
+/// The only database in a directory.
+fn database(dir: &Path) -> PathBuf {
+    only(dir, "sled-")
+}
+
+fn only(dir: &Path, prefix: &str) -> PathBuf {
+    let paths = || std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut found = paths().filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(prefix));
+    let one = found.next().unwrap();
+    assert_eq!(found.next(), None);
+    one
 }
 
 /// A directory whose log holds `a=0` … `a=9`, not yet in the database.
@@ -61,11 +79,13 @@ async fn a_log_that_outlived_its_checkpoint_is_not_applied_twice() {
     let dir = ten_puts().await;
     let path = log(dir.path());
     let frames = std::fs::read(&path).unwrap();
-    open(dir.path()).await.unwrap().close().await.unwrap();
-    assert!(!path.exists() && log(dir.path()).ends_with("wal-00000000000000000011"));
+    let store = open_eager(dir.path()).await;
+    put(&store, "b".into(), "0".into(), 0).await.unwrap();
+    store.close().await.unwrap();
+    assert!(!path.exists() && log(dir.path()).ends_with("wal-00000000000000000012"));
     // As if the process had died after the database was synced, before the log was removed.
     std::fs::write(&path, frames).unwrap();
-    for revision in 12..14 {
+    for revision in 13..15 {
         let store = open(dir.path()).await.unwrap();
         assert_eq!(put(&store, "b".into(), "1".into(), 0).await.unwrap(), revision);
     }
@@ -101,10 +121,10 @@ async fn a_log_cut_anywhere_holds_what_lies_whole_before_the_cut() {
     }
 }
 
-/// Every file of a closed store with 300 keys, in a directory of its own.
+/// Every file of a closed store with 300 keys, in a directory of its own; the last versions are in the log.
 async fn files() -> (tempfile::TempDir, Vec<KeyValue>) {
     let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).await.unwrap();
+    let store = open_eager(dir.path()).await;
     for n in 0..300 {
         put(&store, format!("{}", n % 100), format!("{n:0500}"), 0).await.unwrap();
     }
@@ -121,8 +141,8 @@ async fn files() -> (tempfile::TempDir, Vec<KeyValue>) {
 /// Damages each file of the database in many ways: it is refused, or what is served is what was written.
 async fn refused_or_right(damage: impl Fn(&mut Vec<u8>, usize)) {
     let (dir, expected) = files().await;
-    let mut paths: Vec<_> =
-        std::fs::read_dir(dir.path().join("sled")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let database = database(dir.path()).join("0");
+    let mut paths: Vec<_> = std::fs::read_dir(&database).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.is_file());
     let whole: Vec<_> = paths.iter().map(|path| std::fs::read(path).unwrap()).collect();
     let mut refusals = 0;
@@ -130,8 +150,8 @@ async fn refused_or_right(damage: impl Fn(&mut Vec<u8>, usize)) {
         let harmed = round % paths.len();
         let mut bytes = whole[harmed].clone();
         damage(&mut bytes, round.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20);
-        std::fs::remove_dir_all(dir.path().join("sled")).unwrap();
-        std::fs::create_dir(dir.path().join("sled")).unwrap();
+        std::fs::remove_dir_all(&database).unwrap();
+        std::fs::create_dir(&database).unwrap();
         paths.iter().zip(&whole).for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
         std::fs::write(&paths[harmed], bytes).unwrap();
         match open(dir.path()).await {
@@ -161,30 +181,49 @@ async fn a_database_that_is_cut_short_is_refused_or_right() {
 }
 
 /// The database of a closed store, once a child that another test is about to start no longer shares its lock.
-fn database(dir: &Path) -> sled::Db {
-    std::fs::File::open(dir.join("sled/db")).unwrap().lock().unwrap();
-    sled::open(dir.join("sled")).unwrap()
+fn open_database(dir: &Path) -> sled::Db {
+    let path = database(dir).join("0");
+    std::fs::File::open(path.join("db")).unwrap().lock().unwrap();
+    sled::open(path).unwrap()
 }
 
 #[tokio::test]
 async fn damage_to_the_database_is_refused() {
-    let dir = ten_puts().await;
-    let store = open(dir.path()).await.unwrap();
-    store.close().await.unwrap();
-    drop(store);
-    let db = database(dir.path());
-    let (key, value) = db.scan_prefix("r").next().unwrap().unwrap();
-    let mut damaged = value.to_vec();
+    let (dir, _) = files().await;
+    let db = open_database(dir.path());
+    let piece = db.tree_names().into_iter().min().unwrap();
+    let tree = db.open_tree(&piece).unwrap();
+    let mut damaged = tree.get("r").unwrap().unwrap().to_vec();
     *damaged.last_mut().unwrap() ^= 1;
-    db.insert(&key, damaged).unwrap();
-    db.flush().unwrap();
-    drop(db);
+    tree.insert("r", damaged).unwrap();
+    drop((tree, db));
     assert!(matches!(open(dir.path()).await, Err(StoreError::Corrupt(_))));
 
-    let db = database(dir.path());
-    db.remove(&key).unwrap();
+    let db = open_database(dir.path());
+    db.drop_tree(&piece).unwrap();
     drop(db);
-    assert!(matches!(open(dir.path()).await, Err(StoreError::Corrupt(_))), "a row is missing");
+    assert!(matches!(open(dir.path()).await, Err(StoreError::Corrupt(_))), "a piece is missing");
+}
+
+#[tokio::test]
+async fn a_large_state_lies_in_several_databases_and_none_may_be_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    for n in 0..60 {
+        let value = Bytes::from(vec![n; 8 << 10]);
+        let put = |place| Op::Put { key: format!("{n}/{place}").into(), value: value.clone(), lease: 0 };
+        store.txn(Txn { success: (0..100).map(put).collect(), ..Txn::default() }).await.unwrap();
+    }
+    let everything = RangeRequest::new(KeyRange::prefix(""));
+    let expected = store.range(everything.clone()).await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    let store = open(dir.path()).await.unwrap();
+    let found = store.range(everything).await.unwrap();
+    assert!(found.kvs == expected.kvs && found.revision == 61 && found.count == 6000);
+    drop(store);
+    std::fs::remove_dir_all(database(dir.path()).join("1")).unwrap();
+    assert!(matches!(open(dir.path()).await, Err(StoreError::Corrupt(_))));
 }
 
 #[tokio::test]
@@ -236,6 +275,57 @@ async fn history_stays_within_its_bytes_on_disk_too() {
     let store = SledStore::open(config).await.unwrap();
     assert!(matches!(store.range(old).await, Err(StoreError::Compacted { .. })));
     assert_eq!((store.revision(), get(&store, "a").await.unwrap().version), (501, 500));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_thousand_overwrites_leave_less_than_five_times_the_live_data() {
+    const KEYS: usize = 1000;
+    const VALUE_BYTES: usize = 1024;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    let write = async |writer: usize| {
+        // Nothing that a file system or a database could make smaller.
+        let mut random = writer as u64 + 1;
+        for n in (writer..100_000).step_by(100) {
+            let value = std::iter::repeat_with(|| {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (random >> 56) as u8
+            });
+            let value: Vec<u8> = value.take(VALUE_BYTES).collect();
+            let put = Op::Put {
+                key: format!("/registry/pods/default/{:03}", n % KEYS).into(),
+                value: value.into(),
+                lease: 0,
+            };
+            let done = store.txn(Txn { success: vec![put], ..Txn::default() }).await.unwrap();
+            if n % 200 == 0 {
+                // Somebody else may have compacted further.
+                _ = store.compact(done.revision).await;
+            }
+        }
+    };
+    let mut most = 0;
+    let measure = async {
+        loop {
+            most = most.max(store.size_bytes().await.unwrap());
+            coracle_clock::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        _ = futures::future::join_all((0..100).map(write)) => {}
+        () = measure => {}
+    }
+    let live = (KEYS * ("/registry/pods/default/000".len() + VALUE_BYTES)) as u64;
+    assert!(most < 8 * live, "{most} bytes on disk while the old database and the new are there");
+    // The writes after the load see to what it has left.
+    let mut left = most;
+    for _ in 0..200 {
+        put(&store, "a".into(), String::new(), 0).await.unwrap();
+        coracle_clock::sleep(Duration::from_millis(5)).await;
+        left = left.min(store.size_bytes().await.unwrap());
+    }
+    println!("{left} bytes on disk, {most} at most, for {live} live ones");
+    assert!(left < 5 * live, "{left} bytes on disk for {live} live ones");
 }
 
 #[tokio::test]
