@@ -92,6 +92,7 @@ fn components_tell_everybody_how_they_are_and_those_who_may_what_they_count(part
         (None, "/metrics", 403, "User \\\"system:anonymous\\\" cannot get path \\\"/metrics\\\""),
         (Some("front-proxy-client"), "/metrics", 401, "Unauthorized"),
         (Some("admin"), "/metrics", 200, "workqueue_adds_total{name=\"deployment\"}"),
+        (Some("admin"), "/metrics/slis", 200, "kubernetes_healthcheck{name=\"job-controller\",type=\"healthz\"} 1"),
         (Some("admin"), "/configz", 200, "\"Controllers\":[\"*\"]"),
         (Some("admin"), "/pods", 404, "404 page not found"),
     ] {

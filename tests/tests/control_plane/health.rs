@@ -39,6 +39,8 @@ fn metrics_count_what_was_asked(parts: &Parts) {
         "apiserver_longrunning_requests{",
         "apiserver_storage_objects{",
         "apiserver_flowcontrol_dispatched_requests_total{",
+        "kube_apiserver_clusterip_allocator_allocated_ips{cidr=",
+        "kube_apiserver_nodeport_allocator_available_ports ",
         "kubernetes_build_info{",
         "process_resident_memory_bytes ",
     ] {
