@@ -15,7 +15,7 @@ fn seeds() -> std::ops::RangeInclusive<u64> {
 /// What there is in the end, without what differs from run to run by right.
 async fn outcome(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
     let mut lines = Vec::new();
-    for app in ["a", "b", "db"] {
+    for app in ["a", "b", "db", "set", "log"] {
         let pods = pods(cluster, app).await?;
         let images = pods.iter().map(|pod| pod["spec"]["containers"][0]["image"].to_string());
         lines.push(format!("{app}: {} ready of {:?}", ready_pods(cluster, app).await?, images.collect::<Vec<_>>()));
@@ -23,7 +23,9 @@ async fn outcome(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
     for job in cluster.list("jobs", Some("default")).await? {
         lines.push(format!("{} {}", job["status"]["succeeded"], condition(&job, "Complete")));
     }
-    for resource in ["deployments", "replicasets", "endpointslices", "pods", "persistentvolumeclaims"] {
+    let counted =
+        ["deployments", "replicasets", "endpointslices", "pods", "persistentvolumeclaims", "controllerrevisions"];
+    for resource in counted {
         lines.push(format!("{resource}: {}", cluster.list(resource, Some("default")).await?.len()));
     }
     lines.push(format!("volumes: {}", cluster.list("persistentvolumes", None).await?.len()));
@@ -79,7 +81,16 @@ fn story(seed: u64, disturb: impl AsyncFn(&mut Cluster) -> anyhow::Result<()>) -
                 "spec": { "completions": 4, "parallelism": 2, "template": { "spec": work } },
             }))
             .await?;
+        let more = json!({ "replicas": 2, "volumeClaimTemplates": [{
+            "metadata": { "name": "data" }, "spec": claim("")["spec"],
+        }] });
+        cluster.create(workload("StatefulSet", "set", "mysql:8", more)).await?;
+        cluster.create(workload("DaemonSet", "log", "fluentd:1", json!({}))).await?;
         disturb(cluster).await?;
+        for (resource, app) in [("statefulsets", "set"), ("daemonsets", "log")] {
+            cluster.patch(resource, app, json!({ "spec": { "template": pod_template(app, "new:2") } })).await?;
+        }
+        cluster.patch("statefulsets", "set", json!({ "spec": { "replicas": 3 } })).await?;
         cluster.patch("deployments", "a", json!({ "spec": { "template": pod_template("a", "nginx:2") } })).await?;
         cluster.patch("deployments", "b", json!({ "spec": { "replicas": 6 } })).await?;
         disturb(cluster).await?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use coracle_sim::Cluster;
+use serde_json::json;
 
 use crate::support::*;
 
@@ -10,6 +11,8 @@ use crate::support::*;
 fn an_idle_cluster_only_keeps_its_heartbeats() {
     play(Cluster::builder().nodes(3), async |cluster| {
         cluster.create(deployment("web", 6, "nginx:1")).await?;
+        cluster.create(workload("StatefulSet", "db", "mysql:8", json!({ "replicas": 2 }))).await?;
+        cluster.create(workload("DaemonSet", "log", "fluentd:1", json!({}))).await?;
         cluster.settle().await;
         let (before, asked) = (cluster.revision(), cluster.requests());
         cluster.advance(seconds(3600)).await;
