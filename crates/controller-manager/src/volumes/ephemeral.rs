@@ -92,3 +92,29 @@ async fn sync(
     }
     Ok(Requeue::Never)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_ephemeral_volume_has_a_claim_named_after_pod_and_volume() {
+        let template = json!({ "metadata": { "labels": { "a": "b" } }, "spec": { "volumeName": "v" } });
+        let pod = serde_json::from_value(json!({
+            "metadata": { "name": "web", "uid": "1" },
+            "spec": { "containers": [], "volumes": [
+                { "name": "tmp", "emptyDir": {} }, { "name": "data", "ephemeral": { "volumeClaimTemplate": template } },
+            ] },
+        }));
+        let claims = claims_of(&pod.unwrap());
+        let [(volume, claim)] = claims.as_slice() else { panic!("{claims:?}") };
+        assert_eq!(
+            (volume.as_str(), claim.name_any().as_str(), &claim.labels()["a"]),
+            ("data", "web-data", &"b".into())
+        );
+        assert!(controlled_by(&claim.metadata, "1"));
+        assert_eq!(claim.spec.as_ref().unwrap().volume_name.as_deref(), Some("v"));
+    }
+}
