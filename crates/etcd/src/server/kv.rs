@@ -1,5 +1,6 @@
 //! Reads, writes and transactions.
 
+use bytes::Bytes;
 use coracle_store::{
     Compare, CompareOperator, CompareTarget, Op, OpResponse, RangeRequest, RangeResponse, Revision, Txn, TxnResponse,
 };
@@ -152,8 +153,10 @@ fn operation(op: &proto::RequestOp) -> Result<Op, Status> {
     match op {
         proto::RequestOp { range: Some(request), .. } => read(request).map(Op::Range),
         proto::RequestOp { put: Some(request), .. } => {
-            let proto::PutRequest { key, value, lease, ignore_value, ignore_lease, .. } = request.clone();
-            check_key(&key)?;
+            let &proto::PutRequest { ref key, ref value, lease, ignore_value, ignore_lease, .. } = request;
+            check_key(key)?;
+            // What is kept must not keep alive the buffer that it came in.
+            let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
             if ignore_value && !value.is_empty() {
                 return Err(invalid("value is provided"));
             }

@@ -1,5 +1,6 @@
 //! etcd's services over gRPC. One member, which is always the leader: there is no Raft below.
 
+mod codec;
 mod kv;
 mod lease;
 mod maintenance;
@@ -18,9 +19,9 @@ use prost::Message;
 use tonic::body::Body;
 use tonic::server::Grpc;
 use tonic::{Status, Streaming};
-use tonic_prost::ProstCodec;
 use tower::{Service, service_fn};
 
+use self::codec::{Encode, Messages};
 use crate::proto::ResponseHeader;
 
 /// The version whose API this is.
@@ -110,7 +111,7 @@ where
         let answer = answer(request.into_inner());
         async { answer.await.map(tonic::Response::new) }
     });
-    Grpc::new(ProstCodec::default()).unary(answer, request).await
+    Grpc::new(Messages::new()).unary(answer, request).await
 }
 
 /// Answers one message with a stream of them.
@@ -127,14 +128,14 @@ where
         let answer = answer(request.into_inner());
         async { answer.await.map(tonic::Response::new) }
     });
-    Grpc::new(ProstCodec::default()).server_streaming(answer, request).await
+    Grpc::new(Messages::new()).server_streaming(answer, request).await
 }
 
 /// Answers a stream of messages with another.
 async fn streaming<Q, A, S, B>(request: Request<B>, mut answer: impl FnMut(Streaming<Q>) -> S + Send) -> Response<Body>
 where
     Q: Message + Default + 'static,
-    A: Message + Default + 'static,
+    A: Encode + Sync,
     S: Stream<Item = Result<A, Status>> + Send + 'static,
     B: HttpBody + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
@@ -142,5 +143,5 @@ where
     let answer = service_fn(|request: tonic::Request<Streaming<Q>>| {
         std::future::ready(Ok::<_, Status>(tonic::Response::new(answer(request.into_inner()))))
     });
-    Grpc::new(ProstCodec::default()).streaming(answer, request).await
+    Grpc::new(Messages::new()).streaming(answer, request).await
 }

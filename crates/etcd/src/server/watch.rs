@@ -1,20 +1,24 @@
 //! Watches: many on one stream, each with a number.
 //!
 //! Nothing runs beside the stream: whoever reads the answers moves everything on, so a client that does not read is
-//! not written to, and one that goes away takes its watches along.
+//! not written to, and one that goes away takes its watches along. Watches of a stream that want the same from now on
+//! are fed by one watch of the store, and what they are told is encoded once.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::{BufMut, Bytes};
 use coracle_store::{Event, Revision, StoreError, WatchBatch, WatchRequest};
 use futures::stream::{self, BoxStream, SelectAll};
 use futures::{Stream, StreamExt};
 use prost::Message;
 use tokio::sync::{Notify, oneshot};
+use tonic::codec::EncodeBuf;
 use tonic::{Status, Streaming};
 
 use super::EtcdServer;
+use super::codec::Encode;
 use crate::proto::{self, WatchCreateRequest, WatchResponse};
 use crate::wire::{range, refusal};
 
@@ -25,14 +29,36 @@ const FRAGMENT_BYTES: usize = 2 << 20;
 /// The number of no watch in particular.
 const NO_WATCH: i64 = -1;
 
-/// What the store says to a watch; `None` when it has closed.
-type Item = (i64, Option<Result<WatchBatch, StoreError>>);
+/// What the store says to a feed; `None` when it has closed.
+type Item = (u64, Option<Result<WatchBatch, StoreError>>);
 
-struct Watch {
+/// One watch of the store's, for all of the stream's that want the same.
+struct Feed {
+    /// What they want.
     request: WatchCreateRequest,
+    /// Each of them, and the first revision that is news to it.
+    watches: BTreeMap<i64, Revision>,
     ask: Arc<Notify>,
-    /// Dropped, it ends the watch.
+    /// Dropped, it ends the feed.
     _running: oneshot::Sender<()>,
+}
+
+/// An answer, and its events as they go over the wire.
+#[derive(Default)]
+pub(super) struct Answer {
+    response: WatchResponse,
+    events: Bytes,
+}
+
+impl Encode for Answer {
+    fn encoded_len(&self) -> usize {
+        Message::encoded_len(&self.response) + self.events.len()
+    }
+
+    fn encode(self, mut out: &mut EncodeBuf<'_>) {
+        self.response.encode_raw(&mut out);
+        out.put(self.events);
+    }
 }
 
 struct Session {
@@ -40,23 +66,25 @@ struct Session {
     requests: Streaming<proto::WatchRequest>,
     /// Whether more can be asked.
     open: bool,
-    watches: BTreeMap<i64, Watch>,
+    feeds: BTreeMap<u64, Feed>,
+    next_feed: u64,
     batches: SelectAll<BoxStream<'static, Item>>,
-    /// The revision that progress was asked at, and who has not come so far yet.
-    asked: Option<(Revision, BTreeSet<i64>)>,
-    answers: VecDeque<WatchResponse>,
+    /// The revision that progress was asked at, and which feeds have not come so far yet.
+    asked: Option<(Revision, BTreeSet<u64>)>,
+    answers: VecDeque<Answer>,
 }
 
 impl EtcdServer {
     pub(super) fn watch(
         &self,
         requests: Streaming<proto::WatchRequest>,
-    ) -> impl Stream<Item = Result<WatchResponse, Status>> + use<> {
+    ) -> impl Stream<Item = Result<Answer, Status>> + use<> {
         let session = Session {
             server: self.clone(),
             requests,
             open: true,
-            watches: BTreeMap::new(),
+            feeds: BTreeMap::new(),
+            next_feed: 0,
             batches: SelectAll::new(),
             asked: None,
             answers: VecDeque::new(),
@@ -66,7 +94,7 @@ impl EtcdServer {
 }
 
 impl Session {
-    async fn next(&mut self) -> Result<Option<WatchResponse>, Status> {
+    async fn next(&mut self) -> Result<Option<Answer>, Status> {
         loop {
             if let Some(answer) = self.answers.pop_front() {
                 return Ok(Some(answer));
@@ -91,15 +119,19 @@ impl Session {
             return self.create(request).await;
         }
         if let Some(proto::WatchCancelRequest { watch_id }) = request.cancel
-            && self.watches.remove(&watch_id).is_some()
+            && let Some((&id, feed)) = self.feeds.iter_mut().find(|(_, feed)| feed.watches.contains_key(&watch_id))
         {
+            feed.watches.remove(&watch_id);
+            if feed.watches.is_empty() {
+                self.feeds.remove(&id);
+                self.arrived(id, Revision::MAX);
+            }
             self.answer(WatchResponse { watch_id, canceled: true, ..self.response() });
-            self.arrived(watch_id, Revision::MAX);
         }
         if request.progress.is_some() {
-            self.watches.values().for_each(|watch| watch.ask.notify_one());
-            self.asked = Some((self.server.store.revision(), self.watches.keys().copied().collect()));
-            self.arrived(NO_WATCH, 0);
+            self.feeds.values().for_each(|feed| feed.ask.notify_one());
+            self.asked = Some((self.server.store.revision(), self.feeds.keys().copied().collect()));
+            self.arrived(self.next_feed, 0);
         }
         Ok(())
     }
@@ -111,7 +143,7 @@ impl Session {
         let range = range(request.key.clone(), request.range_end.clone());
         let refused = if range.end.as_ref().is_some_and(|end| !end.is_empty() && *end <= range.start) {
             Some("mvcc: watcher range is empty")
-        } else if request.watch_id != 0 && self.watches.contains_key(&request.watch_id) {
+        } else if request.watch_id != 0 && self.is_taken(request.watch_id) {
             Some("mvcc: duplicate watch ID provided on the WatchStream")
         } else {
             None
@@ -121,20 +153,29 @@ impl Session {
             self.answer(WatchResponse { cancel_reason: why.into(), ..response });
             return Ok(());
         }
-        let watch_id = match request.watch_id {
-            0 => (0..).find(|id| !self.watches.contains_key(id)).unwrap_or_default(),
+        let watch_id = match std::mem::take(&mut request.watch_id) {
+            0 => (0..).find(|id| !self.is_taken(*id)).unwrap_or_default(),
             chosen => chosen,
         };
         self.answer(WatchResponse { watch_id, created: true, ..self.response() });
+        if request.start_revision <= 0
+            && let Some(feed) = self.feeds.values_mut().find(|feed| feed.request == request)
+        {
+            feed.watches.insert(watch_id, self.server.store.revision() + 1);
+            return Ok(());
+        }
         let ask = Arc::new(Notify::new());
         let start = (request.start_revision > 0).then_some(request.start_revision);
         let progress = request.progress_notify.then_some(PROGRESS);
         match self.server.store.watch(WatchRequest { range, start, progress, ask: Some(ask.clone()) }).await {
             Ok(batches) => {
                 let (running, ended) = oneshot::channel();
+                let id = self.next_feed;
+                self.next_feed += 1;
                 let batches = batches.map(Some).chain(stream::iter([None])).take_until(ended);
-                self.batches.push(batches.map(move |item| (watch_id, item)).boxed());
-                self.watches.insert(watch_id, Watch { request, ask, _running: running });
+                self.batches.push(batches.map(move |item| (id, item)).boxed());
+                let watches = BTreeMap::from([(watch_id, 0)]);
+                self.feeds.insert(id, Feed { request, watches, ask, _running: running });
             }
             Err(StoreError::Compacted { compact_revision }) => self.compacted(watch_id, compact_revision),
             Err(error) => return Err(refusal(error)),
@@ -142,60 +183,55 @@ impl Session {
         Ok(())
     }
 
-    fn report(&mut self, watch_id: i64, item: Result<WatchBatch, StoreError>) -> Result<(), Status> {
-        let WatchBatch { revision, events } = match item {
+    fn is_taken(&self, watch_id: i64) -> bool {
+        self.feeds.values().any(|feed| feed.watches.contains_key(&watch_id))
+    }
+
+    fn report(&mut self, id: u64, item: Result<WatchBatch, StoreError>) -> Result<(), Status> {
+        let WatchBatch { revision, mut events } = match item {
             Ok(batch) => batch,
             Err(StoreError::Compacted { compact_revision }) => {
-                self.watches.remove(&watch_id);
-                self.compacted(watch_id, compact_revision);
-                self.arrived(watch_id, Revision::MAX);
+                let watches = self.feeds.remove(&id).map(|feed| feed.watches).unwrap_or_default();
+                watches.into_keys().for_each(|watch_id| self.compacted(watch_id, compact_revision));
+                self.arrived(id, Revision::MAX);
                 return Ok(());
             }
             Err(error) => return Err(refusal(error)),
         };
-        let Some(Watch { request, .. }) = self.watches.get(&watch_id) else { return Ok(()) };
-        let header = self.server.header(revision);
-        let response = |events, fragment| WatchResponse {
-            header: header.clone(),
-            watch_id,
-            events,
-            fragment,
-            ..Default::default()
-        };
-        let owed = self.asked.as_ref().is_some_and(|(_, waiting)| waiting.contains(&watch_id));
-        if events.is_empty() && request.progress_notify && !owed {
-            self.answers.push_back(response(Vec::new(), false));
-        }
+        let Some(Feed { request, watches, .. }) = self.feeds.get(&id) else { return Ok(()) };
+        let owed = self.asked.as_ref().is_some_and(|(_, waiting)| waiting.contains(&id));
+        let progress = events.is_empty() && request.progress_notify && !owed;
         // A filter is the kind of event (0 put, 1 delete) that is left out.
-        let wanted = |event: &Event| !request.filters.contains(&i32::from(event.deleted));
-        let prev_kv = request.prev_kv;
-        let events = events.into_iter().filter(wanted).map(|mut event| {
-            event.prev = event.prev.filter(|_| prev_kv);
-            proto::Event::from(event)
-        });
-        let limit = if request.fragment { FRAGMENT_BYTES } else { usize::MAX };
-        let (mut part, mut bytes) = (Vec::new(), 0);
-        for event in events {
-            let size = event.encoded_len();
-            if bytes + size > limit && !part.is_empty() {
-                self.answers.push_back(response(std::mem::take(&mut part), true));
-                bytes = 0;
+        events.retain(|event| !request.filters.contains(&i32::from(event.deleted)));
+        let mut told = None;
+        for (&watch_id, &from) in watches {
+            let old = events.partition_point(|event| event.kv.mod_revision < from);
+            let parts = match told.take() {
+                Some((known, parts)) if known == old => parts,
+                _ => parts(request, &events[old..]),
+            };
+            for (place, part) in parts.iter().enumerate() {
+                let fragment = place + 1 < parts.len();
+                let header = self.server.header(revision);
+                let response = WatchResponse { header, watch_id, fragment, ..Default::default() };
+                self.answers.push_back(Answer { response, events: part.clone() });
             }
-            bytes += size;
-            part.push(event);
+            if progress {
+                let header = self.server.header(revision);
+                let response = WatchResponse { header, watch_id, ..Default::default() };
+                self.answers.push_back(Answer { response, ..Answer::default() });
+            }
+            told = Some((old, parts));
         }
-        if !part.is_empty() {
-            self.answers.push_back(response(part, false));
-        }
-        self.arrived(watch_id, revision);
+        self.arrived(id, revision);
         Ok(())
     }
 
-    /// A watch has reported everything up to `revision`. If all have come to where progress was asked, that is told.
-    fn arrived(&mut self, watch_id: i64, revision: Revision) {
+    /// A feed has told everything up to `revision`. If all have come to where progress was asked, that is told.
+    fn arrived(&mut self, id: u64, revision: Revision) {
         let Some((target, waiting)) = &mut self.asked else { return };
         if revision >= *target {
-            waiting.remove(&watch_id);
+            waiting.remove(&id);
         }
         if waiting.is_empty() {
             let header = self.server.header(*target);
@@ -212,7 +248,26 @@ impl Session {
         WatchResponse { header: self.server.header_now(), ..Default::default() }
     }
 
-    fn answer(&mut self, answer: WatchResponse) {
-        self.answers.push_back(answer);
+    fn answer(&mut self, response: WatchResponse) {
+        self.answers.push_back(Answer { response, ..Answer::default() });
     }
+}
+
+/// Events as the answers to a watch have them, in as many as it takes.
+fn parts(request: &WatchCreateRequest, events: &[Event]) -> Vec<Bytes> {
+    let limit = if request.fragment { FRAGMENT_BYTES } else { usize::MAX };
+    let (mut parts, mut part) = (Vec::new(), Vec::new());
+    for event in events {
+        let mut event = event.clone();
+        event.prev = event.prev.filter(|_| request.prev_kv);
+        let encoded = WatchResponse { events: vec![event.into()], ..Default::default() }.encode_to_vec();
+        if part.len() + encoded.len() > limit && !part.is_empty() {
+            parts.push(std::mem::take(&mut part).into());
+        }
+        part.extend(encoded);
+    }
+    if !part.is_empty() {
+        parts.push(part.into());
+    }
+    parts
 }
