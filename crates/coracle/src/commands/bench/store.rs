@@ -29,7 +29,9 @@ const CLIENTS: [usize; 4] = [1, 8, 64, 256];
 const CONNECTIONS: usize = 4;
 const KEYS: usize = 10_000;
 const WATCHERS: usize = 1000;
-const WATCHED: usize = 300;
+const WATCHED: usize = 2000;
+/// So many clients write what is watched.
+const WRITERS: usize = 8;
 
 /// A server and how it is reached.
 struct Server {
@@ -249,9 +251,14 @@ async fn events(server: &Server) -> anyhow::Result<Outcome> {
         })
     });
     let watchers: Vec<_> = watchers.collect();
-    for n in 0..WATCHED {
-        server.channels[0].unary("KV/Put", &put(&format!("/watched/{n}"), b"x")).await?;
-    }
+    try_join_all((0..WRITERS).map(async |writer| {
+        for n in (writer..WATCHED).step_by(WRITERS) {
+            let channel = &server.channels[writer % CONNECTIONS];
+            channel.unary("KV/Put", &put(&format!("/watched/{n}"), b"x")).await?;
+        }
+        anyhow::Ok(())
+    }))
+    .await?;
     let mut count = 0;
     for seen in try_join_all(watchers).await? {
         count += seen?;
