@@ -173,12 +173,13 @@ async fn failover(happens: impl FnOnce(&tokio::task::JoinHandle<()>, &Cancellati
 #[tokio::test(start_paused = true)]
 async fn when_a_leader_dies_another_leads_within_15_seconds() {
     let (seconds, _) = failover(|first, _| first.abort()).await;
-    assert!((10..15).contains(&seconds), "a leader that is only slow keeps its Lease: {seconds}");
+    // It lasts eleven seconds from when it was renewed, at most two seconds before and a little.
+    assert!((8..15).contains(&seconds), "a leader that is only slow keeps its Lease: {seconds}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_is_cut_off_writes_nothing_before_another_leads() {
     let (seconds, writes) = failover(|_, cut| cut.cancel()).await;
-    assert!((10..15).contains(&seconds), "{seconds}");
+    assert!((8..15).contains(&seconds), "{seconds}");
     assert!((8..=16).contains(&writes), "it writes for seven seconds after it renewed last: {writes}");
 }
