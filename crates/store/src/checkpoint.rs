@@ -72,7 +72,7 @@ pub(crate) struct Checkpoint {
     cache_bytes: u64,
     /// The number of its last frame.
     pub(crate) sequence: u64,
-    /// How much its rows hold.
+    /// How many bytes of versions it holds.
     pub(crate) bytes: u64,
 }
 
@@ -87,7 +87,7 @@ impl Checkpoint {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             match name.strip_prefix(PREFIX).map(|number| number.parse()) {
                 Some(Ok(sequence)) => found.push(sequence),
-                Some(Err(_)) => std::fs::remove_dir_all(&path).map_err(disk(&path))?,
+                Some(Err(_)) => remove(&path)?,
                 None if name == "sled" => {
                     let advice = "is of an older version; a snapshot that it saves can be restored by this one";
                     return Err(StoreError::Engine(format!("{} {advice}", path.display())));
@@ -97,10 +97,7 @@ impl Checkpoint {
         }
         found.sort_unstable();
         checkpoint.sequence = found.pop().unwrap_or(0);
-        for older in found {
-            let path = checkpoint.path(older);
-            std::fs::remove_dir_all(&path).map_err(disk(&path))?;
-        }
+        found.into_iter().try_for_each(|older| remove(&checkpoint.path(older)))?;
         Ok(checkpoint)
     }
 
@@ -113,7 +110,7 @@ impl Checkpoint {
         sled::Config::new().path(path).cache_capacity(self.cache_bytes).flush_every_ms(None).open().map_err(engine)
     }
 
-    /// Reads everything, and refuses if a row is damaged or missing.
+    /// Reads everything, and refuses if a piece is damaged or missing.
     pub(crate) fn restore(&mut self) -> Result<(Mvcc, Summary)> {
         let mut summary = Summary { sequence: self.sequence, ..Summary::new() };
         if self.sequence == 0 {
@@ -173,23 +170,32 @@ impl Checkpoint {
     }
 
     /// Writes a database with these versions, and removes the one before and the logs that it makes superfluous.
-    pub(crate) fn write(
-        &mut self,
-        summary: &Summary,
-        mut versions: Vec<(RowId, Change)>,
-        logs: &[PathBuf],
-    ) -> Result<()> {
+    pub(crate) fn write(&mut self, summary: &Summary, versions: Vec<(RowId, Change)>, logs: &[PathBuf]) -> Result<()> {
         let path = self.path(summary.sequence);
         let unfinished = PathBuf::from(format!("{}{UNFINISHED}", path.display()));
-        if unfinished.exists() {
-            std::fs::remove_dir_all(&unfinished).map_err(disk(&unfinished))?;
-        }
+        remove(&unfinished)?;
+        let bytes = self.write_parts(&unfinished, summary, versions).inspect_err(|_| {
+            // It must not take the room whose lack may have been the reason.
+            if let Err(error) = remove(&unfinished) {
+                tracing::warn!(%error, "an unfinished checkpoint stays");
+            }
+        })?;
+        std::fs::rename(&unfinished, &path).map_err(disk(&path))?;
+        sync_dir(&self.dir)?;
+        let old = (self.sequence > 0).then(|| self.path(self.sequence));
+        (self.sequence, self.bytes) = (summary.sequence, bytes);
+        logs.iter().cloned().chain(old).try_for_each(|path| remove(&path))?;
+        sync_dir(&self.dir)
+    }
+
+    /// Makes a directory of databases durable; returns how many bytes of versions they hold.
+    fn write_parts(&self, dir: &Path, summary: &Summary, mut versions: Vec<(RowId, Change)>) -> Result<u64> {
         versions.sort_unstable_by_key(|(id, _)| *id);
         let count = versions.len();
         let mut versions = versions.into_iter().peekable();
         let mut bytes = 0;
         for part in 0.. {
-            let db = self.database(&unfinished.join(part.to_string()))?;
+            let db = self.database(&dir.join(part.to_string()))?;
             if part == 0 {
                 describe(&db, summary, count)?;
             }
@@ -199,20 +205,17 @@ impl Checkpoint {
                 break;
             }
         }
-        sync_tree(&unfinished)?;
-        std::fs::rename(&unfinished, &path).map_err(disk(&path))?;
-        sync_dir(&self.dir)?;
-        let old = (self.sequence > 0).then(|| self.path(self.sequence));
-        (self.sequence, self.bytes) = (summary.sequence, bytes);
-        for path in logs.iter().cloned().chain(old) {
-            let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-            match removed {
-                // An earlier attempt came so far.
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                removed => removed.map_err(disk(&path))?,
-            }
-        }
-        sync_dir(&self.dir)
+        sync_tree(dir)?;
+        Ok(bytes)
+    }
+}
+
+/// Removes a file or a directory, if it is there: an earlier attempt may have come so far.
+fn remove(path: &Path) -> Result<()> {
+    let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(disk(path)),
     }
 }
 
