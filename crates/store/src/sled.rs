@@ -61,13 +61,13 @@ pub struct SledConfig {
 }
 
 impl SledConfig {
-    /// The defaults: 2 MiB of cache (a database is read and written in order), a checkpoint after half a MiB or more,
+    /// The defaults: 2 MiB of cache (a database is read and written in order), a checkpoint after a MiB or more,
     /// [`DEFAULT_HISTORY_LIMIT_BYTES`] of history.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         SledConfig {
             dir: dir.into(),
             cache_bytes: 2 << 20,
-            checkpoint_bytes: 1 << 19,
+            checkpoint_bytes: 1 << 20,
             history_limit_bytes: DEFAULT_HISTORY_LIMIT_BYTES,
         }
     }
