@@ -254,17 +254,19 @@ impl DiskJournal {
 
     /// Begins a new log, and lets a thread write down what the old one led to.
     fn begin_checkpoint(&mut self, versions: Vec<(RowId, Change)>) -> Result<()> {
-        let mut database = self.take_database()?;
+        let database = self.take_database()?;
         self.due_bytes = due_bytes(&self.config, &database);
+        // It stays if nothing comes of this.
+        self.database = Database::Idle(database);
         let bytes = versions.iter().map(|(_, change)| (change.kv.key.len() + change.kv.value.len()) as u64).sum();
         if !self.has_room(bytes) {
             self.due_bytes += self.wal.bytes;
         }
         if self.wal.bytes < self.due_bytes {
-            self.database = Database::Idle(database);
             return Ok(());
         }
         let new = Wal::create(&self.config.dir, self.summary.sequence + 1)?;
+        let mut database = self.take_database()?;
         let old = std::mem::replace(&mut self.wal, new);
         self.finished_logs.push(old.path);
         let (logs, summary) = (std::mem::take(&mut self.finished_logs), self.summary.clone());
