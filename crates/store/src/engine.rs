@@ -49,11 +49,8 @@ pub trait Journal: fmt::Debug + Send + 'static {
     /// Bytes in use; `None` if that is a question for the memory.
     fn size_bytes(&self) -> Result<Option<u64>>;
 
-    /// Tidies up and releases the files.
-    fn close(&mut self) -> Result<()>;
-
-    /// Releases the files as they are, if they are not released yet.
-    fn abandon(&mut self);
+    /// Waits for what is at work in the files, and releases them, unless that is done.
+    fn close(&mut self);
 }
 
 /// What a journal has room for.
@@ -343,7 +340,11 @@ impl<J: Journal> Store for Engine<J> {
         }
         // The journal is free once the leader has answered everybody.
         let committer = self.committer.clone();
-        blocking(move || lock(&committer.journal).close()).await
+        blocking(move || {
+            lock(&committer.journal).close();
+            Ok(())
+        })
+        .await
     }
 }
 
@@ -360,7 +361,7 @@ impl<J: Journal> Drop for Engine<J> {
             _ = core.close();
         }
         self.shared().leases_changed.notify_one();
-        lock(&self.committer.journal).abandon();
+        lock(&self.committer.journal).close();
     }
 }
 
@@ -446,11 +447,7 @@ mod tests {
             Ok(None)
         }
 
-        fn close(&mut self) -> Result<()> {
-            Ok(())
-        }
-
-        fn abandon(&mut self) {}
+        fn close(&mut self) {}
     }
 
     fn engine(journal: FailingJournal) -> Engine<FailingJournal> {

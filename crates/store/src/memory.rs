@@ -29,11 +29,7 @@ impl Journal for NoJournal {
         Ok(None)
     }
 
-    fn close(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn abandon(&mut self) {}
+    fn close(&mut self) {}
 }
 
 impl MemoryStore {

@@ -159,7 +159,7 @@ enum Database {
     Idle(Checkpoint),
     /// A thread is bringing it up to date.
     Busy(JoinHandle<(Checkpoint, Checkpointed)>),
-    /// Closed, or the thread panicked.
+    /// Closed, or its thread panicked.
     Gone,
 }
 
@@ -364,12 +364,7 @@ impl Journal for DiskJournal {
         size_of_tree(&self.config.dir).map(Some)
     }
 
-    fn close(&mut self) -> Result<()> {
-        self.abandon();
-        Ok(())
-    }
-
-    fn abandon(&mut self) {
+    fn close(&mut self) {
         // The directory is not given up while a thread still writes in it.
         match self.take_database() {
             Ok(_) | Err(StoreError::Closed) => {}
