@@ -1,9 +1,12 @@
-//! Which nodes a pod may be on, as the scheduler, the DaemonSet controller and the eviction by taints all see it.
+//! Which nodes a pod may be on, as the scheduler, the kubelet, the DaemonSet controller and the eviction by taints all
+//! see it.
+
+pub mod resources;
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration,
+    Container, Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration,
 };
 
 /// Whether a toleration covers a taint: empty effect or key cover all, `Exists` ignores the value, and
@@ -50,6 +53,38 @@ pub fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
     !(expressions.is_empty() && fields.is_empty())
         && expressions.iter().all(|e| requirement_matches(e, labels.get(&e.key).map(String::as_str)))
         && fields.iter().all(|e| requirement_matches(e, field(&e.key)))
+}
+
+/// A port that a pod takes on its node.
+#[derive(Clone, Copy, Debug)]
+pub struct HostPort<'a> {
+    /// Empty for all addresses.
+    address: &'a str,
+    protocol: &'a str,
+    port: i32,
+}
+
+impl HostPort<'_> {
+    /// Whether two pods cannot have these ports of one node: all addresses collide with any.
+    pub fn collides(&self, other: &HostPort<'_>) -> bool {
+        let addresses = self.address == other.address || self.address.is_empty() || other.address.is_empty();
+        addresses && self.protocol == other.protocol && self.port == other.port
+    }
+}
+
+/// The ports that a pod's containers and sidecars take on its node.
+pub fn host_ports(spec: &PodSpec) -> impl Iterator<Item = HostPort<'_>> {
+    let sidecars = spec.init_containers.iter().flatten().filter(|container| is_sidecar(container));
+    spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten()).filter_map(|port| {
+        let address = port.host_ip.as_deref().filter(|ip| *ip != "0.0.0.0").unwrap_or_default();
+        let port_number = port.host_port.filter(|port| *port > 0)?;
+        Some(HostPort { address, protocol: port.protocol.as_deref().unwrap_or("TCP"), port: port_number })
+    })
+}
+
+/// Whether an init container stays beside the main ones.
+fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
 }
 
 fn labels(node: &Node) -> &BTreeMap<String, String> {

@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use coracle_client::ObjectKey;
+use coracle_client::scheduling::resources::{Resources, nonzero_requests, pod_requests};
+use coracle_client::scheduling::{HostPort, host_ports};
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
 use kube::ResourceExt;
-
-use crate::resources::{Resources, nonzero_requests, pod_requests};
 
 /// A pod, with what decisions ask of it worked out once.
 #[derive(Clone, Debug)]
@@ -52,14 +52,9 @@ impl PodInfo {
         self.pod.metadata.uid.as_deref().unwrap_or_default()
     }
 
-    /// The ports it takes on its node: address (empty for all), protocol, port.
-    pub fn host_ports(&self) -> impl Iterator<Item = (&str, &str, i32)> {
-        let containers = self.spec().containers.iter();
-        let sidecars = self.spec().init_containers.iter().flatten();
-        containers.chain(sidecars).flat_map(|c| c.ports.iter().flatten()).filter_map(|port| {
-            let address = port.host_ip.as_deref().filter(|ip| *ip != "0.0.0.0").unwrap_or_default();
-            Some((address, port.protocol.as_deref().unwrap_or("TCP"), port.host_port.filter(|p| *p > 0)?))
-        })
+    /// The ports it takes on its node.
+    pub fn host_ports(&self) -> impl Iterator<Item = HostPort<'_>> {
+        host_ports(self.spec())
     }
 }
 

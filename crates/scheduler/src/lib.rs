@@ -22,7 +22,6 @@ pub mod framework;
 pub mod plugins;
 pub mod preemption;
 pub mod queue;
-pub mod resources;
 mod run;
 mod volumes;
 

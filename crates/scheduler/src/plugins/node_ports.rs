@@ -1,5 +1,7 @@
 //! NodePorts: two pods cannot take the same port of one node.
 
+use coracle_client::scheduling::HostPort;
+
 use crate::cache::{NodeInfo, PodInfo, Snapshot};
 use crate::framework::{ClusterEvent, Filter, Plugin, PreFilter, Refusal};
 
@@ -23,21 +25,13 @@ impl Plugin for NodePorts {
     }
 }
 
-struct Wanted<'a>(Vec<(&'a str, &'a str, i32)>);
+struct Wanted<'a>(Vec<HostPort<'a>>);
 
 impl Filter for Wanted<'_> {
     fn filter(&self, node: &NodeInfo) -> Result<(), Refusal> {
-        let taken = node.pods.values().flat_map(|pod| pod.host_ports());
-        for (address, protocol, port) in taken {
-            // No address means all addresses, which collides with any.
-            let collides = |(a, p, n): &(&str, &str, i32)| {
-                *p == protocol && *n == port && (*a == address || a.is_empty() || address.is_empty())
-            };
-            if self.0.iter().any(collides) {
-                return Err(Refusal::unschedulable(REASON));
-            }
-        }
-        Ok(())
+        let mut taken = node.pods.values().flat_map(|pod| pod.host_ports());
+        let collides = taken.any(|taken| self.0.iter().any(|wanted| wanted.collides(&taken)));
+        if collides { Err(Refusal::unschedulable(REASON)) } else { Ok(()) }
     }
 }
 

@@ -1,8 +1,9 @@
 //! NodeResourcesBalancedAllocation: a node whose CPU and memory fill evenly wastes neither.
 
+use coracle_client::scheduling::resources::{CPU, MEMORY};
+
 use crate::cache::{NodeInfo, PodInfo, Snapshot};
 use crate::framework::{ClusterEvent, MAX_NODE_SCORE, Plugin, Score};
-use crate::resources::{CPU, MEMORY};
 
 #[derive(Debug)]
 pub(super) struct NodeResourcesBalancedAllocation;

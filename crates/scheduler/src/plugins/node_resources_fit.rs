@@ -1,8 +1,9 @@
 //! NodeResourcesFit: what a pod asks for must be free; among nodes where it is, the emptier is better.
 
+use coracle_client::scheduling::resources::{CPU, MEMORY, PODS};
+
 use crate::cache::{NodeInfo, PodInfo, Snapshot};
 use crate::framework::{ClusterEvent, Filter, MAX_NODE_SCORE, Plugin, PreFilter, Refusal, Score};
-use crate::resources::{CPU, MEMORY, PODS};
 
 const TOO_MANY_PODS: &str = "Too many pods";
 

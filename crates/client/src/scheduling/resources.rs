@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use coracle_api::quantity;
-use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
+use k8s_openapi::api::core::v1::{PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use super::is_sidecar;
 
 /// Amounts of resources: cpu in thousandths of a core, everything else in whole units (bytes).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +28,11 @@ impl Resources {
     /// The amount of one resource; 0 if it is not named.
     pub fn get(&self, name: &str) -> i64 {
         self.0.get(name).copied().unwrap_or_default()
+    }
+
+    /// Whether the resource is named at all.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
     }
 
     /// Sets the amount of one resource.
@@ -69,10 +76,6 @@ fn amount(name: &str, quantity: &Quantity) -> i64 {
 
 fn requests(resources: Option<&ResourceRequirements>) -> Resources {
     resources.and_then(|r| r.requests.as_ref()).map(Resources::from_list).unwrap_or_default()
-}
-
-fn is_sidecar(container: &Container) -> bool {
-    container.restart_policy.as_deref() == Some("Always")
 }
 
 /// What a pod asks for: the larger of its containers' sum and the peak of its init containers (a sidecar, once
