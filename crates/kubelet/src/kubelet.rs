@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_client::{EventRecorder, Informer};
+use coracle_client::{EventRecorder, EventType, Informer};
 use coracle_clock::watch;
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::{NODE_AFFINITY, admit};
 use crate::config::Config;
 use crate::images::ImageManager;
 use crate::ips::IpPool;
@@ -24,6 +25,7 @@ use crate::probes::{NetworkProber, Prober};
 use crate::runtime::{ContainerFilter, Runtime, RuntimeError, SandboxFilter};
 use crate::server::{Server, ServerCertificate};
 use crate::shared::Shared;
+use crate::status::PodFailure;
 use crate::volumes::tear_down;
 
 /// How often a silent engine is asked whether it is still there.
@@ -35,6 +37,7 @@ const RUNTIME_RETRY: Duration = Duration::from_secs(1);
 pub struct Kubelet {
     shared: Arc<Shared>,
     pods: Informer<Pod>,
+    node: Informer<Node>,
 }
 
 /// What the manager hears of.
@@ -69,6 +72,8 @@ impl Kubelet {
     ) -> anyhow::Result<Kubelet> {
         let only_mine = watcher::Config::default().fields(&format!("spec.nodeName={}", config.node_name));
         let pods = Informer::new(Api::all(client.clone()), only_mine);
+        let only_me = watcher::Config::default().fields(&format!("metadata.name={}", config.node_name));
+        let node = Informer::new(Api::all(client.clone()), only_me);
         let shared = Arc::new(Shared {
             recorder: EventRecorder::new(client.clone(), "kubelet", Some(&config.node_name)),
             images: ImageManager::new(runtime.clone()),
@@ -76,13 +81,14 @@ impl Kubelet {
             secrets: ObjectCache::new(client.clone()),
             services: Informer::new(Api::<Service>::all(client.clone()), watcher::Config::default()),
             ips: IpPool::new(&config.pod_cidr)?,
+            node: watch::Sender::new(None),
             machine: watch::Sender::new(None),
             config,
             client,
             runtime,
             prober,
         });
-        Ok(Kubelet { shared, pods })
+        Ok(Kubelet { shared, pods, node })
     }
 
     /// How the kubelet's server finds pods and containers.
@@ -113,12 +119,21 @@ impl Kubelet {
             // The manager outlives the informer.
             let _ = of_pods.send(message);
         });
-        let pods = self.pods.clone();
+        let shared = self.shared.clone();
+        self.node.on_change(move |change| {
+            let offers = |node: &&Arc<Node>| node.status.as_ref().is_some_and(|status| status.allocatable.is_some());
+            if let Some(node) = change.new.filter(offers) {
+                shared.node.send_replace(Some(node.clone()));
+            }
+        });
+        let (pods, node) = (self.pods.clone(), self.node.clone());
         let services = self.shared.services.clone();
         let manager = async {
             // Without what already runs, addresses would be given twice; without services, their variables be missing.
             self.shared.services.wait_for_sync().await;
             self.pods.wait_for_sync().await;
+            // Nor is it known before then which pods there is room for.
+            let _ = self.shared.node.subscribe().wait_for(Option::is_some).await;
             while self.reserve_addresses().await.is_err() {
                 coracle_clock::sleep(RUNTIME_RETRY).await;
             }
@@ -127,6 +142,7 @@ impl Kubelet {
         let work = async {
             futures::join!(
                 pods.run(shutdown.clone()),
+                node.run(shutdown.clone()),
                 services.run(shutdown.clone()),
                 node::keep_status(self.shared.clone()),
                 node::keep_lease(self.shared.clone()),
@@ -203,30 +219,45 @@ impl PodManager {
     }
 
     async fn run(mut self, messages: &mut mpsc::UnboundedReceiver<Message>) {
+        // Of the pods that were here before, the oldest are let in first.
+        let mut present: Vec<_> = std::iter::from_fn(|| messages.try_recv().ok()).collect();
+        present.sort_by_key(|message| match message {
+            Message::Pod { old: None, new: Some(pod) } => (false, pod.metadata.creation_timestamp.clone()),
+            _ => (true, None),
+        });
+        for message in present {
+            self.handle(message).await;
+        }
         loop {
             tokio::select! {
                 biased;
                 Some(uid) = self.finished.recv() => drop(self.workers.remove(&uid)),
                 message = messages.recv() => match message {
-                    Some(Message::Pod { old, new }) => self.pod_changed(old, new),
-                    Some(Message::Runtime(uid)) => {
-                        if let Some(worker) = self.workers.get(&uid) {
-                            worker.signals.runtime_changed();
-                        }
-                    }
-                    Some(Message::RuntimeUp) => {
-                        self.workers.values().for_each(|worker| worker.signals.runtime_changed());
-                        if let Err(error) = self.remove_orphans().await {
-                            tracing::debug!(%error, "orphaned containers not removed");
-                        }
-                    }
+                    Some(message) => self.handle(message).await,
                     None => return,
                 },
             }
         }
     }
 
-    fn pod_changed(&mut self, old: Option<Arc<Pod>>, new: Option<Arc<Pod>>) {
+    async fn handle(&mut self, message: Message) {
+        match message {
+            Message::Pod { old, new } => self.pod_changed(old, new).await,
+            Message::Runtime(uid) => {
+                if let Some(worker) = self.workers.get(&uid) {
+                    worker.signals.runtime_changed();
+                }
+            }
+            Message::RuntimeUp => {
+                self.workers.values().for_each(|worker| worker.signals.runtime_changed());
+                if let Err(error) = self.remove_orphans().await {
+                    tracing::debug!(%error, "orphaned containers not removed");
+                }
+            }
+        }
+    }
+
+    async fn pod_changed(&mut self, old: Option<Arc<Pod>>, new: Option<Arc<Pod>>) {
         let replaced = |old: &Arc<Pod>| new.as_ref().is_none_or(|new| uid(new) != uid(old));
         if let Some(old) = old.filter(replaced)
             && let Some(worker) = self.workers.get(&uid(&old))
@@ -241,10 +272,34 @@ impl PodManager {
             None => {
                 // The first thing a kubelet does about a pod is to say when; before that, nothing of it can run.
                 let fresh = new.status.as_ref().is_none_or(|status| status.start_time.is_none());
-                let worker = pod_worker::start(self.shared.clone(), new.clone(), fresh, self.done.clone());
+                let rejection = self.rejection(&new).await;
+                let worker = pod_worker::start(self.shared.clone(), new.clone(), fresh, rejection, self.done.clone());
                 self.workers.insert(uid(&new), worker);
             }
         }
+    }
+
+    /// Why the node does not take a pod, if it does not. What is over or ending needs no room.
+    async fn rejection(&self, pod: &Pod) -> Option<PodFailure> {
+        let is_over =
+            |pod: &Pod| matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
+        if is_over(pod) || pod.metadata.deletion_timestamp.is_some() {
+            return None;
+        }
+        let here = |other: &Pod| self.workers.get(&uid(other)).is_some_and(|worker| !worker.rejected);
+        let others: Vec<_> = self.pods.list().into_iter().filter(|other| here(other) && !is_over(other)).collect();
+        let node = self.shared.node.borrow().clone()?;
+        let mut verdict = admit(pod, &node, &others);
+        if verdict.as_ref().is_err_and(|failure| failure.reason == NODE_AFFINITY) {
+            // The scheduler may have heard of the node's new labels before us.
+            let api: Api<Node> = Api::all(self.shared.client.clone());
+            if let Ok(node) = api.get(&self.shared.config.node_name).await {
+                verdict = admit(pod, &node, &others);
+            }
+        }
+        let failure = verdict.err()?;
+        self.shared.pod_event(pod, EventType::Warning, &failure.reason, failure.message.clone());
+        Some(failure)
     }
 
     /// Stops and removes what runs for pods that no longer exist.

@@ -13,7 +13,8 @@
 //! The kubelet remembers nothing that the API server and the runtime do not tell again: killed at any line and
 //! started anew, it adopts what runs and goes on.
 
-pub mod backoff;
+pub mod admission;
+mod backoff;
 pub mod config;
 pub mod container;
 pub mod dns;

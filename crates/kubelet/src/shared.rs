@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use coracle_client::{EventRecorder, EventType, Informer, object_reference};
 use coracle_clock::watch;
-use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, ObjectReference, Pod, Secret, Service};
 use kube::Client;
 
 use crate::config::Config;
@@ -29,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) config_maps: ObjectCache<ConfigMap>,
     pub(crate) secrets: ObjectCache<Secret>,
     pub(crate) services: Informer<Service>,
+    /// The node as it was last seen with what it has to offer.
+    pub(crate) node: watch::Sender<Option<Arc<Node>>>,
     pub(crate) ips: IpPool,
     /// Who the runtime is, as last asked; `None` while it does not answer.
     pub(crate) machine: watch::Sender<Option<RuntimeVersion>>,

@@ -37,6 +37,20 @@ pub struct PodFailure {
     pub reason: String,
     /// `status.message`.
     pub message: String,
+    /// The node did not take the pod, so that there is nothing to say of its containers.
+    pub rejected: bool,
+}
+
+impl PodFailure {
+    /// A failure of what has run.
+    pub(crate) fn new(reason: &str, message: &str) -> PodFailure {
+        PodFailure { reason: reason.into(), message: message.into(), rejected: false }
+    }
+
+    /// Why the node does not take a pod.
+    pub(crate) fn rejected(reason: &str, message: &str) -> PodFailure {
+        PodFailure { rejected: true, ..PodFailure::new(reason, message) }
+    }
 }
 
 /// Everything that a status follows from.
@@ -71,8 +85,16 @@ pub fn pod_status(input: StatusInput<'_>) -> PodStatus {
         start_time: old.start_time.clone().or(Some(whole_seconds(input.now))),
         nominated_node_name: old.nominated_node_name.clone(),
         resource_claim_statuses: old.resource_claim_statuses.clone(),
+        extended_resource_claim_status: old.extended_resource_claim_status.clone(),
         ..PodStatus::default()
     };
+    if let Some(rejection) = input.failure.filter(|failure| failure.rejected) {
+        status.phase = Some("Failed".into());
+        status.reason = Some(rejection.reason.clone());
+        status.message = Some(format!("Pod was rejected: {}", rejection.message));
+        status.conditions = Some(conditions::foreign(&old)).filter(|conditions| !conditions.is_empty());
+        return status;
+    }
     addresses(&input, &old, &mut status);
     containers::container_statuses(&input, &old, &mut status);
     let old_phase = old.phase.as_deref().filter(|phase| matches!(*phase, "Succeeded" | "Failed"));

@@ -86,6 +86,8 @@ impl Signals {
 pub(crate) struct WorkerHandle {
     pub(crate) updates: watch::Sender<PodUpdate>,
     pub(crate) signals: Arc<Signals>,
+    /// The node did not take the pod.
+    pub(crate) rejected: bool,
     pub(crate) _task: AbortOnDropHandle<()>,
 }
 
@@ -118,6 +120,7 @@ pub(crate) struct PodWorker {
     observed: ObservedPod,
     /// The status last sent, or last seen when none was sent.
     status: PodStatus,
+    /// What the kubelet has failed the pod for.
     failure: Option<PodFailure>,
     waiting: BTreeMap<String, WaitingReason>,
     backoff: Backoff,
@@ -135,13 +138,16 @@ pub(crate) struct PodWorker {
     wake_at: Option<Timestamp>,
 }
 
-/// Starts the worker of a pod. `fresh` says that the runtime cannot know the pod yet.
+/// Starts the worker of a pod. `fresh` says that the runtime cannot know the pod yet, `rejection` why it is to end
+/// before it begins.
 pub(crate) fn start(
     shared: Arc<Shared>,
     pod: Arc<Pod>,
     fresh: bool,
+    rejection: Option<PodFailure>,
     done: mpsc::UnboundedSender<String>,
 ) -> WorkerHandle {
+    let rejected = rejection.is_some();
     let signals = Arc::new(Signals { runtime_changed: AtomicBool::new(!fresh), ..Signals::default() });
     let (updates, receiver) = watch::channel(PodUpdate { pod: pod.clone(), gone: false });
     let worker = PodWorker {
@@ -153,9 +159,9 @@ pub(crate) fn start(
         status: pod.status.clone().unwrap_or_default(),
         pod,
         gone: false,
-        stage: Stage::Syncing,
+        stage: if rejection.is_some() { Stage::Terminating } else { Stage::Syncing },
         observed: ObservedPod::default(),
-        failure: None,
+        failure: rejection,
         waiting: BTreeMap::new(),
         backoff: Backoff::default(),
         announced: BTreeMap::new(),
@@ -171,7 +177,7 @@ pub(crate) fn start(
         wake_at: None,
     };
     let task = AbortOnDropHandle::new(tokio::spawn(worker.run()));
-    WorkerHandle { updates, signals, _task: task }
+    WorkerHandle { updates, signals, rejected, _task: task }
 }
 
 impl PodWorker {

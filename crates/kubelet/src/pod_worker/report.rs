@@ -92,6 +92,7 @@ fn difference(old: Option<&PodStatus>, new: &PodStatus) -> Option<Value> {
             continue;
         }
         let change = match (field.as_str(), before) {
+            ("conditions", Some(before)) if lost(before, value) => replaced(value),
             ("conditions", before) => changed_conditions(before, value),
             // Merged by address unless told otherwise.
             ("podIPs" | "hostIPs", Some(_)) => replaced(value),
@@ -113,6 +114,13 @@ fn replaced(list: &Value) -> Value {
     let mut items = list.as_array().cloned().unwrap_or_default();
     items.push(json!({ "$patch": "replace" }));
     Value::Array(items)
+}
+
+/// Whether a condition is no more.
+fn lost(old: &Value, new: &Value) -> bool {
+    let (old, new) = (types(old), types(new));
+    let new = new.as_array().map(Vec::as_slice).unwrap_or_default();
+    old.as_array().into_iter().flatten().any(|kind| !new.contains(kind))
 }
 
 /// What conditions are merged by.

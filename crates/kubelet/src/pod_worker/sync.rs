@@ -74,7 +74,7 @@ impl PodWorker {
         }
         let message = "Pod was active on the node longer than the specified deadline";
         self.shared.pod_event(&self.pod, EventType::Normal, "DeadlineExceeded", message);
-        self.failure = Some(PodFailure { reason: "DeadlineExceeded".into(), message: message.into() });
+        self.failure = Some(PodFailure::new("DeadlineExceeded", message));
         true
     }
 

@@ -42,8 +42,13 @@ pub(super) fn conditions(input: &StatusInput<'_>, status: &PodStatus, old: &PodS
     let previous = old.conditions.as_deref().unwrap_or_default();
     let mut all: Vec<PodCondition> =
         OWNED.iter().zip(values).map(|(type_, value)| condition(input, previous, type_, value)).collect();
-    all.extend(previous.iter().filter(|c| !OWNED.contains(&c.type_.as_str())).cloned());
+    all.extend(foreign(old));
     all
+}
+
+/// The conditions that are others'.
+pub(super) fn foreign(status: &PodStatus) -> Vec<PodCondition> {
+    status.conditions.iter().flatten().filter(|c| !OWNED.contains(&c.type_.as_str())).cloned().collect()
 }
 
 fn condition(input: &StatusInput<'_>, previous: &[PodCondition], type_: &str, value: Value) -> PodCondition {

@@ -197,7 +197,7 @@ fn what_has_ended_stays_ended() {
 fn a_pod_failed_by_the_kubelet_says_why() {
     let pod = one("Always");
     let mut case = Case::of(&pod, Seen::nothing(&pod).with_sandbox(0, SandboxState::NotReady).exited("a", 0, 137, 5));
-    case.failure = Some(PodFailure { reason: "DeadlineExceeded".into(), message: "too long".into() });
+    case.failure = Some(PodFailure::new("DeadlineExceeded", "too long"));
     let status = case.terminal().status();
     assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("DeadlineExceeded")));
 }

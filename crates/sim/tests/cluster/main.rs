@@ -1,5 +1,6 @@
 //! Whole clusters in virtual time: each test is a behaviour that only all components together have.
 
+mod admission;
 mod chaos;
 mod daemon_sets;
 mod deployments;
@@ -8,6 +9,7 @@ mod idle;
 mod jobs;
 mod nodes;
 mod pods;
+mod resource_claims;
 mod scheduling;
 mod services;
 mod stateful_sets;
