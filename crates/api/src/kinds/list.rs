@@ -23,7 +23,7 @@ pub(super) static KINDS: &[Kind] = &[
     Kind { definition: "io.k8s.api.apps.v1.Deployment", validate: validate::deployment, warnings: warnings::template, ..GENERIC },
     Kind { definition: "io.k8s.api.apps.v1.ReplicaSet", validate: validate::replica_set, warnings: warnings::template, ..GENERIC },
     Kind { definition: "io.k8s.api.apps.v1.StatefulSet", prepare_create: prepare::stateful_set, prepare_update: |new, _, _| prepare::stateful_set(new), validate: validate::stateful_set, validate_update: validate::stateful_set_update, warnings: warnings::template, ..GENERIC },
-    Kind { definition: "io.k8s.api.apps.v1.DaemonSet", validate: validate::daemon_set, warnings: warnings::template, ..GENERIC },
+    Kind { definition: "io.k8s.api.apps.v1.DaemonSet", prepare_create: prepare::daemon_set, prepare_update: prepare::daemon_set_update, validate: validate::daemon_set, warnings: warnings::template, ..GENERIC },
     Kind { definition: "io.k8s.api.batch.v1.Job", prepare_create: prepare::job, validate: validate::job, validate_create: validate::job_create, validate_update: validate::job_update, warnings: warnings::template, ..GENERIC },
     Kind { definition: "io.k8s.api.batch.v1.CronJob", validate: validate::cron_job, warnings: warnings::cron_job, ..GENERIC },
     Kind { definition: "io.k8s.api.discovery.v1.EndpointSlice", validate: validate::endpoint_slice, ..GENERIC },

@@ -91,6 +91,28 @@ pub(super) fn stateful_set(object: &mut Value) {
     }
 }
 
+/// Counts a DaemonSet's templates, as its API did before `apps/v1`. Controllers label pods with it still.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+fn template_generation(set: &Value) -> i64 {
+    set["metadata"]["annotations"][TEMPLATE_GENERATION].as_str().and_then(|text| text.parse().ok()).unwrap_or_default()
+}
+
+fn set_template_generation(set: &mut Value, generation: i64) {
+    child(child(set, "metadata"), "annotations")[TEMPLATE_GENERATION] = generation.to_string().into();
+}
+
+/// A DaemonSet has its first template, unless it is an old one's copy.
+pub(super) fn daemon_set(set: &mut Value) {
+    set_template_generation(set, template_generation(set).max(1));
+}
+
+/// Another template is one more, whatever a client says.
+pub(super) fn daemon_set_update(new: &mut Value, old: &Value, _: &str) {
+    let changed = new["spec"]["template"] != old["spec"]["template"];
+    set_template_generation(new, template_generation(old) + i64::from(changed));
+}
+
 /// A Job selects its pods by its own uid, unless told otherwise.
 pub(super) fn job(object: &mut Value) {
     if object["spec"]["manualSelector"] == true {

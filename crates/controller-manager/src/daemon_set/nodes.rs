@@ -24,6 +24,22 @@ const TOLERATED: [(&str, &str); 6] = [
 /// And those on the host's network, a node whose pods have none.
 const NETWORK_UNAVAILABLE: (&str, &str) = ("node.kubernetes.io/network-unavailable", "NoSchedule");
 
+const GENERATION: &str = "deprecated.daemonset.template.generation";
+/// Tells of which template a pod is, as it was told before revisions were kept.
+const GENERATION_LABEL: &str = "pod-template-generation";
+
+fn template_generation(set: &DaemonSet) -> Option<i64> {
+    set.annotations().get(GENERATION)?.parse().ok()
+}
+
+/// Whether a pod is of the present template: by its revision, or else by its number.
+pub(super) fn is_new(set: &DaemonSet, hash: &str, pod: &Pod) -> bool {
+    let labelled = |key| pod.labels().get(key).map(String::as_str);
+    let generation = template_generation(set).map(|generation| generation.to_string());
+    labelled(REVISION_LABEL) == Some(hash)
+        || generation.is_some() && labelled(GENERATION_LABEL) == generation.as_deref()
+}
+
 pub(super) fn template(set: &DaemonSet) -> PodTemplateSpec {
     set.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default()
 }
@@ -73,6 +89,9 @@ pub(super) fn daemon_spec(set: &DaemonSet) -> PodSpec {
 pub(super) fn new_pod(set: &DaemonSet, node: &str, hash: &str) -> Pod {
     let mut pod = pods::from_template(&template(set), &set.name_any(), controller_reference(set));
     pod.labels_mut().insert(REVISION_LABEL.into(), hash.into());
+    if let Some(generation) = template_generation(set) {
+        pod.labels_mut().insert(GENERATION_LABEL.into(), generation.to_string());
+    }
     let mut spec = daemon_spec(set);
     let this_node =
         NodeSelectorRequirement { key: NODE_NAME.into(), operator: "In".into(), values: Some(vec![node.into()]) };

@@ -14,7 +14,6 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
 
 use super::nodes::{self, Wanted};
-use crate::history::REVISION_LABEL;
 use crate::pods;
 
 /// What a DaemonSet's next step depends on.
@@ -179,7 +178,7 @@ impl Step<'_> {
 }
 
 fn is_new(state: &State, pod: &Pod) -> bool {
-    pod.labels().get(REVISION_LABEL).map(String::as_str) == Some(state.hash)
+    nodes::is_new(state.set, state.hash, pod)
 }
 
 fn is_available(state: &State, pod: &Pod) -> bool {

@@ -43,6 +43,31 @@ fn daemons_stay_on_a_node_that_is_cordoned_or_lost_and_leave_one_that_is_tainted
 }
 
 #[test]
+fn templates_are_counted_and_pods_labelled_with_the_count() {
+    simulate(async |cluster| {
+        let count = async || -> anyhow::Result<(Value, Vec<Value>)> {
+            let set = get(cluster, "daemonsets", "log").await?;
+            let labels = pods(cluster, "log").await?;
+            let of_pods = labels.iter().map(|pod| pod["metadata"]["labels"]["pod-template-generation"].clone());
+            Ok((set["metadata"]["annotations"]["deprecated.daemonset.template.generation"].clone(), of_pods.collect()))
+        };
+        cluster.create(daemon("fluentd:1")).await?;
+        cluster.settle().await;
+        assert_eq!(count().await?, (json!("1"), vec![json!("1"); 3]));
+        cluster.patch("daemonsets", "log", json!({ "spec": { "minReadySeconds": 1 } })).await?;
+        let forged = json!({ "metadata": { "annotations": { "deprecated.daemonset.template.generation": "7" } } });
+        cluster.patch("daemonsets", "log", forged).await?;
+        cluster.settle().await;
+        assert_eq!(count().await?.0, json!("1"));
+        let template = json!({ "spec": { "template": pod_template("log", "fluentd:2") } });
+        cluster.patch("daemonsets", "log", template).await?;
+        cluster.settle().await;
+        assert_eq!(count().await?, (json!("2"), vec![json!("2"); 3]));
+        Ok(())
+    });
+}
+
+#[test]
 fn a_crash_after_any_write_leads_to_the_same_daemons() {
     for writes in (1..16).step_by(2) {
         simulate(async |cluster| {
