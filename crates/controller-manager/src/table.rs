@@ -25,6 +25,14 @@ macro_rules! controllers {
     };
 }
 
+// Upstream's others are not here, because
+// - their APIs are off by default: `kube-apiserver-serving-clustertrustbundle-publisher-controller`,
+//   `podcertificaterequest-cleaner-controller`, `podgroup-protection-controller`,
+//   `resourcepoolstatusrequest-controller`, `storageversion-garbage-collector-controller`,
+//   `storage-version-migrator-controller`;
+// - they are off by default: `selinux-warning-controller`;
+// - they serve what upstream leaves to a cloud: `cloud-node-lifecycle-controller`, `node-route-controller`;
+// - no volume of ours is attached to a node before it is mounted: `persistentvolume-attach-detach-controller`.
 controllers! {
     "replicaset-controller", "replicaset", crate::replica_set::run_replica_sets;
     "replicationcontroller-controller", "replicationcontroller", crate::replica_set::run_replication_controllers;
@@ -49,11 +57,14 @@ controllers! {
     "persistentvolume-protection-controller", "pv-protection", crate::volumes::protection::run_volumes;
     "volumeattributesclass-protection-controller", "volumeattributesclass-protection-controller",
         crate::volumes::protection::run_attributes_classes;
+    "resourceclaim-controller", "resource-claim-controller", crate::resource_claim::run;
     "namespace-controller", "namespace", crate::namespace::run;
     "garbage-collector-controller", "garbagecollector", crate::garbage_collector::run;
     "node-ipam-controller", "nodeipam", crate::node_ipam::run;
     "node-lifecycle-controller", "nodelifecycle", crate::node_lifecycle::run;
-    "taint-eviction-controller", "taint-eviction", crate::taint_eviction::run;
+    "taint-eviction-controller", "taint-eviction", crate::taint_eviction::run_nodes;
+    "device-taint-eviction-controller", "device-taint-eviction-controller", crate::taint_eviction::run_devices;
+    "ttl-controller", "ttl", crate::node_ttl::run;
     "pod-garbage-collector-controller", "podgc", crate::pod_gc::run;
     "job-controller", "job", crate::job::run;
     "certificatesigningrequest-approving-controller", "csrapproving", crate::certificates::approve::run;

@@ -1,4 +1,4 @@
-//! Taint eviction: pods leave nodes with NoExecute taints that they do not tolerate (any longer).
+//! Taint eviction from nodes.
 //!
 //! Watches pods and nodes; a key is a pod, and a node's change is that of all its pods. Most pods tolerate an
 //! unreachable node for five minutes, so a key is usually put back for then.
@@ -6,16 +6,14 @@
 use std::time::Duration;
 
 use coracle_client::scheduling::tolerates;
-use coracle_client::{EventRecorder, EventType, Informer, ObjectKey, Requeue, WorkQueue, object_reference};
+use coracle_client::{Informer, ObjectKey, Requeue, WorkQueue};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use kube::{Api, Client, ResourceExt};
-use serde_json::json;
+use kube::ResourceExt;
 
+use super::{Evictor, Words};
 use crate::context::{Context, enqueue_changes};
-use crate::error::{IgnoreNotFound, Result};
+use crate::error::Result;
 use crate::node_lifecycle::{BY_NODE, index_by_node};
 use crate::pods;
 
@@ -43,11 +41,17 @@ fn may_stay(tolerations: &[Toleration], taints: &[Taint], now: Timestamp) -> Opt
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
     let queue = WorkQueue::new();
+    let words = Words {
+        event: "TaintManagerEviction",
+        marking: "Marking for deletion Pod {}",
+        cancelling: "Cancelling deletion of Pod {}",
+        reason: "DeletionByTaintManager",
+        message: "Taint manager: deleting due to NoExecute taint",
+    };
     let controller = TaintEviction {
         pods: context.informer(),
         nodes: context.informer(),
-        client: context.client.clone(),
-        recorder: context.recorder(NAME),
+        evictor: Evictor::new(&context, NAME, words),
     };
     index_by_node(&controller.pods);
     enqueue_changes(&controller.pods, &queue);
@@ -67,43 +71,26 @@ pub(crate) async fn run(context: Context) {
 struct TaintEviction {
     pods: Informer<Pod>,
     nodes: Informer<Node>,
-    client: Client,
-    recorder: EventRecorder,
+    evictor: Evictor,
 }
 
 impl TaintEviction {
     async fn sync(&self, key: ObjectKey) -> Result<Requeue> {
-        let Some(pod) = self.pods.get(&key).filter(|pod| !pods::is_terminating(pod)) else { return Ok(Requeue::Never) };
+        let Some(pod) = self.pods.get(&key).filter(|pod| !pods::is_terminating(pod)) else {
+            self.evictor.forget(&key);
+            return Ok(Requeue::Never);
+        };
         let node = self.nodes.get(&ObjectKey::new("", pods::node_name(&pod)));
         let taints = node.and_then(|node| node.spec.as_ref()?.taints.clone()).unwrap_or_default();
         let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-        match may_stay(tolerations, &taints, coracle_clock::now()) {
-            None => Ok(Requeue::Never),
-            Some(left) if !left.is_zero() => Ok(Requeue::After(left)),
-            Some(_) => self.evict(&key, &pod).await,
-        }
-    }
-
-    async fn evict(&self, key: &ObjectKey, pod: &Pod) -> Result<Requeue> {
-        let message = format!("Marking for deletion Pod {key}");
-        self.recorder.event(&object_reference(pod), EventType::Normal, "TaintManagerEviction", message);
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
-        let condition = json!({
-            "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
-            "message": "Taint manager: deleting due to NoExecute taint",
-            "lastTransitionTime": Time(coracle_clock::now_seconds()),
-        });
-        let patch =
-            Patch::Strategic(json!({ "metadata": { "uid": pod.uid() }, "status": { "conditions": [condition] } }));
-        api.patch_status(&key.name, &PatchParams::default(), &patch).await.ignore_not_found()?;
-        let params = DeleteParams::default().preconditions(Preconditions { uid: pod.uid(), resource_version: None });
-        api.delete(&key.name, &params).await.ignore_not_found()?;
-        Ok(Requeue::Never)
+        self.evictor.settle(&key, &pod, may_stay(tolerations, &taints, coracle_clock::now())).await
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
