@@ -23,7 +23,7 @@ use crate::objects::ObjectCache;
 use crate::pod_worker::{self, PodUpdate, WorkerHandle};
 use crate::probes::{NetworkProber, Prober};
 use crate::runtime::{ContainerFilter, Runtime, RuntimeError, SandboxFilter};
-use crate::server::{Server, ServerCertificate};
+use crate::server::{Routes, Server, ServerCertificate};
 use crate::shared::Shared;
 use crate::status::PodFailure;
 use crate::volumes::tear_down;
@@ -98,12 +98,17 @@ impl Kubelet {
 
     /// The kubelet's HTTPS server, to be served on [`Config::port`] of the node's address.
     pub fn server(&self, certificate: ServerCertificate) -> Server {
-        Server {
+        Server { certificate, routes: self.routes() }
+    }
+
+    /// What that server answers, for an API server in the same process.
+    pub fn routes(&self) -> Routes {
+        Routes {
             node: self.shared.config.node_name.clone(),
-            certificate,
             pods: self.lookup(),
             runtime: self.shared.runtime.clone(),
             client: self.shared.client.clone(),
+            meter: Arc::default(),
         }
     }
 

@@ -223,6 +223,8 @@ pub struct ContainerStats {
     pub at: Timestamp,
     /// Processor time since start, in nanoseconds.
     pub cpu_usage_nanos: u64,
+    /// The rate of that lately, in billionths of a processor; the kubelet fills it in once it has two samples.
+    pub cpu_nano_cores: Option<u64>,
     /// Memory in use including caches, in bytes.
     pub memory_usage_bytes: u64,
     /// Memory that cannot be reclaimed at once (usage less inactive file cache), in bytes.

@@ -39,11 +39,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::routes::Routes;
 use self::tls::Client;
-use crate::runtime::Runtime;
 
 pub use lookup::{LookupError, PodLookup};
+pub use routes::{Body, Routes};
+pub use stats::Meter;
 pub use tls::ServerCertificate;
 
 /// How long a client may take to agree on TLS, and to send a request's head.
@@ -53,23 +53,17 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// What a server needs.
 pub struct Server {
-    /// The node's name.
-    pub node: String,
-    /// Its identity and whom it trusts.
+    /// The node's identity and whom it trusts.
     pub certificate: ServerCertificate,
-    /// Finds containers.
-    pub pods: Arc<dyn PodLookup>,
-    /// Runs them.
-    pub runtime: Arc<dyn Runtime>,
-    /// By it the API server is asked who may do what.
-    pub client: kube::Client,
+    /// What it answers.
+    pub routes: Routes,
 }
 
 impl Server {
     /// Serves until told to stop. Sessions that are open then are cut off.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
         let acceptor = TlsAcceptor::from(self.certificate.server_config()?);
-        let routes = Arc::new(Routes { node: self.node, pods: self.pods, runtime: self.runtime, client: self.client });
+        let routes = Arc::new(self.routes);
         let authorities = self.certificate.authorities()?;
         let connections = TaskTracker::new();
         loop {

@@ -10,15 +10,16 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::logs::{LogRequest, render};
 use super::lookup::{LookupError, PodLookup};
 use super::query::{Query, segments};
-use super::stats;
+use super::stats::{self, Meter};
 use super::streaming::{Kind, PortForward, Refusal, port_forward, remote_command};
 use super::tls::Identity;
-use crate::runtime::{ContainerFilter, ContainerState, ExecOptions, Runtime, RuntimeError};
+use crate::runtime::{ContainerFilter, ContainerState, ContainerStats, ExecOptions, Runtime, RuntimeError};
 
 /// The body of an answer.
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
@@ -34,19 +35,22 @@ pub struct Routes {
     pub runtime: Arc<dyn Runtime>,
     /// By it the API server is asked who may do what.
     pub client: kube::Client,
+    /// What containers used before.
+    pub meter: Arc<Meter>,
 }
 
 impl Routes {
     /// Answers a request of a client that is known by its certificate, or not at all.
     pub async fn answer<B>(&self, request: Request<B>, client: Option<&Identity>) -> Response<Body> {
-        let answer = match self.authorize(&request, client).await {
-            Ok(()) => self.route(request).await,
-            Err(refusal) => Err(refusal),
-        };
-        answer.unwrap_or_else(|refusal| {
-            tracing::debug!(status = %refusal.status, refusal.message, "refused a request");
-            text(refusal.status, refusal.message + "\n")
-        })
+        match self.authorize(&request, client).await {
+            Ok(()) => self.answer_api_server(request).await,
+            Err(refusal) => refused(refusal),
+        }
+    }
+
+    /// Answers the API server, which has asked already who may do what.
+    pub async fn answer_api_server<B>(&self, request: Request<B>) -> Response<Body> {
+        self.route(request).await.unwrap_or_else(refused)
     }
 
     async fn route<B>(&self, request: Request<B>) -> Result<Response<Body>, Refusal> {
@@ -110,13 +114,19 @@ impl Routes {
     }
 
     async fn summary(&self) -> Result<Response<Body>, Refusal> {
-        let samples = self.runtime.list_stats().await.map_err(of_runtime)?;
-        Ok(json(&stats::summary(&self.node, &self.pods.pods().await, &samples)))
+        let (pods, samples, node_nanos) = self.sample().await?;
+        Ok(json(&stats::summary(&self.node, &pods, &samples, node_nanos)))
     }
 
     async fn metrics(&self) -> Result<Response<Body>, Refusal> {
-        let samples = self.runtime.list_stats().await.map_err(of_runtime)?;
-        Ok(text(StatusCode::OK, stats::resource_metrics(&samples)))
+        let (pods, samples, node_nanos) = self.sample().await?;
+        Ok(text(StatusCode::OK, stats::resource_metrics(&pods, &samples, node_nanos)))
+    }
+
+    async fn sample(&self) -> Result<(Vec<Pod>, Vec<ContainerStats>, u64), Refusal> {
+        let mut samples = self.runtime.list_stats().await.map_err(of_runtime)?;
+        let node_nanos = self.meter.read(&mut samples);
+        Ok((self.pods.pods().await, samples, node_nanos))
     }
 
     async fn container_logs(
@@ -174,6 +184,11 @@ impl Routes {
         let to = PortForward { runtime: self.runtime.clone(), sandbox, pod: pod.into(), ports };
         Ok(port_forward::<B, Empty>(request, to)?.map(Empty::into))
     }
+}
+
+fn refused(refusal: Refusal) -> Response<Body> {
+    tracing::debug!(status = %refusal.status, refusal.message, "refused a request");
+    text(refusal.status, refusal.message + "\n")
 }
 
 fn only_get_or_post<B>(request: &Request<B>) -> Result<(), Refusal> {

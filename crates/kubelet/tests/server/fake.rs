@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use coracle_kubelet::runtime::*;
-use coracle_kubelet::server::{LookupError, PodLookup, Server, ServerCertificate};
+use coracle_kubelet::server::{LookupError, PodLookup, Routes, Server, ServerCertificate};
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
@@ -253,13 +253,14 @@ impl Kubelet {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let server = Server {
+        let routes = Routes {
             node: "node-1".into(),
-            certificate,
             pods: Arc::new(OnePod),
             runtime: Arc::new(FakeRuntime),
             client: cluster(),
+            meter: Arc::default(),
         };
+        let server = Server { certificate, routes };
         tokio::spawn(server.serve(listener, shutdown.clone()));
         Kubelet { issuer, address, shutdown }
     }

@@ -12,6 +12,7 @@
 //! containers), privileged containers and protection from the out-of-memory killer are degraded with a warning
 //! instead of refused.
 
+mod cgroup;
 mod cluster;
 mod container;
 mod error;

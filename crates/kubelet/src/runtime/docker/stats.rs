@@ -1,12 +1,14 @@
-//! What containers use, by the engine's one-shot samples.
+//! What containers use, from their control groups, else by the engine's one-shot samples.
+
+use std::path::Path;
 
 use bollard::models::ContainerStatsResponse;
 use bollard::query_parameters::{ListContainersOptions, StatsOptions};
 use futures::{StreamExt, stream};
 
-use super::DockerRuntime;
 use super::error::translate;
 use super::labels::{self, Identity};
+use super::{DockerRuntime, cgroup};
 use crate::runtime::{ContainerStats, PodRef, Result, RuntimeError};
 
 /// A sample keeps the engine busy for a while; so many are taken at once.
@@ -38,32 +40,59 @@ impl DockerRuntime {
     }
 
     async fn sample(&self, id: &str, identity: Identity) -> Result<ContainerStats> {
+        let (pod, name) = (identity.pod, identity.container.unwrap_or_default());
+        if let Some(usage) = cgroup::read(Path::new(cgroup::ROOT), id) {
+            return Ok(of_group(id, pod, name, &usage));
+        }
         let options = StatsOptions { stream: false, one_shot: true };
         let sample = self.docker.stats(id, Some(options)).next().await;
         let sample = sample.ok_or_else(|| RuntimeError::NotRunning(id.into()))?;
         let sample = sample.map_err(|error| translate(id, error))?;
-        Ok(stats(id, identity.pod, identity.container.unwrap_or_default(), &sample))
+        Ok(of_engine(id, pod, name, &sample))
     }
 }
 
-fn stats(id: &str, pod: PodRef, name: String, sample: &ContainerStatsResponse) -> ContainerStats {
+fn of_group(id: &str, pod: PodRef, name: String, usage: &cgroup::Usage) -> ContainerStats {
+    ContainerStats {
+        id: id.into(),
+        pod,
+        name,
+        at: coracle_clock::now(),
+        cpu_usage_nanos: usage.cpu_nanos,
+        pids: usage.pids,
+        ..ContainerStats::default()
+    }
+    .with_memory(usage.memory_bytes, |name| cgroup::line(&usage.memory, name))
+}
+
+fn of_engine(id: &str, pod: PodRef, name: String, sample: &ContainerStatsResponse) -> ContainerStats {
     let cpu = sample.cpu_stats.as_ref().and_then(|cpu| cpu.cpu_usage.as_ref()?.total_usage);
     let memory = sample.memory_stats.as_ref();
     let usage = memory.and_then(|memory| memory.usage).unwrap_or_default();
     let details = memory.and_then(|memory| memory.stats.as_ref());
-    // Control groups of version 1 count descendants under `total_…`; version 2 always does.
-    let detail = |names: [&str; 2]| names.into_iter().find_map(|name| details?.get(name).copied()).unwrap_or_default();
     ContainerStats {
         id: id.into(),
         pod,
         name,
         at: sample.read.as_deref().and_then(|time| time.parse().ok()).unwrap_or_else(coracle_clock::now),
         cpu_usage_nanos: cpu.unwrap_or_default(),
-        memory_usage_bytes: usage,
-        memory_working_set_bytes: usage.saturating_sub(detail(["total_inactive_file", "inactive_file"])),
-        memory_rss_bytes: detail(["total_rss", "anon"]),
-        page_faults: detail(["total_pgfault", "pgfault"]),
-        major_page_faults: detail(["total_pgmajfault", "pgmajfault"]),
         pids: sample.pids_stats.as_ref().and_then(|pids| pids.current).unwrap_or_default(),
+        ..ContainerStats::default()
+    }
+    .with_memory(usage, |name| details?.get(name).copied())
+}
+
+impl ContainerStats {
+    /// With the lines of `memory.stat`: version 1 counts descendants under `total_…`, version 2 always does.
+    fn with_memory(self, usage: u64, line: impl Fn(&str) -> Option<u64>) -> Self {
+        let detail = |names: [&str; 2]| names.into_iter().find_map(&line).unwrap_or_default();
+        ContainerStats {
+            memory_usage_bytes: usage,
+            memory_working_set_bytes: usage.saturating_sub(detail(["total_inactive_file", "inactive_file"])),
+            memory_rss_bytes: detail(["total_rss", "anon"]),
+            page_faults: detail(["total_pgfault", "pgfault"]),
+            major_page_faults: detail(["total_pgmajfault", "pgmajfault"]),
+            ..self
+        }
     }
 }

@@ -61,6 +61,14 @@ impl SimulatedRuntime {
         }
     }
 
+    /// Lets the running containers of a pod use so much each from now on: thousandths of a processor, and bytes.
+    pub fn set_use(&self, namespace: &str, pod: &str, cpu_milli: u64, memory_bytes: u64) {
+        let mut state = self.world.state();
+        let of_pod =
+            |c: &&mut Container| (c.status.pod.namespace.as_str(), c.status.pod.name.as_str()) == (namespace, pod);
+        state.containers.values_mut().filter(of_pod).for_each(|c| c.set_use(cpu_milli, memory_bytes));
+    }
+
     fn find_running(&self, namespace: &str, pod: &str, container: &str) -> Option<String> {
         let state = self.world.state();
         let mut statuses = state.containers.values().map(|c| &c.status);
@@ -180,7 +188,7 @@ impl Runtime for SimulatedRuntime {
             annotations: config.annotations.clone(),
         };
         let id = status.id.clone();
-        state.containers.insert(id.clone(), Container { status, behaviour, unhealthy: false });
+        state.containers.insert(id.clone(), Container { status, behaviour, unhealthy: false, cpu: (0, None) });
         Ok(id)
     }
 
@@ -281,15 +289,13 @@ impl Runtime for SimulatedRuntime {
         let state = self.world.up()?;
         let container = state.containers.get(container_id).ok_or_else(|| not_found(container_id))?;
         let now = coracle_clock::now();
-        let started = container.status.started_at.unwrap_or(now);
-        let nanos = u64::try_from(now.duration_since(started).as_nanos()).unwrap_or(0);
         let memory = container.behaviour.memory_bytes;
         Ok(ContainerStats {
             id: container_id.to_owned(),
             pod: container.status.pod.clone(),
             name: container.status.name.clone(),
             at: now,
-            cpu_usage_nanos: nanos / 1000 * container.behaviour.cpu_milli,
+            cpu_usage_nanos: container.cpu_nanos(now),
             memory_usage_bytes: memory,
             memory_working_set_bytes: memory,
             memory_rss_bytes: memory,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 use super::behaviour::{Behaviour, SimulatedConfig};
@@ -20,6 +21,24 @@ pub(super) struct Container {
     pub(super) behaviour: Behaviour,
     /// Set by tests and scenarios to fail its probes.
     pub(super) unhealthy: bool,
+    /// The processor time used until some moment; since then it has used as much as its behaviour says.
+    pub(super) cpu: (u64, Option<Timestamp>),
+}
+
+impl Container {
+    /// The processor time used so far, in nanoseconds.
+    pub(super) fn cpu_nanos(&self, now: Timestamp) -> u64 {
+        let since = self.cpu.1.filter(|_| self.status.state == ContainerState::Running);
+        let nanos = since.map_or(0, |since| u64::try_from(now.duration_since(since).as_nanos()).unwrap_or(0));
+        self.cpu.0 + nanos / 1000 * self.behaviour.cpu_milli
+    }
+
+    /// From now on it uses so much.
+    pub(super) fn set_use(&mut self, cpu_milli: u64, memory_bytes: u64) {
+        let now = coracle_clock::now();
+        self.cpu = (self.cpu_nanos(now), Some(now));
+        (self.behaviour.cpu_milli, self.behaviour.memory_bytes) = (cpu_milli, memory_bytes);
+    }
 }
 
 #[derive(Default)]
@@ -88,6 +107,7 @@ impl World {
         let container = state.containers.get_mut(id).ok_or_else(|| RuntimeError::NotFound(id.into()))?;
         container.status.state = ContainerState::Running;
         container.status.started_at = Some(coracle_clock::now());
+        container.cpu.1 = container.status.started_at;
         let (pod, name) = (container.status.pod.clone(), container.status.name.clone());
         let behaviour = container.behaviour.clone();
         drop(state);
