@@ -1,6 +1,7 @@
 //! Puts authentication, authorisation, admission and connections together, as the flags of
 //! `kube-apiserver` choose them.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -106,6 +107,8 @@ pub struct SecurityConfig {
     /// The certificate shown to kubelets and the authority (PEM) that signed theirs. Without it there is
     /// no way to logs and exec.
     pub kubelet_client: Option<(CertKey, String)>,
+    /// The way to kubelets of this process, by subresource (`nodes/proxy`); instead of that with a certificate.
+    pub connectors: BTreeMap<String, Arc<dyn Connector>>,
 }
 
 /// The NodePorts unless told otherwise.
@@ -132,6 +135,7 @@ impl SecurityConfig {
             request_headers: None,
             proxy_client: None,
             kubelet_client: None,
+            connectors: BTreeMap::new(),
         }
     }
 
@@ -203,6 +207,7 @@ impl SecurityConfig {
             let connector = |name: &str| (name.to_owned(), proxy.clone() as Arc<dyn Connector>);
             config.connectors.extend(CONNECTORS.map(connector));
         }
+        config.connectors.extend(self.connectors);
         Ok(())
     }
 }

@@ -7,18 +7,20 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use coracle_apiserver::UserInfo;
 use coracle_apiserver::assembly::assemble;
 use coracle_apiserver::auth::jwt::TokenKey;
 use coracle_apiserver::security::SecurityConfig;
+use coracle_apiserver::{ApiServer, UserInfo};
 use coracle_controller_manager::VolumeDirectory;
 use coracle_kubelet::Kubelet;
 use coracle_kubelet::runtime::simulated::{SimulatedConfig, SimulatedRuntime};
+use coracle_metrics_server::MetricsServer;
 use coracle_store::{MemoryStore, Revision, SharedStore};
 use tokio_util::sync::CancellationToken;
 
 use crate::builder::Builder;
 use crate::history::{Change, Recorder, dump};
+use crate::kubelets::Kubelets;
 use crate::line::{Line, Process, Requests, Server, Switchboard};
 
 /// How long nothing may have changed for a cluster to count as settled: longer than a backed-off pod waits in the
@@ -49,6 +51,7 @@ pub struct Cluster {
     admin: kube::Client,
     running: BTreeMap<Component, Process>,
     machines: BTreeMap<String, Machine>,
+    kubelets: Kubelets,
     controllers: Vec<String>,
 }
 
@@ -91,6 +94,7 @@ impl Cluster {
             admin: kube::Client::new(line, "default"),
             running: BTreeMap::new(),
             machines: BTreeMap::new(),
+            kubelets: Kubelets::default(),
             controllers: builder.controllers,
         };
         cluster.restart(&Component::ApiServer).await?;
@@ -190,11 +194,13 @@ impl Cluster {
         self.running.insert(component.clone(), process.clone());
         match component {
             Component::ApiServer => {
-                let security = SecurityConfig::new(TokenKey::generate()?, "10.96.0.0/12".parse()?);
+                let mut security = SecurityConfig::new(TokenKey::generate()?, "10.96.0.0/12".parse()?);
+                security.connectors.insert("nodes/proxy".into(), Arc::new(self.kubelets.clone()));
                 let advertise = (Ipv4Addr::new(10, 244, 0, 1), 6443);
                 let api = assemble(self.store.clone(), security, advertise, None).await.context("the API server")?;
-                let server = Server { api, stopped: killed };
+                let server = Server { api: api.clone(), stopped: killed };
                 *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
+                self.serve_metrics(&api, &process);
             }
             Component::ControllerManager => {
                 let config = coracle_controller_manager::Config {
@@ -221,10 +227,32 @@ impl Cluster {
                 let client = self.component_client(&format!("system:node:{node}"), &["system:nodes"], &process);
                 let (runtime, prober) = (Arc::new(machine.runtime.clone()), Arc::new(machine.runtime.clone()));
                 let kubelet = Kubelet::with_prober(client, runtime, prober, config)?;
+                self.kubelets.add(node, kubelet.routes(), killed.clone());
                 spawn(component, killed.clone(), kubelet.run(killed));
             }
         }
         Ok(())
+    }
+
+    /// metrics-server, which lives in the API server's process.
+    fn serve_metrics(&self, api: &ApiServer, process: &Process) {
+        let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
+        let client = self.component_client(coracle_metrics_server::USER, &groups, process);
+        let metrics = Arc::new(MetricsServer::new(client.clone()));
+        api.config.aggregator.attach(
+            coracle_metrics_server::NAMESPACE,
+            coracle_metrics_server::SERVICE,
+            move |parts| {
+                let metrics = metrics.clone();
+                async move { metrics.answer(&parts).await }
+            },
+        );
+        tokio::spawn(async move { coracle_metrics_server::register(&client).await });
+    }
+
+    /// Lets every container of a pod use so much from now on: thousandths of a processor, and bytes.
+    pub fn set_use(&self, namespace: &str, pod: &str, cpu_milli: u64, memory_bytes: u64) {
+        self.machines.values().for_each(|machine| machine.runtime.set_use(namespace, pod, cpu_milli, memory_bytes));
     }
 
     fn component_client(&self, user: &str, groups: &[&str], process: &Process) -> kube::Client {

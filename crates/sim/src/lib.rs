@@ -44,6 +44,7 @@
 mod builder;
 mod cluster;
 mod history;
+mod kubelets;
 mod line;
 mod objects;
 

@@ -73,7 +73,8 @@ async fn of(aggregator: &Aggregator, remote: &Remote) -> ApiResult<Value> {
     let Some(service) = storage.get("", "services", namespace, name).await? else {
         return no("ServiceNotFound", format!("service/{name} in {namespace:?} is not present"));
     };
-    if matches!(service["spec"]["type"].as_str(), None | Some("ClusterIP")) {
+    let has_endpoints = aggregator.extension(&service).is_none();
+    if has_endpoints && matches!(service["spec"]["type"].as_str(), None | Some("ClusterIP")) {
         let Ok(port_name) = resolve::port_name(&service, remote.port.into()) else {
             let why = format!("service/{name} in {namespace:?} is not listening on port {}", remote.port);
             return no("ServicePortError", why);

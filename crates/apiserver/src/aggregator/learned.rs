@@ -55,7 +55,13 @@ pub(super) async fn learn(
     remotes: &[Remote],
 ) -> Vec<((String, String), Option<GroupVersion>)> {
     join_all(remotes.iter().map(|remote| async {
-        let learned = if remote.available { of(aggregator, remote).await } else { None };
+        let known = aggregator.known(remote);
+        let learned = match remote.available {
+            // What runs in this process says the same until it ends.
+            true if known.fresh && aggregator.is_in_process(remote).await => Some(known),
+            true => of(aggregator, remote).await,
+            false => None,
+        };
         ((remote.group.clone(), remote.version.clone()), learned)
     }))
     .await
@@ -138,6 +144,11 @@ fn from_plain(list: &Value, remote: &Remote) -> Value {
 }
 
 impl Aggregator {
+    fn known(&self, remote: &Remote) -> GroupVersion {
+        let learned = self.learned.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        learned.0.get(&(remote.group.clone(), remote.version.clone())).cloned().unwrap_or_default()
+    }
+
     /// The parts of extension servers' OpenAPI v2 documents that are served here.
     pub fn openapi_v2(&self) -> Vec<Arc<Value>> {
         let learned = self.learned.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -148,10 +159,7 @@ impl Aggregator {
     /// that only they have. `path` is `/apis`, `/apis/<group>` or `/openapi/v3`.
     pub fn merge(&self, path: &str, document: Option<Value>) -> Option<Value> {
         let remotes = self.remotes();
-        let learned = self.learned.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let known = |remote: &Remote| {
-            learned.0.get(&(remote.group.clone(), remote.version.clone())).cloned().unwrap_or_default()
-        };
+        let known = |remote: &Remote| self.known(remote);
         if let Some(group) = path.strip_prefix("/apis/").map(|rest| rest.trim_end_matches('/')) {
             let mut group_document =
                 document.unwrap_or_else(|| json!({ "kind": "APIGroup", "apiVersion": "v1", "name": group }));

@@ -13,6 +13,7 @@ pub mod availability;
 pub mod learned;
 pub mod registration;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -21,8 +22,9 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use coracle_api::ApiResult;
 use coracle_client::transport::{Identity, Trust, client_config};
-use futures::future::select_all;
+use futures::future::{BoxFuture, select_all};
 use http::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, Limited};
 use rustls::ClientConfig;
@@ -70,6 +72,18 @@ pub struct Remote {
 /// All [`Remote`]s as of some version of the APIServices, the greatest priority first.
 type Remotes = Arc<Vec<Remote>>;
 
+type Answer = dyn Fn(Parts) -> BoxFuture<'static, Response<Bytes>> + Send + Sync;
+
+/// An extension server in this process, which needs no socket. It is only read from.
+#[derive(Clone)]
+struct Extension(Arc<Answer>);
+
+impl std::fmt::Debug for Extension {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Extension")
+    }
+}
+
 /// Passes requests on to extension servers.
 #[derive(Debug)]
 pub struct Aggregator {
@@ -78,6 +92,8 @@ pub struct Aggregator {
     identity: Option<CertKey>,
     remotes: Mutex<(i64, Remotes)>,
     learned: Mutex<Learned>,
+    /// Those in this process, by namespace and name of the Service before them.
+    extensions: Mutex<BTreeMap<(String, String), Extension>>,
 }
 
 /// Whether a path is the one of a group version, or below it.
@@ -90,7 +106,37 @@ fn is_below(path: &str, group: &str, version: &str) -> bool {
 impl Aggregator {
     /// Shows `identity` to extension servers.
     pub fn new(storage: Arc<Storage>, identity: Option<CertKey>) -> Arc<Self> {
-        Arc::new(Aggregator { storage, identity, remotes: Mutex::new((-1, Arc::default())), learned: Mutex::default() })
+        let remotes = Mutex::new((-1, Arc::default()));
+        Arc::new(Aggregator { storage, identity, remotes, learned: Mutex::default(), extensions: Mutex::default() })
+    }
+
+    /// Puts an extension server of this process behind a Service. It answers for as long as that has no selector: one
+    /// that selects pods is somebody else's.
+    pub fn attach<F, Fut>(&self, namespace: &str, service: &str, answer: F)
+    where
+        F: Fn(Parts) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Response<Bytes>> + Send + 'static,
+    {
+        let extension = Extension(Arc::new(move |parts| Box::pin(answer(parts))));
+        let mut all = self.extensions.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert((namespace.to_owned(), service.to_owned()), extension);
+    }
+
+    /// The extension server of this process behind a Service, if there is one.
+    fn extension(&self, service: &Value) -> Option<Extension> {
+        let text = |field: &str| service["metadata"][field].as_str().unwrap_or_default().to_owned();
+        let selects = service["spec"]["selector"].as_object().is_some_and(|selector| !selector.is_empty());
+        let all = self.extensions.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&(text("namespace"), text("name"))).filter(|_| !selects).cloned()
+    }
+
+    async fn extension_of(&self, remote: &Remote) -> Option<Extension> {
+        let service = self.storage.get("", "services", &remote.namespace, &remote.service).await.ok()??;
+        self.extension(&service)
+    }
+
+    async fn is_in_process(&self, remote: &Remote) -> bool {
+        self.extension_of(remote).await.is_some()
     }
 
     /// The group versions that other servers serve, as of now.
@@ -173,6 +219,10 @@ impl Aggregator {
         user: &UserInfo,
         mut request: Request<RequestBody>,
     ) -> Result<Response<Body>, String> {
+        if let Some(extension) = self.extension_of(remote).await {
+            identify(request.headers_mut(), user);
+            return Ok(extension.0(request.into_parts().0).await.map(Body::full));
+        }
         let config = remote.tls.clone()?;
         let found = resolve::service(&self.storage, &remote.namespace, &remote.service, remote.port).await;
         let (host, port) = found.map_err(|error| {
@@ -288,8 +338,6 @@ fn logged<T>(what: &str, name: &str, result: ApiResult<T>) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     #[test]

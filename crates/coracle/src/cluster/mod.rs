@@ -26,6 +26,7 @@ use coracle_apiserver::{ApiServer, UserInfo};
 use coracle_client::transport::{Identity, peer};
 use coracle_controller_manager::Authority;
 use coracle_etcd::EtcdServer;
+use coracle_metrics_server::MetricsServer;
 use coracle_store::SharedStore;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -192,6 +193,22 @@ impl Cluster {
         let user = client("system:kube-dns", &[]);
         supervise(&mut components, &self.shutdown, "dns", move |stop| {
             coracle_dns::run(user.clone(), dns.clone(), stop)
+        });
+
+        let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
+        let user = client(coracle_metrics_server::USER, &groups);
+        let metrics = Arc::new(MetricsServer::new(user.clone()));
+        self.api.config.aggregator.attach(
+            coracle_metrics_server::NAMESPACE,
+            coracle_metrics_server::SERVICE,
+            move |parts| {
+                let metrics = metrics.clone();
+                async move { metrics.answer(&parts).await }
+            },
+        );
+        let stop = self.shutdown.clone();
+        components.spawn(async move {
+            stop.run_until_cancelled(coracle_metrics_server::register(&user)).await.unwrap_or_default();
         });
 
         while let Some(component) = components.try_join_next() {
