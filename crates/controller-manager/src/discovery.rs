@@ -62,6 +62,22 @@ pub(crate) async fn served(client: &Client) -> Result<(Vec<Served>, Vec<String>)
     Ok((all, failures))
 }
 
+/// What a kind's resource is called, in the version that its group prefers.
+pub(crate) async fn of_kind(client: &Client, group: &str, kind: &str) -> Result<Option<ApiResource>> {
+    let (version, list) = if group.is_empty() {
+        ("v1".to_owned(), client.list_core_api_resources("v1").await?)
+    } else {
+        let groups = client.list_api_groups().await?.groups;
+        let Some(known) = groups.into_iter().find(|known| known.name == group) else { return Ok(None) };
+        let Some(preferred) = known.preferred_version.or_else(|| known.versions.into_iter().next()) else {
+            return Ok(None);
+        };
+        (preferred.version, client.list_api_group_resources(&preferred.group_version).await?)
+    };
+    let mut entries = list.resources.into_iter().filter_map(|resource| entry(group, &version, resource));
+    Ok(entries.find(|served| served.resource.kind == kind).map(|served| served.resource))
+}
+
 fn entry(group: &str, version: &str, resource: APIResource) -> Option<Served> {
     if resource.name.contains('/') {
         return None;

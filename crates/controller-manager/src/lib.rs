@@ -38,6 +38,7 @@ mod discovery;
 mod disruption;
 mod endpoints;
 mod garbage_collector;
+mod horizontal_pod_autoscaler;
 mod job;
 mod load_balancer;
 mod namespace;
@@ -91,8 +92,40 @@ pub struct Config {
     pub node_monitor_grace_period: Duration,
     /// So many finished pods are kept before the oldest are deleted.
     pub terminated_pod_gc_threshold: usize,
+    /// How replicas follow load.
+    pub autoscaler: Autoscaler,
     /// Told which controllers run.
     pub health: Arc<Health>,
+}
+
+/// How the HorizontalPodAutoscaler controller works; `--horizontal-pod-autoscaler-…`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Autoscaler {
+    /// How many autoscalers are looked at at once.
+    pub concurrent_syncs: usize,
+    /// How often each autoscaler is looked at.
+    pub sync_period: Duration,
+    /// How long a recommendation holds against fewer replicas, unless a behaviour says otherwise.
+    pub downscale_stabilization: Duration,
+    /// By which share of the target usage may differ from it, unless a behaviour says otherwise.
+    pub tolerance: f64,
+    /// So long after a pod's start its processor use counts only if measured while it was ready.
+    pub cpu_initialization_period: Duration,
+    /// A pod that was last ready so soon after its start counts as never ready.
+    pub initial_readiness_delay: Duration,
+}
+
+impl Default for Autoscaler {
+    fn default() -> Self {
+        Autoscaler {
+            concurrent_syncs: 5,
+            sync_period: Duration::from_secs(15),
+            downscale_stabilization: Duration::from_secs(300),
+            tolerance: 0.1,
+            cpu_initialization_period: Duration::from_secs(300),
+            initial_readiness_delay: Duration::from_secs(30),
+        }
+    }
 }
 
 impl Default for Config {
@@ -110,6 +143,7 @@ impl Default for Config {
             concurrent_syncs: 5,
             node_monitor_grace_period: Duration::from_secs(50),
             terminated_pod_gc_threshold: 12_500,
+            autoscaler: Autoscaler::default(),
             health: Arc::default(),
         }
     }

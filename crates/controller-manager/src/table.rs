@@ -71,6 +71,7 @@ controllers! {
     "certificatesigningrequest-signing-controller", "csrsigning", crate::certificates::sign::run;
     "certificatesigningrequest-cleaner-controller", "csrcleaner", crate::certificates::clean::run;
     "cronjob-controller", "cronjob", crate::cron_job::run;
+    "horizontal-pod-autoscaler-controller", "horizontalpodautoscaling", crate::horizontal_pod_autoscaler::run;
     "disruption-controller", "disruption", crate::disruption::run;
     "resourcequota-controller", "resourcequota", crate::resource_quota::run;
     "validatingadmissionpolicy-status-controller", "validatingadmissionpolicy-status", crate::policy_status::run;

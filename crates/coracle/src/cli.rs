@@ -68,6 +68,11 @@ pub enum Command {
     /// For example: coracle get --at-revision 512 pods -A. A revision is what `coracle history` prints, or the
     /// resourceVersion of anything.
     Get(Get),
+    /// Send requests to a URL, and say how fast they are answered, and with what.
+    ///
+    /// For example: coracle load http://10.112.0.1/ --rate 50 --duration 2m. Without a duration it goes on until
+    /// interrupted (Ctrl-C). Connections are renewed every second, so that a Service shares them among its pods.
+    Load(Load),
     /// Container images: what there is, and building them from Debian packages.
     Images(Images),
     /// Print the log of a cluster that runs in the background.
@@ -152,6 +157,25 @@ pub struct Kubeconfig {
     /// Add cluster, user and context `coracle` to ~/.kube/config (or $KUBECONFIG); everything else in it stays.
     #[arg(long)]
     pub merge: bool,
+}
+
+/// `coracle load`.
+#[derive(Debug, Args)]
+pub struct Load {
+    /// Where requests go: http:// or https://.
+    pub url: String,
+    /// How many requests a second, at most (default: as many as are answered).
+    #[arg(long, value_name = "N", value_parser = rate)]
+    pub rate: Option<f64>,
+    /// How many requests are under way at once, at most.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub connections: usize,
+    /// For how long, such as 30s or 2m (default: until interrupted).
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Take whatever certificate the server shows.
+    #[arg(long, short = 'k')]
+    pub insecure: bool,
 }
 
 /// `coracle images`.
@@ -556,6 +580,32 @@ pub struct ControllerManager {
     /// The length of a node's IPv6 podCIDR.
     #[arg(long, value_name = "BITS", default_value_t = 64)]
     pub node_cidr_mask_size_ipv6: u8,
+    /// How replicas follow load.
+    #[command(flatten)]
+    pub autoscaler: AutoscalerFlags,
+}
+
+/// How the HorizontalPodAutoscaler controller works.
+#[derive(Debug, Args)]
+pub struct AutoscalerFlags {
+    /// How many autoscalers are looked at at once.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub concurrent_horizontal_pod_autoscaler_syncs: usize,
+    /// How often each autoscaler is looked at.
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration)]
+    pub horizontal_pod_autoscaler_sync_period: Duration,
+    /// How long a recommendation holds against fewer replicas.
+    #[arg(long, value_name = "DURATION", default_value = "5m0s", value_parser = duration)]
+    pub horizontal_pod_autoscaler_downscale_stabilization: Duration,
+    /// By which share of the target usage may differ from it.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
+    pub horizontal_pod_autoscaler_tolerance: f64,
+    /// So long after a pod's start its CPU use counts only if measured while it was ready.
+    #[arg(long, value_name = "DURATION", default_value = "5m0s", value_parser = duration)]
+    pub horizontal_pod_autoscaler_cpu_initialization_period: Duration,
+    /// A pod that was last ready so soon after its start counts as never ready.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub horizontal_pod_autoscaler_initial_readiness_delay: Duration,
 }
 
 /// `coracle scheduler`.
@@ -672,6 +722,12 @@ pub enum ProxyMode {
     Nftables,
     /// NodePorts and load balancers only.
     Userspace,
+}
+
+/// A number of requests a second.
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
+    if rate > 0.0 && f64::is_finite(rate) { Ok(rate) } else { Err("it must be more than 0".into()) }
 }
 
 /// A duration as Go writes it: `8760h0m0s`, `1m30s`, `500ms`.

@@ -18,6 +18,7 @@ pub fn init(command: &Command, verbose: u8) {
             | Command::History(_)
             | Command::Get(_)
             | Command::Images(_)
+            | Command::Load(_)
             | Command::Logs(_)
             | Command::Setup
             | Command::Completions { .. }

@@ -59,6 +59,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Etcd { command: EtcdCommand::Serve { etcd_listen } } => {
             commands::etcd::serve(data_dir, etcd_listen).await
         }
+        Command::Load(options) => commands::load::run(options).await,
         Command::Images(options) => commands::images::run(data_dir, options).await,
         Command::Logs(options) => commands::logs::run(data_dir, options).await,
         Command::Setup => commands::setup::run().await,

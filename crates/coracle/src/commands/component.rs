@@ -142,6 +142,14 @@ pub async fn controller_manager(data_dir: Option<PathBuf>, options: cli::Control
         load_balancer_pool: options.load_balancer_ip_range,
         cluster_cidrs: cluster_cidrs.collect(),
         node_monitor_grace_period: Duration::from_secs(options.node_monitor_grace_period),
+        autoscaler: coracle_controller_manager::Autoscaler {
+            concurrent_syncs: options.autoscaler.concurrent_horizontal_pod_autoscaler_syncs,
+            sync_period: options.autoscaler.horizontal_pod_autoscaler_sync_period,
+            downscale_stabilization: options.autoscaler.horizontal_pod_autoscaler_downscale_stabilization,
+            tolerance: options.autoscaler.horizontal_pod_autoscaler_tolerance,
+            cpu_initialization_period: options.autoscaler.horizontal_pod_autoscaler_cpu_initialization_period,
+            initial_readiness_delay: options.autoscaler.horizontal_pod_autoscaler_initial_readiness_delay,
+        },
         ..Default::default()
     };
     let health = config.health.clone();

@@ -10,6 +10,7 @@ pub mod history;
 pub mod images;
 pub mod kinds;
 pub mod kubeconfig;
+pub mod load;
 pub mod logs;
 pub mod setup;
 pub mod snapshot;

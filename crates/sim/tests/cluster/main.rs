@@ -1,6 +1,7 @@
 //! Whole clusters in virtual time: each test is a behaviour that only all components together have.
 
 mod admission;
+mod autoscaling;
 mod chaos;
 mod daemon_sets;
 mod deployments;
