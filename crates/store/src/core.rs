@@ -122,8 +122,14 @@ impl Core {
         Core { mvcc, leases, hub: Hub::default(), visible, history_limit_bytes, ended: None }
     }
 
+    /// The newest acknowledged revision.
     pub(crate) fn visible(&self) -> Revision {
         self.visible
+    }
+
+    /// The newest executed revision.
+    pub(crate) fn head(&self) -> Revision {
+        self.mvcc.head()
     }
 
     pub(crate) fn size_bytes(&self) -> usize {
@@ -216,17 +222,17 @@ impl Core {
         Ok(Answer::Done)
     }
 
-    /// Lets readers and watchers see all that was executed; never what could not be made durable.
-    pub(crate) fn publish(&mut self) {
+    /// Lets readers and watchers see what was executed up to a revision; never what could not be made durable.
+    pub(crate) fn publish(&mut self, head: Revision) {
         if matches!(self.ended, Some(Ended::Failed(_))) {
             return;
         }
-        for revision in self.visible + 1..=self.mvcc.head() {
+        for revision in self.visible + 1..=head {
             if let Some(entry) = self.mvcc.entry(revision) {
                 self.hub.publish(entry);
             }
         }
-        self.visible = self.mvcc.head();
+        self.visible = self.visible.max(head);
     }
 
     /// Adds a watcher.

@@ -1,9 +1,10 @@
 //! The shell around the [core](crate::core): locks, queues, waiting, and the task that ends leases.
 //!
-//! **Group commit.** Writers put their commands into a queue; the first to find nobody at work becomes
-//! the leader (on a thread that may block) and takes the whole queue: execute all, one
-//! [`Journal::commit`], publish, answer all. Whoever comes while the disk is busy is in the next batch, so
-//! sixty-four writers wait for the disk about as often as one. An engine without a disk skips the queue.
+//! **Group commit.** Writers put their commands into a queue; whoever finds the core free executes what is there. The
+//! first to find nobody at work becomes the leader (on a thread that may block), which takes all that was executed: one
+//! [`Journal::commit`], publish, answer all. Whoever comes while the disk is busy is in the next batch, executed by
+//! the time the disk is free; so sixty-four writers wait for the disk about as often as one. An engine without a disk
+//! skips all this.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +29,8 @@ pub trait Journal: fmt::Debug + Send + 'static {
     /// Whether the calls below may block a thread.
     const BLOCKING: bool;
 
-    /// What it has room for: asked before anything is executed. [`StoreError::NoSpace`] if for nothing.
+    /// What it has room for: asked after each commit, and before anything is executed while that is not plenty.
+    /// [`StoreError::NoSpace`] if for nothing.
     fn ready(&mut self) -> Result<Room> {
         Ok(Room::Plenty)
     }
@@ -81,17 +83,30 @@ impl Shared {
     }
 }
 
+type Sender = oneshot::Sender<Result<Answer>>;
+
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: Vec<(Command, oneshot::Sender<Result<Answer>>)>,
+    waiting: Vec<(Command, Sender)>,
     led: bool,
+}
+
+/// What is executed, and not yet on its way to the disk.
+#[derive(Debug, Default)]
+struct Batch {
+    records: Vec<Record>,
+    answers: Vec<(Sender, Result<Answer>)>,
 }
 
 #[derive(Debug)]
 struct Committer<J> {
     shared: Arc<Shared>,
     queue: Mutex<Queue>,
+    /// Locked only while the core is, so that records lie in the order of their execution.
+    batch: Mutex<Batch>,
     journal: Mutex<J>,
+    /// The journal's [`Room`] was plenty when it was last asked.
+    has_room: AtomicBool,
 }
 
 /// A store: the common core over a journal. See [`crate::MemoryStore`] and [`crate::SledStore`].
@@ -104,7 +119,8 @@ pub struct Engine<J: Journal> {
 impl<J: Journal> Engine<J> {
     pub(crate) fn start(core: Core, journal: J) -> Self {
         let shared = Arc::new(Shared { core: RwLock::new(core), leases_changed: Notify::new() });
-        let committer = Arc::new(Committer { shared, queue: Mutex::default(), journal: Mutex::new(journal) });
+        let (queue, batch, journal) = (Mutex::default(), Mutex::default(), Mutex::new(journal));
+        let committer = Arc::new(Committer { shared, queue, batch, journal, has_room: AtomicBool::default() });
         Engine { committer, lease_task: AtomicBool::new(false) }
     }
 
@@ -126,6 +142,13 @@ impl<J: Journal> Committer<J> {
         if !J::BLOCKING {
             return self.commit_now(command);
         }
+        if !self.has_room.load(Ordering::Relaxed) {
+            let committer = self.clone();
+            let room = blocking(move || committer.ask_for_room(&mut *lock(&committer.journal))).await?;
+            if room == Room::Little && command.grows() {
+                return Err(StoreError::NoSpace);
+            }
+        }
         let (sender, receiver) = oneshot::channel();
         let lead = {
             let mut queue = lock(&self.queue);
@@ -134,10 +157,28 @@ impl<J: Journal> Committer<J> {
         };
         if lead {
             let committer = self.clone();
-            tokio::task::spawn_blocking(move || committer.lead());
+            tokio::task::spawn_blocking(move || committer.lead(&mut *lock(&committer.journal)));
+        } else if let Ok(mut core) = self.shared.core.try_write() {
+            self.execute(&mut core);
         }
         // The leader always answers, unless it panicked.
         receiver.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    fn ask_for_room(&self, journal: &mut J) -> Result<Room> {
+        let room = journal.ready();
+        self.has_room.store(matches!(room, Ok(Room::Plenty)), Ordering::Relaxed);
+        room
+    }
+
+    /// Executes what is in the queue.
+    fn execute(&self, core: &mut Core) {
+        let waiting = std::mem::take(&mut lock(&self.queue).waiting);
+        let mut batch = lock(&self.batch);
+        for (command, sender) in waiting {
+            let answer = core.execute(command, &mut batch.records);
+            batch.answers.push((sender, answer));
+        }
     }
 
     fn commit_now(&self, command: Command) -> Result<Answer> {
@@ -145,61 +186,76 @@ impl<J: Journal> Committer<J> {
         let mut core = self.shared.write();
         let answer = core.execute(command, &mut records)?;
         lock(&self.journal).commit(records)?;
-        core.publish();
+        let head = core.head();
+        core.publish(head);
         Ok(answer)
     }
 
     /// Commits batch after batch until nobody waits.
-    fn lead(&self) {
+    fn lead(&self, journal: &mut J) {
         let _unwinding = Abdicate(self);
-        let mut journal = lock(&self.journal);
+        let mut failed = None;
         loop {
-            let batch = {
+            let mut core = self.shared.write();
+            self.execute(&mut core);
+            let Batch { records, answers } = std::mem::take(&mut *lock(&self.batch));
+            if answers.is_empty() {
                 let mut queue = lock(&self.queue);
                 queue.led = !queue.waiting.is_empty();
-                std::mem::take(&mut queue.waiting)
-            };
-            if batch.is_empty() {
-                return;
-            }
-            let mut records = Vec::new();
-            let mut answers = Vec::with_capacity(batch.len());
-            let ready = journal.ready();
-            {
-                let mut core = self.shared.write();
-                for (command, sender) in batch {
-                    let answer = match &ready {
-                        Ok(Room::Little) if command.grows() => Err(StoreError::NoSpace),
-                        Ok(_) => core.execute(command, &mut records),
-                        Err(StoreError::NoSpace) => Err(StoreError::NoSpace),
-                        Err(why) => Err(StoreError::Engine(why.to_string())),
-                    };
-                    answers.push((sender, answer));
+                match queue.led {
+                    true => continue,
+                    false => return,
                 }
             }
-            // The lock is free meanwhile: readers go on at the last acknowledged revision.
-            let committed = if records.is_empty() { Ok(()) } else { journal.commit(records) };
-            let mut core = self.shared.write();
-            match &committed {
-                Ok(()) => core.publish(),
-                Err(why) => core.fail(why),
+            let head = core.head();
+            // The state is written down as of a commit, so nobody may execute anything beside that one.
+            let checkpoint = failed.is_none() && journal.wants_checkpoint();
+            let locked = checkpoint.then_some(core);
+            // Otherwise the lock is free meanwhile: readers go on at the last acknowledged revision, writers beyond.
+            if failed.is_none() && !records.is_empty() {
+                failed = journal.commit(records).err();
+                // While the answer is not plenty, everybody asks for themselves.
+                _ = self.ask_for_room(journal);
             }
+            let mut core = locked.unwrap_or_else(|| self.shared.write());
+            match &failed {
+                None => core.publish(head),
+                Some(why) => core.fail(why),
+            }
+            let core = RwLockWriteGuard::downgrade(core);
+            let versions = checkpoint.then(|| core.versions());
             drop(core);
-            for (sender, answer) in answers {
-                let answer = match &committed {
-                    Ok(()) => answer,
-                    Err(why) => Err(StoreError::Engine(why.to_string())),
-                };
-                // Whoever asked may have gone away; what it asked for happened all the same.
-                _ = sender.send(answer);
-            }
-            if committed.is_ok() && journal.wants_checkpoint() {
-                let versions = self.shared.read().versions();
-                if let Err(why) = journal.checkpoint(versions) {
-                    self.shared.write().fail(&why);
-                }
+            answer(answers, failed.as_ref());
+            if failed.is_none()
+                && let Some(versions) = versions
+                && let Err(why) = journal.checkpoint(versions)
+            {
+                self.shared.write().fail(&why);
+                failed = Some(why);
             }
         }
+    }
+
+    /// Commits what is executed, and gives the journal up.
+    fn close(&self) {
+        let mut journal = lock(&self.journal);
+        self.lead(&mut journal);
+        journal.close();
+    }
+}
+
+/// Tells everybody what came of their command; the disk need not wait for that.
+fn answer(answers: Vec<(Sender, Result<Answer>)>, failed: Option<&StoreError>) {
+    let failed = failed.map(ToString::to_string);
+    let send = move || {
+        for (sender, answer) in answers {
+            // Whoever asked may have gone away; what it asked for happened all the same.
+            _ = sender.send(failed.as_ref().map_or(answer, |why| Err(StoreError::Engine(why.clone()))));
+        }
+    };
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn(async move { send() })),
+        Err(_) => send(),
     }
 }
 
@@ -213,6 +269,7 @@ impl<J> Drop for Abdicate<'_, J> {
                 core.fail(&StoreError::Engine("a commit panicked".into()));
             }
             *lock(&self.0.queue) = Queue::default();
+            *lock(&self.0.batch) = Batch::default();
         }
     }
 }
@@ -338,10 +395,9 @@ impl<J: Journal> Store for Engine<J> {
         if !J::BLOCKING {
             return Ok(());
         }
-        // The journal is free once the leader has answered everybody.
         let committer = self.committer.clone();
         blocking(move || {
-            lock(&committer.journal).close();
+            committer.close();
             Ok(())
         })
         .await
@@ -361,7 +417,7 @@ impl<J: Journal> Drop for Engine<J> {
             _ = core.close();
         }
         self.shared().leases_changed.notify_one();
-        lock(&self.committer.journal).close();
+        self.committer.close();
     }
 }
 

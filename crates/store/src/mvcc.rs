@@ -128,12 +128,15 @@ impl Mvcc {
 
     /// Writes a key at revision `id`; tells what changed. The caller appends the event to the log with [`Mvcc::append`].
     pub(crate) fn put(&mut self, id: RowId, key: Bytes, value: Bytes, lease: LeaseId) -> Event {
-        let prev = self.get(&key, Revision::MAX).cloned();
-        let (create_revision, version) = prev.as_ref().map_or((id.0, 1), |kv| (kv.create_revision, kv.version + 1));
+        let entry = self.keys.entry(key);
         // One copy of a key serves all its versions.
-        let key = self.keys.get_key_value(&key).map_or(key, |(known, _)| known.clone());
+        let key = entry.key().clone();
+        let history = entry.or_insert_with(one_version);
+        let prev = at(history, Revision::MAX).cloned();
+        let (create_revision, version) = prev.as_ref().map_or((id.0, 1), |kv| (kv.create_revision, kv.version + 1));
         let kv = KeyValue { key, value, create_revision, mod_revision: id.0, version, lease };
-        self.restore(id, kv.clone());
+        history.push(Version { id, live: Some(kv.clone()) });
+        self.live_bytes += size(&kv);
         self.live_bytes -= prev.as_ref().map_or(0, size);
         Event { kv, prev, deleted: false }
     }
@@ -146,11 +149,10 @@ impl Mvcc {
         Some(Event { kv: tombstone(&prev.key, id.0), prev: Some(prev), deleted: true })
     }
 
-    /// Adds a version exactly as given: what a put does last, and how a store is filled from disk.
+    /// Adds a version exactly as given: how a store is filled from disk.
     pub(crate) fn restore(&mut self, id: RowId, kv: KeyValue) {
         self.live_bytes += size(&kv);
-        // Most keys have one version; room for four, the least that a vector would make, is most of what they cost.
-        let history = self.keys.entry(kv.key.clone()).or_insert_with(|| Vec::with_capacity(1));
+        let history = self.keys.entry(kv.key.clone()).or_insert_with(one_version);
         history.push(Version { id, live: Some(kv) });
     }
 
@@ -207,6 +209,11 @@ impl Mvcc {
             _ => history.shrink_to(4),
         }
     }
+}
+
+/// Most keys have one version; room for four, the least that a vector would make, is most of what they cost.
+fn one_version() -> Vec<Version> {
+    Vec::with_capacity(1)
 }
 
 /// What stands for a key that was deleted.

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A commit appends one frame to a [write-ahead log](crate::wal) and `fdatasync`s it. When the log has grown
-//! almost as long as what the [sled database](crate::checkpoint) holds, a new one is begun, and a thread writes a
+//! twice as long as what the [sled database](crate::checkpoint) holds, a new one is begun, and a thread writes a
 //! new database of what there is now meanwhile. sled alone would do, were its `flush` power-safe; followed by an
 //! `fdatasync` of its file it is, but then a lone writer gets half as far as with an append to a log (two trips to
 //! the disk per commit instead of one), and sled's rewriting of pages would be on everybody's way.
@@ -54,7 +54,7 @@ pub struct SledConfig {
     pub dir: PathBuf,
     /// sled's page cache.
     pub cache_bytes: u64,
-    /// A log longer than this, and than three quarters of what the database holds, goes into the database.
+    /// A log longer than this, and than about twice what the database holds, goes into the database.
     pub checkpoint_bytes: u64,
     /// The store compacts by itself when its history passes so many bytes.
     pub history_limit_bytes: usize,
@@ -308,10 +308,11 @@ impl DiskJournal {
     }
 }
 
-/// How long a log may become: almost as long as what a checkpoint will write, so that each version is written less than
-/// three times, and the space and the time to open stay in proportion to what is there.
+/// How long a log may become: about twice what a checkpoint will write, so that writers seldom share the disk with one,
+/// and the time to open stays in proportion to what is there. So does the space: the log, the database, its successor
+/// and the reserves are less than five times of what is kept.
 fn due_bytes(config: &SledConfig, database: &Checkpoint) -> u64 {
-    config.checkpoint_bytes.max(database.bytes / 4 * 3)
+    config.checkpoint_bytes.max(2 * database.bytes.saturating_sub(2 * (RESERVE_BYTES + LAST_RESERVE_BYTES)))
 }
 
 impl Journal for DiskJournal {
@@ -340,10 +341,10 @@ impl Journal for DiskJournal {
         Ok(())
     }
 
-    /// While the last database is still being written, the new log may grow half as long again; then that is waited for.
+    /// While the last database is still being written, the new log may grow a quarter longer; then that is waited for.
     fn wants_checkpoint(&self) -> bool {
         let patience = match &self.database {
-            Database::Busy(thread) if !thread.is_finished() => self.due_bytes / 2,
+            Database::Busy(thread) if !thread.is_finished() => self.due_bytes / 4,
             _ => 0,
         };
         self.reserve.held && self.wal.bytes >= self.due_bytes + patience
