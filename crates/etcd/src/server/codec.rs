@@ -7,24 +7,6 @@ use tonic::Status;
 use tonic::codec::{Codec, EncodeBuf, Encoder};
 use tonic_prost::ProstDecoder;
 
-/// What can be sent.
-pub(super) trait Encode: Send + 'static {
-    fn encoded_len(&self) -> usize;
-
-    /// Writes so many bytes.
-    fn encode(self, out: &mut EncodeBuf<'_>);
-}
-
-impl<M: Message + 'static> Encode for M {
-    fn encoded_len(&self) -> usize {
-        Message::encoded_len(self)
-    }
-
-    fn encode(self, mut out: &mut EncodeBuf<'_>) {
-        self.encode_raw(&mut out);
-    }
-}
-
 /// Sends `A`, receives `Q`.
 pub(super) struct Messages<A, Q>(PhantomData<(A, Q)>);
 
@@ -34,7 +16,7 @@ impl<A, Q> Messages<A, Q> {
     }
 }
 
-impl<A: Encode, Q: Message + Default + 'static> Codec for Messages<A, Q> {
+impl<A: Message + 'static, Q: Message + Default + 'static> Codec for Messages<A, Q> {
     type Encode = A;
     type Decode = Q;
     type Encoder = Self;
@@ -49,13 +31,13 @@ impl<A: Encode, Q: Message + Default + 'static> Codec for Messages<A, Q> {
     }
 }
 
-impl<A: Encode, Q> Encoder for Messages<A, Q> {
+impl<A: Message + 'static, Q> Encoder for Messages<A, Q> {
     type Item = A;
     type Error = Status;
 
-    fn encode(&mut self, message: A, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+    fn encode(&mut self, message: A, mut out: &mut EncodeBuf<'_>) -> Result<(), Status> {
         out.reserve(message.encoded_len());
-        message.encode(out);
+        message.encode_raw(&mut out);
         Ok(())
     }
 }

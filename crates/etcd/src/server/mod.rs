@@ -10,18 +10,23 @@ mod watch;
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use coracle_store::{Revision, SharedStore};
-use futures::Stream;
-use http::{Request, Response};
-use http_body::Body as HttpBody;
+use futures::{Stream, StreamExt, stream};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Request, Response};
+use http_body::{Body as HttpBody, Frame};
+use http_body_util::StreamBody;
 use hyper::body::Incoming;
 use prost::Message;
 use tonic::body::Body;
+use tonic::metadata::GRPC_CONTENT_TYPE;
 use tonic::server::Grpc;
 use tonic::{Status, Streaming};
+use tonic_prost::ProstDecoder;
 use tower::{Service, service_fn};
 
-use self::codec::{Encode, Messages};
+use self::codec::Messages;
 use crate::proto::ResponseHeader;
 
 /// The version whose API this is.
@@ -68,7 +73,7 @@ impl EtcdServer {
             "KV/DeleteRange" => unary(request, |r| self.delete_range(r)).await,
             "KV/Txn" => unary(request, |r| self.txn(r)).await,
             "KV/Compact" => unary(request, |r| self.compact(r)).await,
-            "Watch/Watch" => streaming(request, |requests| self.watch(requests)).await,
+            "Watch/Watch" => framed(request, |requests| self.watch(requests)),
             "Lease/LeaseGrant" => unary(request, |r| self.lease_grant(r)).await,
             "Lease/LeaseRevoke" => unary(request, |r| self.lease_revoke(r)).await,
             "Lease/LeaseKeepAlive" => streaming(request, |requests| self.lease_keep_alive(requests)).await,
@@ -135,7 +140,7 @@ where
 async fn streaming<Q, A, S, B>(request: Request<B>, mut answer: impl FnMut(Streaming<Q>) -> S + Send) -> Response<Body>
 where
     Q: Message + Default + 'static,
-    A: Encode + Sync,
+    A: Message + Default + 'static,
     S: Stream<Item = Result<A, Status>> + Send + 'static,
     B: HttpBody + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
@@ -144,4 +149,28 @@ where
         std::future::ready(Ok::<_, Status>(tonic::Response::new(answer(request.into_inner()))))
     });
     Grpc::new(Messages::new()).streaming(answer, request).await
+}
+
+/// Answers a stream of messages with messages that are framed already.
+fn framed<Q, S, B>(request: Request<B>, answer: impl FnOnce(Streaming<Q>) -> S) -> Response<Body>
+where
+    Q: Message + Default + 'static,
+    S: Stream<Item = Result<Bytes, Status>> + Send + 'static,
+    B: HttpBody + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+{
+    let requests = Streaming::new_request(ProstDecoder::default(), request.into_body(), None, None);
+    let frames = stream::unfold(Some(answer(requests).boxed()), |answers| async {
+        let mut answers = answers?;
+        let status = match answers.next().await {
+            Some(Ok(bytes)) => return Some((Ok(Frame::data(bytes)), Some(answers))),
+            Some(Err(status)) => status,
+            None => Status::ok(""),
+        };
+        let mut trailers = HeaderMap::new();
+        Some((status.add_header(&mut trailers).map(|()| Frame::trailers(trailers)), None))
+    });
+    let mut response = Response::new(Body::new(StreamBody::new(frames)));
+    response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    response
 }

@@ -2,23 +2,22 @@
 //!
 //! Nothing runs beside the stream: whoever reads the answers moves everything on, so a client that does not read is
 //! not written to, and one that goes away takes its watches along. Watches of a stream that want the same from now on
-//! are fed by one watch of the store, and what they are told is encoded once.
+//! are fed by one watch of the store, and what they are told is encoded once. Their answers are put together by hand, as
+//! many at a time as fill a chunk: what tonic does for each message costs more than most messages.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes};
+use bytes::{BufMut, Bytes, BytesMut};
 use coracle_store::{Event, Revision, StoreError, WatchBatch, WatchRequest};
 use futures::stream::{self, BoxStream, SelectAll};
 use futures::{Stream, StreamExt};
 use prost::Message;
 use tokio::sync::{Notify, oneshot};
-use tonic::codec::EncodeBuf;
 use tonic::{Status, Streaming};
 
 use super::EtcdServer;
-use super::codec::Encode;
 use crate::proto::{self, WatchCreateRequest, WatchResponse};
 use crate::wire::{range, refusal};
 
@@ -26,8 +25,12 @@ use crate::wire::{range, refusal};
 const PROGRESS: Duration = Duration::from_secs(600);
 /// A fragment is closed before it grows beyond this, as with etcd's default limits.
 const FRAGMENT_BYTES: usize = 2 << 20;
+/// Answers are sent once they are so long together, or there are no more.
+const CHUNK_BYTES: usize = 32 << 10;
 /// The number of no watch in particular.
 const NO_WATCH: i64 = -1;
+/// Of [`WatchResponse::watch_id`].
+const WATCH_ID_FIELD: u32 = 2;
 
 /// What the store says to a feed; `None` when it has closed.
 type Item = (u64, Option<Result<WatchBatch, StoreError>>);
@@ -43,21 +46,29 @@ struct Feed {
     _running: oneshot::Sender<()>,
 }
 
-/// An answer, and its events as they go over the wire.
-#[derive(Default)]
-pub(super) struct Answer {
-    response: WatchResponse,
+/// An answer in three parts, of which the first and the last are other watches' too.
+struct Answer {
+    head: Bytes,
+    watch_id: i64,
     events: Bytes,
 }
 
-impl Encode for Answer {
-    fn encoded_len(&self) -> usize {
-        Message::encoded_len(&self.response) + self.events.len()
+impl Answer {
+    fn new(head: &WatchResponse) -> Answer {
+        Answer { head: head.encode_to_vec().into(), watch_id: 0, events: Bytes::new() }
     }
 
-    fn encode(self, mut out: &mut EncodeBuf<'_>) {
-        self.response.encode_raw(&mut out);
+    /// As gRPC sends messages: whether it is compressed, how long it is, and the message.
+    fn put(self, out: &mut BytesMut) {
+        let start = out.len();
+        out.put_bytes(0, 5);
+        out.put(self.head);
+        if self.watch_id != 0 {
+            prost::encoding::int64::encode(WATCH_ID_FIELD, &self.watch_id, out);
+        }
         out.put(self.events);
+        let length = (out.len() - start - 5) as u32;
+        out[start + 1..start + 5].copy_from_slice(&length.to_be_bytes());
     }
 }
 
@@ -78,7 +89,7 @@ impl EtcdServer {
     pub(super) fn watch(
         &self,
         requests: Streaming<proto::WatchRequest>,
-    ) -> impl Stream<Item = Result<Answer, Status>> + use<> {
+    ) -> impl Stream<Item = Result<Bytes, Status>> + use<> {
         let session = Session {
             server: self.clone(),
             requests,
@@ -94,10 +105,17 @@ impl EtcdServer {
 }
 
 impl Session {
-    async fn next(&mut self) -> Result<Option<Answer>, Status> {
+    /// The next answers, framed.
+    async fn next(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
-            if let Some(answer) = self.answers.pop_front() {
-                return Ok(Some(answer));
+            let mut chunk = BytesMut::new();
+            while chunk.len() < CHUNK_BYTES
+                && let Some(answer) = self.answers.pop_front()
+            {
+                answer.put(&mut chunk);
+            }
+            if !chunk.is_empty() {
+                return Ok(Some(chunk.freeze()));
             }
             // What there is to report comes before what is asked next.
             tokio::select! { biased;
@@ -203,6 +221,8 @@ impl Session {
         let progress = events.is_empty() && request.progress_notify && !owed;
         // A filter is the kind of event (0 put, 1 delete) that is left out.
         events.retain(|event| !request.filters.contains(&i32::from(event.deleted)));
+        let head = WatchResponse { header: self.server.header(revision), ..Default::default() };
+        let (whole, fragment) = (Answer::new(&head).head, Answer::new(&WatchResponse { fragment: true, ..head }).head);
         let mut told = None;
         for (&watch_id, &from) in watches {
             let old = events.partition_point(|event| event.kv.mod_revision < from);
@@ -210,16 +230,12 @@ impl Session {
                 Some((known, parts)) if known == old => parts,
                 _ => parts(request, &events[old..]),
             };
-            for (place, part) in parts.iter().enumerate() {
-                let fragment = place + 1 < parts.len();
-                let header = self.server.header(revision);
-                let response = WatchResponse { header, watch_id, fragment, ..Default::default() };
-                self.answers.push_back(Answer { response, events: part.clone() });
+            for (place, events) in parts.iter().enumerate() {
+                let head = if place + 1 < parts.len() { &fragment } else { &whole };
+                self.answers.push_back(Answer { head: head.clone(), watch_id, events: events.clone() });
             }
             if progress {
-                let header = self.server.header(revision);
-                let response = WatchResponse { header, watch_id, ..Default::default() };
-                self.answers.push_back(Answer { response, ..Answer::default() });
+                self.answers.push_back(Answer { head: whole.clone(), watch_id, events: Bytes::new() });
             }
             told = Some((old, parts));
         }
@@ -249,7 +265,7 @@ impl Session {
     }
 
     fn answer(&mut self, response: WatchResponse) {
-        self.answers.push_back(Answer { response, ..Answer::default() });
+        self.answers.push_back(Answer::new(&response));
     }
 }
 
