@@ -105,6 +105,8 @@ struct Committer<J> {
     /// Locked only while the core is, so that records lie in the order of their execution.
     batch: Mutex<Batch>,
     journal: Mutex<J>,
+    /// The leader waits for the disk, and does not want the core.
+    at_disk: AtomicBool,
     /// The journal's [`Room`] was plenty when it was last asked.
     has_room: AtomicBool,
 }
@@ -120,7 +122,8 @@ impl<J: Journal> Engine<J> {
     pub(crate) fn start(core: Core, journal: J) -> Self {
         let shared = Arc::new(Shared { core: RwLock::new(core), leases_changed: Notify::new() });
         let (queue, batch, journal) = (Mutex::default(), Mutex::default(), Mutex::new(journal));
-        let committer = Arc::new(Committer { shared, queue, batch, journal, has_room: AtomicBool::default() });
+        let (at_disk, has_room) = (AtomicBool::default(), AtomicBool::default());
+        let committer = Arc::new(Committer { shared, queue, batch, journal, at_disk, has_room });
         Engine { committer, lease_task: AtomicBool::new(false) }
     }
 
@@ -158,8 +161,8 @@ impl<J: Journal> Committer<J> {
         if lead {
             let committer = self.clone();
             tokio::task::spawn_blocking(move || committer.lead(&mut *lock(&committer.journal)));
-        } else if let Ok(mut core) = self.shared.core.try_write() {
-            self.execute(&mut core);
+        } else {
+            self.execute_meanwhile();
         }
         // The leader always answers, unless it panicked.
         receiver.await.unwrap_or(Err(StoreError::Closed))
@@ -169,6 +172,15 @@ impl<J: Journal> Committer<J> {
         let room = journal.ready();
         self.has_room.store(matches!(room, Ok(Room::Plenty)), Ordering::Relaxed);
         room
+    }
+
+    /// Executes what is in the queue if nobody else wants the core.
+    fn execute_meanwhile(&self) {
+        if self.at_disk.load(Ordering::Relaxed)
+            && let Ok(mut core) = self.shared.core.try_write()
+        {
+            self.execute(&mut core);
+        }
     }
 
     /// Executes what is in the queue.
@@ -192,12 +204,16 @@ impl<J: Journal> Committer<J> {
     }
 
     /// Commits batch after batch until nobody waits.
-    fn lead(&self, journal: &mut J) {
+    fn lead(self: &Arc<Self>, journal: &mut J) {
         let _unwinding = Abdicate(self);
         let mut failed = None;
         loop {
             let mut core = self.shared.write();
-            self.execute(&mut core);
+            // What came while the last batch was published is executed beside this one's commit, if there is anything
+            // to commit.
+            if lock(&self.batch).answers.is_empty() {
+                self.execute(&mut core);
+            }
             let Batch { records, answers } = std::mem::take(&mut *lock(&self.batch));
             if answers.is_empty() {
                 let mut queue = lock(&self.queue);
@@ -213,7 +229,9 @@ impl<J: Journal> Committer<J> {
             let locked = checkpoint.then_some(core);
             // Otherwise the lock is free meanwhile: readers go on at the last acknowledged revision, writers beyond.
             if failed.is_none() && !records.is_empty() {
+                self.at_disk.store(true, Ordering::Relaxed);
                 failed = journal.commit(records).err();
+                self.at_disk.store(false, Ordering::Relaxed);
                 // While the answer is not plenty, everybody asks for themselves.
                 _ = self.ask_for_room(journal);
             }
@@ -225,7 +243,7 @@ impl<J: Journal> Committer<J> {
             let core = RwLockWriteGuard::downgrade(core);
             let versions = checkpoint.then(|| core.versions());
             drop(core);
-            answer(answers, failed.as_ref());
+            self.answer(answers, failed.as_ref());
             if failed.is_none()
                 && let Some(versions) = versions
                 && let Err(why) = journal.checkpoint(versions)
@@ -236,26 +254,27 @@ impl<J: Journal> Committer<J> {
         }
     }
 
+    /// Tells everybody what came of their command; the disk need not wait for that.
+    fn answer(self: &Arc<Self>, answers: Vec<(Sender, Result<Answer>)>, failed: Option<&StoreError>) {
+        let (committer, failed) = (self.clone(), failed.map(ToString::to_string));
+        let send = move || {
+            for (sender, answer) in answers {
+                // Whoever asked may have gone away; what it asked for happened all the same.
+                _ = sender.send(failed.as_ref().map_or(answer, |why| Err(StoreError::Engine(why.clone()))));
+            }
+            committer.execute_meanwhile();
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(async move { send() })),
+            Err(_) => send(),
+        }
+    }
+
     /// Commits what is executed, and gives the journal up.
-    fn close(&self) {
+    fn close(self: &Arc<Self>) {
         let mut journal = lock(&self.journal);
         self.lead(&mut journal);
         journal.close();
-    }
-}
-
-/// Tells everybody what came of their command; the disk need not wait for that.
-fn answer(answers: Vec<(Sender, Result<Answer>)>, failed: Option<&StoreError>) {
-    let failed = failed.map(ToString::to_string);
-    let send = move || {
-        for (sender, answer) in answers {
-            // Whoever asked may have gone away; what it asked for happened all the same.
-            _ = sender.send(failed.as_ref().map_or(answer, |why| Err(StoreError::Engine(why.clone()))));
-        }
-    };
-    match tokio::runtime::Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn(async move { send() })),
-        Err(_) => send(),
     }
 }
 
