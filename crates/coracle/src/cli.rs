@@ -356,6 +356,8 @@ pub enum BenchKind {
     Api,
     /// The store alone, served as an etcd, beside a real etcd.
     Store,
+    /// The controllers: many Deployments on nodes that only pretend to run containers.
+    Controllers,
 }
 
 /// How a component reaches the API server.

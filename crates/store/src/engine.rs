@@ -550,6 +550,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_executed_beside_a_failing_commit_fails_with_it() {
+        let store = engine(FailingJournal { commits_left: 2, panics: false });
+        let writes = futures::future::join_all((0..100).map(|_| store.txn(put("1")))).await;
+        let acknowledged = writes.iter().filter(|write| write.is_ok()).count() as Revision;
+        assert_eq!(store.revision(), FIRST_REVISION + acknowledged);
+    }
+
+    #[tokio::test]
     async fn a_leader_that_panics_leaves_nobody_waiting() {
         let store = engine(FailingJournal { commits_left: 0, panics: true });
         for _ in 0..3 {

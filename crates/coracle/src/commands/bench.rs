@@ -1,6 +1,7 @@
 //! `coracle bench`: figures, printed as they are, beside something real in the same run.
 
 mod api;
+mod controllers;
 mod grpc;
 mod store;
 mod wire;
@@ -37,6 +38,9 @@ pub async fn run(options: Bench) -> anyhow::Result<()> {
     if let BenchKind::Store = options.what {
         return store::run(options.output).await;
     }
+    if let BenchKind::Controllers = options.what {
+        return controllers::run().await;
+    }
     let docker = ensure_engine(&Display::new()).await?;
     ensure_pause(&docker).await?;
     let folder = std::env::temp_dir().join(format!("coracle-bench-{}", std::process::id()));
@@ -45,7 +49,7 @@ pub async fn run(options: Bench) -> anyhow::Result<()> {
         BenchKind::Startup => startup(&dir, options.runs).await,
         BenchKind::Pods => pods(&dir, &docker, options.runs).await,
         BenchKind::Memory => memory(&dir).await,
-        BenchKind::Api | BenchKind::Store => Ok(()),
+        BenchKind::Api | BenchKind::Store | BenchKind::Controllers => Ok(()),
     };
     if folder.exists() {
         down::run(Some(folder), Down { purge: true }).await?;
