@@ -3,11 +3,12 @@
 mod devices;
 mod nodes;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use coracle_client::{EventRecorder, EventType, ObjectKey, Requeue, object_reference};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
@@ -34,8 +35,8 @@ struct Evictor {
     client: Client,
     recorder: EventRecorder,
     words: Words,
-    /// Those whose time will come.
-    leaving: Mutex<BTreeSet<ObjectKey>>,
+    /// Those whose time will come, and since when that is known.
+    leaving: Mutex<BTreeMap<ObjectKey, Timestamp>>,
 }
 
 impl Evictor {
@@ -54,7 +55,8 @@ impl Evictor {
             None if self.forget(key) => tell(self.words.cancelling),
             None => {}
             Some(left) if !left.is_zero() => {
-                self.leaving.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
+                let since = self.since(key);
+                self.leaving.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), since);
                 return Ok(Requeue::After(left));
             }
             Some(_) => {
@@ -68,7 +70,13 @@ impl Evictor {
 
     /// There is nothing more to do about a pod. Whether there was.
     fn forget(&self, key: &ObjectKey) -> bool {
-        self.leaving.lock().unwrap_or_else(PoisonError::into_inner).remove(key)
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner).remove(key).is_some()
+    }
+
+    /// Since when a pod is to leave: from now on, if that is news.
+    fn since(&self, key: &ObjectKey) -> Timestamp {
+        let leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        leaving.get(key).copied().unwrap_or_else(coracle_clock::now)
     }
 
     async fn evict(&self, key: &ObjectKey, pod: &Pod) -> Result<()> {

@@ -19,8 +19,9 @@ use crate::pods;
 
 const NAME: &str = "taint-eviction-controller";
 
-/// How much longer the pod may stay: none is forever, zero is no longer.
-fn may_stay(tolerations: &[Toleration], taints: &[Taint], now: Timestamp) -> Option<Duration> {
+/// How much longer the pod may stay: none is forever, zero is no longer. Taints that do not say when they were added
+/// count from `since`.
+fn may_stay(tolerations: &[Toleration], taints: &[Taint], since: Timestamp, now: Timestamp) -> Option<Duration> {
     let mut shortest: Option<Duration> = None;
     for taint in taints.iter().filter(|taint| taint.effect == "NoExecute") {
         let tolerating: Vec<_> = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).collect();
@@ -30,7 +31,7 @@ fn may_stay(tolerations: &[Toleration], taints: &[Taint], now: Timestamp) -> Opt
         let Some(seconds) = tolerating.iter().filter_map(|toleration| toleration.toleration_seconds).min() else {
             continue;
         };
-        let since = taint.time_added.as_ref().map_or(now, |time| time.0);
+        let since = taint.time_added.as_ref().map_or(since, |time| time.0);
         let until = since + Duration::from_secs(seconds.max(0).unsigned_abs());
         let left = pods::until(until, now);
         shortest = Some(shortest.map_or(left, |shortest| shortest.min(left)));
@@ -83,7 +84,8 @@ impl TaintEviction {
         let node = self.nodes.get(&ObjectKey::new("", pods::node_name(&pod)));
         let taints = node.and_then(|node| node.spec.as_ref()?.taints.clone()).unwrap_or_default();
         let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-        self.evictor.settle(&key, &pod, may_stay(tolerations, &taints, coracle_clock::now())).await
+        let left = may_stay(tolerations, &taints, self.evictor.since(&key), coracle_clock::now());
+        self.evictor.settle(&key, &pod, left).await
     }
 }
 
@@ -113,7 +115,7 @@ mod tests {
             (vec![toleration(json!({ "operator": "Exists" }))], vec![unreachable], None),
             (vec![toleration(json!({ "key": "x", "value": "y" }))], vec![taint("x", "NoExecute")], Some(0)),
         ] {
-            let stay = may_stay(&tolerations, &taints, now);
+            let stay = may_stay(&tolerations, &taints, now, now);
             assert_eq!(stay, expected.map(Duration::from_secs), "{tolerations:?} {taints:?}");
         }
     }
