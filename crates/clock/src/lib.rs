@@ -92,6 +92,11 @@ pub fn now_seconds() -> Timestamp {
     Timestamp::from_second(now().as_second()).expect("whole seconds of a valid time")
 }
 
+/// The day in UTC, as `2026-01-31`.
+pub fn today() -> String {
+    now().strftime("%Y-%m-%d").to_string()
+}
+
 /// The present instant of tokio's clock, for measuring durations.
 pub fn instant() -> Instant {
     Instant::now()

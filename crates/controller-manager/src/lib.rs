@@ -40,6 +40,7 @@ mod endpoints;
 mod garbage_collector;
 mod horizontal_pod_autoscaler;
 mod job;
+mod legacy_tokens;
 mod load_balancer;
 mod namespace;
 mod replica_set;

@@ -15,9 +15,9 @@ use crate::context::{Context, enqueue_changes};
 use crate::error::{Error, IgnoreNotFound, Result};
 
 const NAME: &str = "serviceaccount-token-controller";
-const TYPE: &str = "kubernetes.io/service-account-token";
-const ACCOUNT: &str = "kubernetes.io/service-account.name";
-const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
+pub(crate) const TYPE: &str = "kubernetes.io/service-account-token";
+pub(crate) const ACCOUNT: &str = "kubernetes.io/service-account.name";
+pub(crate) const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
 
 /// What becomes of a Secret.
 #[derive(Debug, PartialEq)]

@@ -44,6 +44,8 @@ controllers! {
     "endpointslice-mirroring-controller", "endpointslicemirroring", crate::endpoints::mirroring::run;
     "serviceaccount-controller", "serviceaccount", crate::service_account::run;
     "serviceaccount-token-controller", "serviceaccount-token", crate::service_account_token::run;
+    "legacy-serviceaccount-token-cleaner-controller", "legacy-service-account-token-cleaner",
+        crate::legacy_tokens::run;
     "clusterrole-aggregation-controller", "clusterrole-aggregation", crate::cluster_role_aggregation::run;
     "bootstrap-signer-controller", "bootstrapsigner", crate::bootstrap_tokens::signer::run;
     "token-cleaner-controller", "tokencleaner", crate::bootstrap_tokens::cleaner::run;

@@ -29,6 +29,9 @@ pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 const LIFE_SECONDS: std::ops::RangeInclusive<i64> = 600..=1 << 32;
 /// Who issues the tokens that are kept in Secrets.
 const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+/// When such a token was last used, and since when it is not to be, as labels of its Secret.
+const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
+const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
 const DEFAULT_LIFE_SECONDS: i64 = 3600;
 /// Objects that are being deleted keep their tokens good for so long after their time is over.
 const LEEWAY_SECONDS: i64 = 60;
@@ -126,7 +129,30 @@ impl ServiceAccountTokens {
             return Err("service account token has been invalidated".into());
         }
         self.still_there("serviceaccounts", namespace, &json!({ "name": account, "uid": uid }), now).await?;
+        if held["metadata"]["labels"][INVALID_SINCE].as_str().is_some_and(|since| !since.is_empty()) {
+            return Err(format!(
+                "the token in secret {namespace}/{secret} for service account {namespace}/{account} has been marked \
+                 invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the \
+                 '{INVALID_SINCE}' label from the secret to temporarily allow use of this token"
+            ));
+        }
+        self.note_use(namespace, secret, held).await;
         Ok((service_account_user(namespace, account, uid), vec![ISSUER.to_owned()]))
+    }
+
+    /// Writes down on which day a token was used, for those that nobody uses are cleaned away in the end. Should that
+    /// fail, the next use will do.
+    async fn note_use(&self, namespace: &str, name: &str, mut secret: Value) {
+        let today = coracle_clock::today();
+        if secret["metadata"]["labels"][LAST_USED] == today {
+            return;
+        }
+        let version = text(&secret, "/metadata/resourceVersion").parse().unwrap_or_default();
+        secret["metadata"]["labels"][LAST_USED] = today.into();
+        if let Some(row) = self.storage.table().find_any("", "secrets") {
+            let written = self.storage.put(&row.key(namespace, name), version, &secret, 0).await;
+            tracing::debug!(namespace, name, noted = written.is_ok_and(|written| written.is_ok()), "a token was used");
+        }
     }
 
     async fn user(&self, claims: &Value, id: &str, now: i64) -> Result<UserInfo, String> {
@@ -340,6 +366,35 @@ mod tests {
             assert!(tokens.verify(&token, &["somebody-else"]).await.unwrap_err().contains("invalid for the target"));
             coracle_clock::sleep(Duration::from_secs(3608)).await;
             assert_eq!(tokens.verify(&token, &[ISSUER]).await.unwrap_err(), "service account token has expired");
+        });
+    }
+
+    #[test]
+    fn a_use_of_a_token_in_a_secret_is_noted_and_one_marked_invalid_is_refused() {
+        in_simulation(async || {
+            let (storage, tokens) = cluster().await;
+            let mut claims = json!({ "iss": LEGACY_ISSUER, "sub": "system:serviceaccount:default:robot" });
+            for (key, value) in [
+                ("namespace", "default"),
+                ("secret.name", "robot-token"),
+                ("service-account.name", "robot"),
+                ("service-account.uid", "u1"),
+            ] {
+                claims[format!("kubernetes.io/serviceaccount/{key}")] = value.into();
+            }
+            let token = tokens.key.sign(&claims).unwrap();
+            let secret = |labels: Value| {
+                let meta = json!({ "name": "robot-token", "namespace": "default", "uid": "u4", "labels": labels });
+                json!({ "metadata": meta, "data": { "token": BASE64_STANDARD.encode(&token) } })
+            };
+            put(&storage, "", "secrets", secret(json!({}))).await;
+            tokens.verify(&token, &[ISSUER]).await.unwrap();
+            storage.fresh().await.unwrap();
+            let noted = storage.get("", "secrets", "default", "robot-token").await.unwrap().unwrap();
+            assert_eq!(noted["metadata"]["labels"], json!({ LAST_USED: "2026-01-01" }));
+            put(&storage, "", "secrets", secret(json!({ INVALID_SINCE: "2026-01-01" }))).await;
+            let error = tokens.verify(&token, &[ISSUER]).await.unwrap_err();
+            assert!(error.contains("for service account default/robot has been marked invalid"), "{error}");
         });
     }
 

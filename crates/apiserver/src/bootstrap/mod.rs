@@ -192,6 +192,12 @@ fn first_objects(storage: &Storage, config: &BootstrapConfig) -> Vec<First> {
         object,
         existing: Existing::Own(&["spec"]),
     }));
+    // Since when it is noted which of the tokens in Secrets are used.
+    let metadata =
+        json!({ "name": "kube-apiserver-legacy-service-account-token-tracking", "namespace": "kube-system" });
+    let data = json!({ "since": coracle_clock::today() });
+    let tracking = json!({ "kind": "ConfigMap", "apiVersion": "v1", "metadata": metadata, "data": data });
+    all.push(keep("", "configmaps", tracking));
     if let Some(ca) = &config.client_ca_pem {
         let mut data = config.request_headers.as_ref().map_or_else(|| json!({}), RequestHeaders::published);
         data["client-ca-file"] = ca.as_str().into();
