@@ -283,6 +283,50 @@ fn a_namespaces_services_go_with_it() {
     });
 }
 
+#[test]
+fn a_namespaces_pods_go_with_it() {
+    cluster(async |cluster| {
+        let namespaces = namespace(cluster, "nsdeletetest").await?;
+        let pods = Objects::find(cluster, "v1", "Pod").await?.in_namespace("nsdeletetest");
+        until("a pod is let in", async || Ok(pods.create(&pod("test-pod", json!({}), json!({}))).await.is_ok()))
+            .await?;
+        until("it runs", async || Ok(pods.get("test-pod").await?["status"]["phase"] == "Running")).await?;
+        namespaces.delete("nsdeletetest").await?;
+        until("the namespace is gone", async || Ok(!namespaces.exists("nsdeletetest").await?)).await?;
+        namespace(cluster, "nsdeletetest").await?;
+        assert!(pods.list("").await?.is_empty());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_namespaces_pods_go_before_all_else() {
+    cluster(async |cluster| {
+        let namespaces = namespace(cluster, "nsdeletetest").await?;
+        let pods = Objects::find(cluster, "v1", "Pod").await?.in_namespace("nsdeletetest");
+        let maps = Objects::find(cluster, "v1", "ConfigMap").await?.in_namespace("nsdeletetest");
+        let mut kept = pod("ordered", json!({}), json!({}));
+        kept["metadata"]["finalizers"] = json!(["example.com/keep"]);
+        until("a pod is let in", async || Ok(pods.create(&kept).await.is_ok())).await?;
+        maps.create(&json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "needed" } })).await?;
+        namespaces.delete("nsdeletetest").await?;
+        until("it is told what is left", async || {
+            let namespace = namespaces.get("nsdeletetest").await?;
+            let mut conditions = namespace["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            conditions.retain(|c| c["type"] == "NamespaceContentRemaining" && c["status"] == "True");
+            Ok(conditions.iter().any(|c| text(c, "/message").contains("pods. has 1 resource instances")))
+        })
+        .await?;
+        cluster.advance(std::time::Duration::from_secs(60)).await;
+        assert!(!text(&pods.get("ordered").await?, "/metadata/deletionTimestamp").is_empty());
+        assert!(maps.exists("needed").await?, "a pod is still there that may need it");
+        pods.merge("ordered", json!({ "metadata": { "finalizers": null } })).await?;
+        until("the namespace is gone", async || Ok(!namespaces.exists("nsdeletetest").await?)).await?;
+        assert!(!maps.exists("needed").await?);
+        Ok(())
+    });
+}
+
 /// Defines Bags, which may hold anything.
 async fn bags(cluster: &Cluster) -> anyhow::Result<()> {
     let definitions = Objects::find(cluster, "apiextensions.k8s.io/v1", "CustomResourceDefinition").await?;

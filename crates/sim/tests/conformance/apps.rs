@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use coracle_sim::Cluster;
+use kube::api::Patch;
 use serde_json::{Value, json};
 
 use crate::lifecycle::takes_every_verb;
@@ -180,6 +181,26 @@ fn a_budgets_status_shows_what_healthy_pods_allow() {
             .map(|count| status[count].clone());
         assert_eq!(counts, [1, 1, 2, 2].map(Value::from));
         Ok(())
+    });
+}
+
+#[test]
+fn a_budgets_status_is_updated_and_patched() {
+    cluster(async |cluster| {
+        let budgets = guarded(cluster, 1).await?;
+        let mut changed = budgets.get("guard").await?;
+        let now = coracle_clock::now_seconds().to_string();
+        changed["status"]["disruptedPods"] = json!({ "one": now });
+        let updated = budgets.replace_sub("status", &changed).await?;
+        assert_eq!(updated["status"]["disruptedPods"], json!({ "one": now }));
+        let patch = Patch::Merge(json!({ "status": { "disruptedPods": { "one": null, "two": now } } }));
+        let patched = budgets.patch_sub("status", "guard", &patch).await?;
+        assert_eq!(patched["status"]["disruptedPods"], json!({ "two": now }));
+        until("the controller counts it out", async || {
+            let status = budgets.get("guard").await?["status"].clone();
+            Ok(status["currentHealthy"] == 1 && status["disruptionsAllowed"].as_i64().unwrap_or_default() == 0)
+        })
+        .await
     });
 }
 

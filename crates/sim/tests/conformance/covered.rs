@@ -11,7 +11,7 @@ const CONTROL_PLANE: usize = 148;
 /// How many are about webhooks, which upstream runs in pods.
 const WEBHOOKS: usize = 25;
 /// How many are about workloads, whose pods run on simulated machines here.
-const WORKLOADS: usize = 48;
+const WORKLOADS: usize = 62;
 
 #[test]
 fn every_control_plane_behaviour_has_a_test_that_exists() {

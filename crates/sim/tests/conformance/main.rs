@@ -8,6 +8,7 @@ mod apimachinery;
 mod apps;
 mod covered;
 mod daemon_sets;
+mod evictions;
 mod instrumentation;
 mod jobs;
 mod lifecycle;
