@@ -29,13 +29,6 @@ pub enum Stage {
     Done,
 }
 
-impl Stage {
-    /// Whether `done` and `total` of a report count bytes.
-    pub fn counts_bytes(self) -> bool {
-        matches!(self, Stage::Pull | Stage::Download | Stage::Layer | Stage::Load)
-    }
-}
-
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
