@@ -660,6 +660,9 @@ pub struct Kubelet {
     /// Greatest number of pods.
     #[arg(long, default_value_t = 110)]
     pub max_pods: u32,
+    /// What pods may set of the kernel besides what is safe: names, or their beginnings with *.
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// The port of the kubelet's own server.
     #[arg(long, default_value_t = 10250)]
     pub port: u16,

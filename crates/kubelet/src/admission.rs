@@ -14,14 +14,30 @@ use crate::status::PodFailure;
 const OS: &str = "linux";
 const OS_LABEL: &str = "kubernetes.io/os";
 const EPHEMERAL_STORAGE: &str = "ephemeral-storage";
+/// What a pod may set of its own network's and its own processes' kernel, and whose it is.
+const SAFE_SYSCTLS: [(&str, &str); 12] = [
+    ("kernel.shm_rmid_forced", "IPC"),
+    ("net.ipv4.ip_local_port_range", "Net"),
+    ("net.ipv4.ip_local_reserved_ports", "Net"),
+    ("net.ipv4.ip_unprivileged_port_start", "Net"),
+    ("net.ipv4.ping_group_range", "Net"),
+    ("net.ipv4.tcp_fin_timeout", "Net"),
+    ("net.ipv4.tcp_keepalive_intvl", "Net"),
+    ("net.ipv4.tcp_keepalive_probes", "Net"),
+    ("net.ipv4.tcp_keepalive_time", "Net"),
+    ("net.ipv4.tcp_rmem", "Net"),
+    ("net.ipv4.tcp_syncookies", "Net"),
+    ("net.ipv4.tcp_wmem", "Net"),
+];
 /// The reason that a node seen afresh may no longer give.
 pub(crate) const NODE_AFFINITY: &str = "NodeAffinity";
 
 /// Whether a node with `others` on it takes a pod; if not, why. One that has been started is not turned away by what
-/// was said about the node since.
-pub(crate) fn admit(pod: &Pod, node: &Node, others: &[Arc<Pod>]) -> Result<(), PodFailure> {
+/// was said about the node since. `unsafe_sysctls` are those that this node allows besides the safe ones.
+pub(crate) fn admit(pod: &Pod, node: &Node, others: &[Arc<Pod>], unsafe_sysctls: &[String]) -> Result<(), PodFailure> {
     let empty = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&empty);
+    sysctls(spec, unsafe_sysctls)?;
     if pod.metadata.labels.as_ref().and_then(|labels| labels.get(OS_LABEL)).is_some_and(|os| os != OS) {
         let message = "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label";
         return Err(PodFailure::rejected("PodOSSelectorNodeLabelDoesNotMatch", message));
@@ -52,6 +68,30 @@ pub(crate) fn admit(pod: &Pod, node: &Node, others: &[Arc<Pod>]) -> Result<(), P
     let tolerated = |taint| spec.tolerations.iter().flatten().any(|toleration| tolerates(toleration, taint));
     if !started && taints.any(|taint| taint.effect == "NoExecute" && !tolerated(taint)) {
         return failed("TaintToleration", "node(s) had untolerated taint(s)");
+    }
+    Ok(())
+}
+
+/// Whether the pod may set all that it wants to set of the kernel. An entry of `allowed` may end in `*`.
+fn sysctls(spec: &PodSpec, allowed: &[String]) -> Result<(), PodFailure> {
+    let namespace_of = |name: &str| {
+        let unsafe_one = |pattern: &&String| match pattern.strip_suffix('*') {
+            Some(prefix) => name.starts_with(prefix),
+            None => *pattern == name,
+        };
+        let safe = SAFE_SYSCTLS.iter().find(|(safe, _)| *safe == name).map(|(_, namespace)| *namespace);
+        let by_name = || if name.starts_with("net.") { "Net" } else { "IPC" };
+        safe.or_else(|| allowed.iter().find(unsafe_one).map(|_| by_name()))
+    };
+    let wanted = spec.security_context.iter().flat_map(|security| security.sysctls.iter().flatten());
+    for name in wanted.map(|sysctl| sysctl.name.replace('/', ".")) {
+        let why = match namespace_of(&name) {
+            None => format!("{name:?} not allowlisted"),
+            Some("IPC") if spec.host_ipc == Some(true) => format!("{name:?} not allowed with host IPC enabled"),
+            Some("Net") if spec.host_network == Some(true) => format!("{name:?} not allowed with host Net enabled"),
+            Some(_) => continue,
+        };
+        return Err(PodFailure::rejected("SysctlForbidden", &format!("forbidden sysctl: {why}")));
     }
     Ok(())
 }
@@ -169,9 +209,32 @@ mod tests {
             if let Some(at) = spec.pointer_mut(path).filter(|_| !path.is_empty()) {
                 *at = value.clone();
             }
-            let verdict = admit(&pod("new", spec), &node(), &others);
+            let verdict = admit(&pod("new", spec), &node(), &others, &[]);
             let said = verdict.err().map(|failure| format!("{}: {}", failure.reason, failure.message));
             assert_eq!(said.unwrap_or_default(), expected, "{path} {value}");
+        }
+    }
+
+    #[test]
+    fn a_pod_sets_of_the_kernel_what_is_safe_or_allowed_and_its_own() {
+        for (name, host, expected) in [
+            ("net.ipv4.tcp_syncookies", "", ""),
+            ("net/ipv4/tcp_syncookies", "", ""),
+            ("net.ipv4.tcp_syncookies", "hostNetwork", "\"net.ipv4.tcp_syncookies\" not allowed with host Net enabled"),
+            ("kernel.shm_rmid_forced", "hostNetwork", ""),
+            ("kernel.shm_rmid_forced", "hostIPC", "\"kernel.shm_rmid_forced\" not allowed with host IPC enabled"),
+            ("kernel.msgmax", "", "\"kernel.msgmax\" not allowlisted"),
+            ("net.core.somaxconn", "", ""),
+            ("net.core.somaxconn", "hostNetwork", "\"net.core.somaxconn\" not allowed with host Net enabled"),
+        ] {
+            let mut spec = asking(json!({}));
+            spec["securityContext"] = json!({ "sysctls": [{ "name": name, "value": "1" }] });
+            if !host.is_empty() {
+                spec[host] = json!(true);
+            }
+            let said = admit(&pod("p", spec), &node(), &[], &["net.core.*".to_owned()]).err();
+            let expected = (!expected.is_empty()).then(|| format!("SysctlForbidden: forbidden sysctl: {expected}"));
+            assert_eq!(said.map(|said| format!("{}: {}", said.reason, said.message)), expected, "{name} {host}");
         }
     }
 
@@ -179,8 +242,8 @@ mod tests {
     fn a_node_takes_only_so_many_pods() {
         let others: Vec<_> = ["a", "b", "c"].map(|name| Arc::new(pod(name, json!({ "containers": [] })))).into();
         let new = pod("new", asking(json!({})));
-        assert_eq!(admit(&new, &node(), &others[..2]), Ok(()));
-        let failure = admit(&new, &node(), &others).unwrap_err();
+        assert_eq!(admit(&new, &node(), &others[..2], &[]), Ok(()));
+        let failure = admit(&new, &node(), &others, &[]).unwrap_err();
         assert_eq!(failure.reason, "OutOfpods");
         assert_eq!(failure.message, "Node didn't have enough resource: pods, requested: 1, used: 3, capacity: 3");
     }
@@ -189,10 +252,10 @@ mod tests {
     fn what_is_said_about_the_node_later_does_not_turn_a_started_pod_away() {
         let mut running = pod("running", json!({ "containers": [], "nodeSelector": { "disk": "hdd" } }));
         running.metadata.labels = Some([(OS_LABEL.to_owned(), OS.to_owned())].into());
-        assert_eq!(admit(&running, &node(), &[]).unwrap_err().reason, NODE_AFFINITY);
+        assert_eq!(admit(&running, &node(), &[], &[]).unwrap_err().reason, NODE_AFFINITY);
         running.status = from_value(json!({ "startTime": "2026-01-01T00:00:00Z" })).unwrap();
-        assert_eq!(admit(&running, &node(), &[]), Ok(()));
+        assert_eq!(admit(&running, &node(), &[], &[]), Ok(()));
         running.metadata.labels = Some([(OS_LABEL.to_owned(), "windows".to_owned())].into());
-        assert_eq!(admit(&running, &node(), &[]).unwrap_err().reason, "PodOSSelectorNodeLabelDoesNotMatch");
+        assert_eq!(admit(&running, &node(), &[], &[]).unwrap_err().reason, "PodOSSelectorNodeLabelDoesNotMatch");
     }
 }

@@ -27,6 +27,8 @@ pub struct Config {
     pub taints: Vec<Taint>,
     /// Greatest number of pods.
     pub max_pods: u32,
+    /// What pods may set of the kernel besides what is safe: names, or their beginnings with `*`.
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// Processors to offer; those of the runtime when `None`.
     pub cpus: Option<u64>,
     /// Memory to offer in bytes; that of the runtime when `None`.
@@ -56,6 +58,7 @@ impl Config {
             labels: BTreeMap::new(),
             taints: Vec::new(),
             max_pods: 110,
+            allowed_unsafe_sysctls: Vec::new(),
             cpus: None,
             memory_bytes: None,
             reserved_cpu_milli: 0,

@@ -294,12 +294,13 @@ impl PodManager {
         let here = |other: &Pod| self.workers.get(&uid(other)).is_some_and(|worker| !worker.rejected);
         let others: Vec<_> = self.pods.list().into_iter().filter(|other| here(other) && !is_over(other)).collect();
         let node = self.shared.node.borrow().clone()?;
-        let mut verdict = admit(pod, &node, &others);
+        let allowed = &self.shared.config.allowed_unsafe_sysctls;
+        let mut verdict = admit(pod, &node, &others, allowed);
         if verdict.as_ref().is_err_and(|failure| failure.reason == NODE_AFFINITY) {
             // The scheduler may have heard of the node's new labels before us.
             let api: Api<Node> = Api::all(self.shared.client.clone());
             if let Ok(node) = api.get(&self.shared.config.node_name).await {
-                verdict = admit(pod, &node, &others);
+                verdict = admit(pod, &node, &others, allowed);
             }
         }
         let failure = verdict.err()?;

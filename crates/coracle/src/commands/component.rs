@@ -255,6 +255,7 @@ pub async fn kubelet(data_dir: Option<PathBuf>, options: cli::Kubelet) -> anyhow
     kubelet.cluster_dns = options.cluster_dns;
     kubelet.cluster_domain = options.cluster_domain;
     kubelet.max_pods = options.max_pods;
+    kubelet.allowed_unsafe_sysctls = options.allowed_unsafe_sysctls;
     kubelet.port = options.port;
     kubelet.labels = labels(&options.node_labels)?;
     let certificate = match (&options.tls_cert_file, &options.tls_private_key_file, &options.client_ca_file) {
