@@ -4,6 +4,9 @@
 //! none of them and would create three more. So it notes what it expects (three creations, or the
 //! deletion of these UIDs), and makes no further decision on that key until the watch has shown it all,
 //! or five minutes have passed, after which something was lost and the cache is taken at its word.
+//!
+//! The owner lies in another cache than its dependents, and either may be behind the other. A controller whose status
+//! is its memory (what a Job has counted) also waits until it sees what it wrote itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -11,6 +14,7 @@ use std::time::Duration;
 
 use coracle_client::ObjectKey;
 use coracle_clock::Instant;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 /// How long unfulfilled expectations hold a key back.
 const TIMEOUT: Duration = Duration::from_secs(300);
@@ -19,6 +23,13 @@ struct Expected {
     creations: usize,
     deletions: BTreeSet<String>,
     since: Instant,
+    /// The version of the owner that was last written.
+    written: u64,
+}
+
+/// An object's version, as a number.
+fn version(meta: &ObjectMeta) -> u64 {
+    meta.resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or_default()
 }
 
 /// The expectations of one controller, by the key of the owning object.
@@ -45,12 +56,27 @@ impl Expectations {
         self.set(key, |expected| expected.deletions = uids.into_iter().collect());
     }
 
+    /// The owner itself was written, and became this.
+    pub(crate) fn wrote(&self, key: &ObjectKey, owner: &ObjectMeta) {
+        self.with(key, |expected| expected.written = version(owner));
+    }
+
+    /// Whether the owner, as the cache has it, is not older than what was last written.
+    pub(crate) fn is_current(&self, key: &ObjectKey, owner: &ObjectMeta) -> bool {
+        self.0.lock().expect(LOCK).get(key).is_none_or(|expected| version(owner) >= expected.written)
+    }
+
     fn set(&self, key: &ObjectKey, change: impl FnOnce(&mut Expected)) {
-        let mut all = self.0.lock().expect(LOCK);
-        let fresh = || Expected { creations: 0, deletions: BTreeSet::new(), since: coracle_clock::instant() };
-        let expected = all.entry(key.clone()).or_insert_with(fresh);
-        expected.since = coracle_clock::instant();
-        change(expected);
+        self.with(key, |expected| {
+            expected.since = coracle_clock::instant();
+            change(expected);
+        });
+    }
+
+    fn with(&self, key: &ObjectKey, change: impl FnOnce(&mut Expected)) {
+        let since = coracle_clock::instant();
+        let fresh = || Expected { creations: 0, deletions: BTreeSet::new(), since, written: 0 };
+        change(self.0.lock().expect(LOCK).entry(key.clone()).or_insert_with(fresh));
     }
 
     /// A dependent appeared, or its creation failed.
@@ -99,5 +125,15 @@ mod tests {
         expectations.expect_creations(&key, 1);
         coracle_clock::sleep(TIMEOUT + Duration::from_secs(1)).await;
         assert!(expectations.satisfied(&key));
+    }
+    #[test]
+    fn an_owner_that_is_older_than_what_was_written_is_not_current() {
+        let (expectations, key) = (Expectations::default(), ObjectKey::new("ns", "job"));
+        let at = |version: &str| ObjectMeta { resource_version: Some(version.into()), ..Default::default() };
+        assert!(expectations.is_current(&key, &at("9")));
+        expectations.wrote(&key, &at("10"));
+        assert!(!expectations.is_current(&key, &at("9")) && expectations.is_current(&key, &at("10")));
+        expectations.forget(&key);
+        assert!(expectations.is_current(&key, &at("1")));
     }
 }

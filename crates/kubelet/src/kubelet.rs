@@ -149,7 +149,7 @@ impl Kubelet {
                 pods.run(shutdown.clone()),
                 node.run(shutdown.clone()),
                 services.run(shutdown.clone()),
-                node::keep_status(self.shared.clone()),
+                node::keep_status(self.shared.clone(), node.clone()),
                 node::keep_lease(self.shared.clone()),
                 watch_runtime(self.shared.clone(), sender),
                 manager,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_client::EventType;
+use coracle_client::{EventType, Informer};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
@@ -220,8 +220,16 @@ fn without_heartbeats(status: &NodeStatus) -> NodeStatus {
     status
 }
 
+/// Whether somebody else has written other conditions meanwhile: that nothing was heard of this node for too long.
+fn overruled(status: &NodeStatus, me: &Informer<Node>) -> bool {
+    let nodes = me.list();
+    let theirs = nodes.first().and_then(|node| node.status.as_ref()?.conditions.as_deref()).unwrap_or_default();
+    let ours = status.conditions.iter().flatten();
+    ours.into_iter().any(|ours| theirs.iter().any(|other| other.type_ == ours.type_ && other.status != ours.status))
+}
+
 /// Registers the node and keeps its status current, for ever.
-pub(crate) async fn keep_status(shared: Arc<Shared>) {
+pub(crate) async fn keep_status(shared: Arc<Shared>, me: Informer<Node>) {
     let mut machine = shared.machine.subscribe();
     // The first status is Ready if the engine answers at all: worth the moment it takes.
     let _ = coracle_clock::timeout(Duration::from_secs(1), machine.wait_for(Option::is_some)).await;
@@ -239,7 +247,7 @@ pub(crate) async fn keep_status(shared: Arc<Shared>) {
         }
         let now = coracle_clock::now();
         let status = node_status(&shared.config, up.as_ref(), &facts, &images, &written, now);
-        let changed = without_heartbeats(&status) != without_heartbeats(&written);
+        let changed = without_heartbeats(&status) != without_heartbeats(&written) || overruled(&status, &me);
         if changed || due {
             let patch = json!({ "status": status });
             let api: Api<Node> = Api::all(shared.client.clone());

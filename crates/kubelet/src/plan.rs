@@ -229,6 +229,14 @@ fn kill(status: &ContainerStatus, reason: KillReason, message: String, restart: 
     Kill { id: status.id.clone(), name: status.name.clone(), reason, message, restart }
 }
 
+/// The attempt that follows those of which the runtime knows nothing any more, since the machine was restarted.
+fn forgotten_attempts(pod: &Pod, name: &str) -> u32 {
+    let lists = pod.status.iter().flat_map(|s| [&s.container_statuses, &s.init_container_statuses]).flatten();
+    // Whose end is told of without its id is counted already.
+    let last = lists.flatten().find(|status| status.name == name);
+    last.map_or(0, |last| u32::try_from(last.restart_count).unwrap_or(0) + u32::from(last.container_id.is_some()))
+}
+
 /// Starts a container, unless it ended so shortly ago that it has to wait.
 fn start_after_backoff(
     input: &PlanInput<'_>,
@@ -245,7 +253,10 @@ fn start_after_backoff(
             actions.backing_off.insert(container.name.clone(), wait);
         }
         None => {
-            let attempt = input.observed.next_attempt(&container.name);
+            let attempt = match latest {
+                Some(_) => input.observed.next_attempt(&container.name),
+                None => forgotten_attempts(input.pod, &container.name),
+            };
             actions.start.push(Start { role, name: container.name.clone(), attempt });
         }
     }

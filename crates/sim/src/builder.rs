@@ -1,17 +1,30 @@
 //! How a simulated cluster is described and started.
 
+use std::path::Path;
+use std::sync::Arc;
+
+use coracle_controller_manager::VolumeDirectory;
 use coracle_kubelet::runtime::simulated::SimulatedConfig;
 
 use crate::Cluster;
 
 /// A description of a cluster; [`Builder::run`] brings it to life.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Builder {
     pub(crate) seed: u64,
     pub(crate) nodes: usize,
     pub(crate) machine: SimulatedConfig,
-    pub(crate) controllers: Vec<String>,
+    pub(crate) manager: coracle_controller_manager::Config,
     pub(crate) scheduler: bool,
+}
+
+/// Volumes that take no room.
+struct NoVolumes;
+
+impl VolumeDirectory for NoVolumes {
+    fn remove(&self, _: &Path) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Default for Builder {
@@ -20,7 +33,7 @@ impl Default for Builder {
             seed: 0,
             nodes: 1,
             machine: SimulatedConfig::default(),
-            controllers: vec!["*".into()],
+            manager: coracle_controller_manager::Config { volumes: Arc::new(NoVolumes), ..Default::default() },
             scheduler: true,
         }
     }
@@ -47,7 +60,13 @@ impl Builder {
 
     /// Which controllers run, as `--controllers` takes them: `*`, `name`, `-name`. None at all: no controller manager.
     pub fn controllers(mut self, controllers: &[&str]) -> Self {
-        self.controllers = controllers.iter().map(|&name| name.to_owned()).collect();
+        self.manager.controllers = controllers.iter().map(|&name| name.to_owned()).collect();
+        self
+    }
+
+    /// Changes what else the controller manager is told.
+    pub fn controller_manager(mut self, change: impl FnOnce(&mut coracle_controller_manager::Config)) -> Self {
+        change(&mut self.manager);
         self
     }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +10,6 @@ use coracle_apiserver::assembly::assemble;
 use coracle_apiserver::auth::jwt::TokenKey;
 use coracle_apiserver::security::SecurityConfig;
 use coracle_apiserver::{ApiServer, UserInfo};
-use coracle_controller_manager::VolumeDirectory;
 use coracle_kubelet::Kubelet;
 use coracle_kubelet::runtime::simulated::{SimulatedConfig, SimulatedRuntime};
 use coracle_metrics_server::MetricsServer;
@@ -19,6 +17,7 @@ use coracle_store::{MemoryStore, Revision, SharedStore};
 use tokio_util::sync::CancellationToken;
 
 use crate::builder::Builder;
+use crate::faults::Link;
 use crate::history::{Change, Recorder, dump};
 use crate::kubelets::Kubelets;
 use crate::line::{Line, Process, Requests, Server, Switchboard};
@@ -40,34 +39,28 @@ pub enum Component {
     Scheduler,
     /// The kubelet of a node; the node's containers run on without it.
     Kubelet(String),
+    /// A program of your own: whoever has the [client of that name](Cluster::client_for).
+    Client(String),
 }
 
 /// A simulated cluster. Made by [`Builder::run`].
 pub struct Cluster {
-    store: SharedStore,
+    pub(crate) store: SharedStore,
     recorder: Recorder,
     server: Switchboard,
     requests: Requests,
     admin: kube::Client,
     running: BTreeMap<Component, Process>,
+    pub(crate) links: BTreeMap<Component, Link>,
     machines: BTreeMap<String, Machine>,
     kubelets: Kubelets,
-    controllers: Vec<String>,
+    manager: coracle_controller_manager::Config,
 }
 
 struct Machine {
     number: u8,
     config: SimulatedConfig,
     runtime: SimulatedRuntime,
-}
-
-/// Volumes that take no room.
-struct NoVolumes;
-
-impl VolumeDirectory for NoVolumes {
-    fn remove(&self, _: &Path) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 impl Cluster {
@@ -85,6 +78,7 @@ impl Cluster {
             user: UserInfo::new("kubernetes-admin", &["kubeadm:cluster-admins"]),
             requests: requests.clone(),
             process: Process::default(),
+            link: Link::default(),
         };
         let mut cluster = Cluster {
             store,
@@ -93,12 +87,13 @@ impl Cluster {
             requests,
             admin: kube::Client::new(line, "default"),
             running: BTreeMap::new(),
+            links: BTreeMap::new(),
             machines: BTreeMap::new(),
             kubelets: Kubelets::default(),
-            controllers: builder.controllers,
+            manager: builder.manager,
         };
         cluster.restart(&Component::ApiServer).await?;
-        if !cluster.controllers.is_empty() {
+        if !cluster.manager.controllers.is_empty() {
             cluster.restart(&Component::ControllerManager).await?;
         }
         if builder.scheduler {
@@ -116,6 +111,15 @@ impl Cluster {
         self.admin.clone()
     }
 
+    /// A client for a program of your own, with the rights of an administrator; the program can crash and be cut off as
+    /// [`Component::Client`]. One that had the name before never gets another answer.
+    pub fn client_for(&mut self, name: &str) -> kube::Client {
+        let component = Component::Client(name.to_owned());
+        self.crash(&component);
+        self.running.insert(component.clone(), Process::default());
+        self.component_client(&component, name, &["kubeadm:cluster-admins"])
+    }
+
     /// The machine of a node: to crash containers on it, or to let their probes fail.
     ///
     /// # Panics
@@ -129,7 +133,7 @@ impl Cluster {
         self.machines.keys().cloned().collect()
     }
 
-    /// All components that can [crash](Cluster::crash), running or not.
+    /// All of the cluster's components that can [crash](Cluster::crash), running or not.
     pub fn components(&self) -> Vec<Component> {
         let kubelets = self.machines.keys().cloned().map(Component::Kubelet);
         [Component::ApiServer, Component::ControllerManager, Component::Scheduler].into_iter().chain(kubelets).collect()
@@ -178,6 +182,14 @@ impl Cluster {
         }
     }
 
+    /// Lets a component die as it is about to send its `requests`-th request from now, of whatever kind: it never
+    /// arrives. 0 calls that off.
+    pub fn crash_before(&mut self, component: &Component, requests: u64) {
+        if let Some(process) = self.running.get(component) {
+            process.requests_left.store(requests, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+
     /// Whether a component runs.
     pub fn is_running(&self, component: &Component) -> bool {
         self.running.get(component).is_some_and(|process| !process.killed.is_cancelled())
@@ -189,9 +201,12 @@ impl Cluster {
     /// It cannot start, or there is no such node.
     pub async fn restart(&mut self, component: &Component) -> anyhow::Result<()> {
         self.crash(component);
+        if let Component::Client(name) = component {
+            bail!("{name} is not the cluster's to start: ask for a new client");
+        }
         let process = Process::default();
         let killed = process.killed.clone();
-        self.running.insert(component.clone(), process.clone());
+        self.running.insert(component.clone(), process);
         match component {
             Component::ApiServer => {
                 let mut security = SecurityConfig::new(TokenKey::generate()?, "10.96.0.0/12".parse()?);
@@ -200,33 +215,29 @@ impl Cluster {
                 let api = assemble(self.store.clone(), security, advertise, None).await.context("the API server")?;
                 let server = Server { api: api.clone(), stopped: killed };
                 *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
-                self.serve_metrics(&api, &process);
+                self.serve_metrics(&api);
             }
             Component::ControllerManager => {
-                let config = coracle_controller_manager::Config {
-                    controllers: self.controllers.clone(),
-                    volumes: Arc::new(NoVolumes),
-                    ..Default::default()
-                };
-                let client = self.component_client("system:kube-controller-manager", &[], &process);
+                let config = self.manager.clone();
+                let client = self.component_client(component, "system:kube-controller-manager", &[]);
                 spawn(component, killed.clone(), coracle_controller_manager::run(client, config, killed));
             }
             Component::Scheduler => {
-                let client = self.component_client("system:kube-scheduler", &[], &process);
+                let client = self.component_client(component, "system:kube-scheduler", &[]);
                 let run = coracle_scheduler::run(client, coracle_scheduler::Config::default(), killed.clone());
                 spawn(component, killed, run);
             }
+            Component::Client(_) => {}
             Component::Kubelet(node) => {
                 let machine = self.machines.get(node).with_context(|| format!("no node {node}"))?;
-                let third = machine.number;
+                let (third, machine) = (machine.number, machine.runtime.clone());
                 let ip = IpAddr::V4(Ipv4Addr::new(10, 244, third, 1));
                 let config = coracle_kubelet::Config {
                     on_disk: false,
                     ..coracle_kubelet::Config::new(node, ip, &format!("10.244.{third}.0/24"), "/simulated")
                 };
-                let client = self.component_client(&format!("system:node:{node}"), &["system:nodes"], &process);
-                let (runtime, prober) = (Arc::new(machine.runtime.clone()), Arc::new(machine.runtime.clone()));
-                let kubelet = Kubelet::with_prober(client, runtime, prober, config)?;
+                let client = self.component_client(component, &format!("system:node:{node}"), &["system:nodes"]);
+                let kubelet = Kubelet::with_prober(client, Arc::new(machine.clone()), Arc::new(machine), config)?;
                 self.kubelets.add(node, kubelet.routes(), killed.clone());
                 spawn(component, killed.clone(), kubelet.run(killed));
             }
@@ -235,9 +246,9 @@ impl Cluster {
     }
 
     /// metrics-server, which lives in the API server's process.
-    fn serve_metrics(&self, api: &ApiServer, process: &Process) {
+    fn serve_metrics(&mut self, api: &ApiServer) {
         let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
-        let client = self.component_client(coracle_metrics_server::USER, &groups, process);
+        let client = self.component_client(&Component::ApiServer, coracle_metrics_server::USER, &groups);
         let metrics = Arc::new(MetricsServer::new(client.clone()));
         api.config.aggregator.attach(
             coracle_metrics_server::NAMESPACE,
@@ -255,9 +266,11 @@ impl Cluster {
         self.machines.values().for_each(|machine| machine.runtime.set_use(namespace, pod, cpu_milli, memory_bytes));
     }
 
-    fn component_client(&self, user: &str, groups: &[&str], process: &Process) -> kube::Client {
+    fn component_client(&mut self, component: &Component, user: &str, groups: &[&str]) -> kube::Client {
         let (server, requests) = (self.server.clone(), self.requests.clone());
-        let line = Line { server, user: UserInfo::new(user, groups), requests, process: process.clone() };
+        let process = self.running[component].clone();
+        let link = self.links.entry(component.clone()).or_default().clone();
+        let line = Line { server, user: UserInfo::new(user, groups), requests, process, link };
         kube::Client::new(line, "default")
     }
 

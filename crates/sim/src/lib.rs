@@ -43,6 +43,7 @@
 
 mod builder;
 mod cluster;
+mod faults;
 mod history;
 mod kubelets;
 mod line;
@@ -50,4 +51,5 @@ mod objects;
 
 pub use builder::Builder;
 pub use cluster::{Cluster, Component};
+pub use faults::Delay;
 pub use history::{Change, dump};

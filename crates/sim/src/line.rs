@@ -1,9 +1,10 @@
 //! The line between a client and the API server: in place of a network.
 //!
 //! A request takes a few milliseconds, as many as chance will have it: so requests overtake each other, and whoever
-//! asks in a circle at least lets time pass. A line counts what goes over it and can fail in the two ways that matter. When the *server* stops, requests are
-//! refused and watches end, as TCP connections would. When the *client's* process is killed, nothing that its
-//! remaining tasks still ask is ever answered: to the world it has ended at that very instant.
+//! asks in a circle at least lets time pass. A line counts what goes over it and can fail in the ways that matter. When
+//! the *server* stops, requests are refused and watches end, as TCP connections would. When the *client's* process is
+//! killed, nothing that its remaining tasks still ask is ever answered: to the world it has ended at that very instant.
+//! What else can be wrong with a line, and is with no process, stands in [`crate::faults`].
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -17,6 +18,8 @@ use futures::StreamExt;
 use http::{Method, Request, Response};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
+
+use crate::faults::Link;
 
 /// Where the API server of the moment is found.
 pub(crate) type Switchboard = Arc<Mutex<Option<Server>>>;
@@ -37,6 +40,7 @@ pub(crate) struct Line {
     pub(crate) user: UserInfo,
     pub(crate) requests: Requests,
     pub(crate) process: Process,
+    pub(crate) link: Link,
 }
 
 /// The process at the client's end.
@@ -46,28 +50,30 @@ pub(crate) struct Process {
     pub(crate) killed: CancellationToken,
     /// It ends with the answer to its so manieth write from now; 0: not by itself.
     pub(crate) writes_left: Arc<AtomicU64>,
+    /// It ends when it is about to send its so manieth request from now; 0: not by itself.
+    pub(crate) requests_left: Arc<AtomicU64>,
 }
 
-impl Process {
-    /// Counts a write; whether it was the last.
-    fn wrote_its_last(&self) -> bool {
-        let counted = self.writes_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-        counted == Ok(1)
-    }
+/// Counts one; whether it was the last.
+fn was_last(left: &AtomicU64) -> bool {
+    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) == Ok(1)
 }
 
+/// A connection that did not come about, or no answer on one that did.
 #[derive(Debug)]
-struct Refused;
+pub(crate) struct Broken(pub(crate) &'static str);
 
-impl std::fmt::Display for Refused {
+impl std::fmt::Display for Broken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("connection refused")
+        f.write_str(self.0)
     }
 }
 
-impl std::error::Error for Refused {}
+impl std::error::Error for Broken {}
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+const REFUSED: Broken = Broken("connection refused");
+
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl Service<Request<kube::client::Body>> for Line {
     type Response = Response<Body>;
@@ -79,32 +85,40 @@ impl Service<Request<kube::client::Body>> for Line {
     }
 
     fn call(&mut self, request: Request<kube::client::Body>) -> Self::Future {
-        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let watch = if request.uri().query().is_some_and(|query| query.contains("watch=")) { "?watch" } else { "" };
+        let query = request.uri().query().unwrap_or_default();
+        let is_watch = query.contains("watch=");
+        let watch = if is_watch { "?watch" } else { "" };
         let what = format!("{} {} {}{watch}", self.user.name, request.method(), request.uri().path());
-        let (user, requests, process) = (self.user.clone(), self.requests.clone(), self.process.clone());
         let is_write = request.method() != Method::GET;
+        let from_cache = !is_write && (is_watch || query.split('&').any(|pair| pair == "resourceVersion=0"));
+        let link = self.link.clone();
+        let behind = if from_cache { link.view() } else { None };
+        let server = behind.or_else(|| self.server.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        let watched = is_watch.then(|| crate::faults::plural(request.uri().path()));
+        let (user, requests, process) = (self.user.clone(), self.requests.clone(), self.process.clone());
         Box::pin(async move {
-            if process.killed.is_cancelled() {
-                return std::future::pending().await;
+            if was_last(&process.requests_left) {
+                process.killed.cancel();
             }
-            coracle_clock::sleep(Duration::from_millis(1 + coracle_clock::random_u64() % 4)).await;
-            let Some(Server { api, stopped }) = server else { return Err(Refused.into()) };
-            *requests.lock().unwrap_or_else(PoisonError::into_inner).entry(what).or_default() += 1;
-            let mut service = api.service_as(user);
-            drop(api);
-            tokio::select! {
-                biased;
-                () = process.killed.cancelled() => std::future::pending().await,
-                () = stopped.cancelled() => Err(Refused.into()),
-                answer = service.call(request) => {
-                    let Ok(response) = answer;
-                    if is_write && process.wrote_its_last() {
-                        process.killed.cancel();
-                        return std::future::pending().await;
-                    }
-                    Ok(response.map(|body| until(body, stopped.clone())))
+            let answer = async {
+                coracle_clock::sleep(Duration::from_millis(1 + coracle_clock::random_u64() % 4)).await;
+                link.reach().await?;
+                let Some(Server { api, stopped }) = server else { return Err(REFUSED.into()) };
+                *requests.lock().unwrap_or_else(PoisonError::into_inner).entry(what).or_default() += 1;
+                let mut service = api.service_as(user);
+                drop(api);
+                let answer = stopped.run_until_cancelled(service.call(request)).await;
+                let Some(Ok(response)) = answer else { return Err(REFUSED.into()) };
+                if is_write && was_last(&process.writes_left) {
+                    process.killed.cancel();
                 }
+                link.reach().await?;
+                Ok(response.map(|body| link.disturb(until(body, stopped), watched)))
+            };
+            let answer = process.killed.run_until_cancelled(answer).await;
+            match answer {
+                Some(answer) if !process.killed.is_cancelled() => answer,
+                _ => std::future::pending().await,
             }
         })
     }

@@ -101,6 +101,10 @@ impl JobController {
                 .collect();
             return self.release(&key, &left).await;
         };
+        if !self.control.expectations.is_current(&key, &job.metadata) {
+            // Pods may be seen already that were counted, but not the count: its own change will bring the key back.
+            return Ok(Requeue::Never);
+        }
         let managed_elsewhere = job.spec.as_ref().and_then(|spec| spec.managed_by.as_deref());
         if managed_elsewhere.is_some_and(|by| by != "kubernetes.io/job-controller") {
             return Ok(Requeue::Never);
@@ -134,7 +138,8 @@ impl JobController {
             let mut changed = job.as_ref().clone();
             changed.status = Some(step.status);
             let api: Api<Job> = Api::namespaced(self.control.client.clone(), &key.namespace);
-            api.replace_status(&key.name, &PostParams::default(), &changed).await?;
+            let written = api.replace_status(&key.name, &PostParams::default(), &changed).await?;
+            self.control.expectations.wrote(key, &written.metadata);
             if let Some((warning, reason, message)) = step.tell {
                 let kind = if warning { EventType::Warning } else { EventType::Normal };
                 self.control.recorder.event(&about, kind, reason, message);

@@ -241,3 +241,13 @@ proptest! {
         prop_assert!(!actions.kill_pod || actions.start.is_empty());
     }
 }
+
+#[test]
+fn attempts_go_on_from_the_status_where_the_runtime_has_forgotten_them() {
+    for (container_id, attempt) in [(json!("docker://x"), "a#3"), (json!(null), "a#2")] {
+        let mut pod = one("Always");
+        let status = json!({ "name": "a", "image": "", "imageID": "", "ready": false, "restartCount": 2, "containerID": container_id });
+        pod.status = serde_json::from_value(json!({ "containerStatuses": [status] })).unwrap();
+        assert_eq!(starts(&decide(&pod, Seen::sandbox(&pod))), [attempt]);
+    }
+}

@@ -118,8 +118,10 @@ pub(crate) struct PodWorker {
     gone: bool,
     stage: Stage,
     observed: ObservedPod,
-    /// The status last sent, or last seen when none was sent.
+    /// The status last sent, or seen since.
     status: PodStatus,
+    /// The pod's version that holds the status last sent: older ones say nothing new.
+    sent: u64,
     /// What the kubelet has failed the pod for.
     failure: Option<PodFailure>,
     waiting: BTreeMap<String, WaitingReason>,
@@ -157,6 +159,7 @@ pub(crate) fn start(
         done,
         uid: pod.metadata.uid.clone().unwrap_or_default(),
         status: pod.status.clone().unwrap_or_default(),
+        sent: 0,
         pod,
         gone: false,
         stage: if rejection.is_some() { Stage::Terminating } else { Stage::Syncing },
@@ -233,6 +236,10 @@ impl PodWorker {
         if !Arc::ptr_eq(&update.pod, &self.pod) {
             let described = |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
             self.volumes_stale |= described(&update.pod) != described(&self.pod);
+            // What others have written is put right, but for an end that somebody decreed.
+            if version(&update.pod) >= self.sent && !self.finished() {
+                self.status = update.pod.status.clone().unwrap_or_default();
+            }
         }
         self.pod = update.pod;
         self.gone = update.gone;
@@ -244,7 +251,7 @@ impl PodWorker {
 
     /// Whether the pod has ended by itself.
     fn finished(&self) -> bool {
-        self.failure.is_some() || matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"))
+        self.failure.is_some() || is_over(&self.status)
     }
 
     fn next_stage(&mut self) -> Stage {
@@ -287,9 +294,21 @@ impl PodWorker {
     }
 }
 
-/// Resolves when the pod is being deleted.
+/// The version of a pod's object, as a number.
+fn version(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or_default()
+}
+
+fn is_over(status: &PodStatus) -> bool {
+    matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
+}
+
+/// Resolves when the pod is being deleted, or was declared to be over.
 async fn must_stop(updates: &mut watch::Receiver<PodUpdate>) {
-    let stop = |update: &PodUpdate| update.gone || update.pod.metadata.deletion_timestamp.is_some();
+    let stop = |update: &PodUpdate| {
+        let PodUpdate { pod, gone } = update;
+        *gone || pod.metadata.deletion_timestamp.is_some() || pod.status.as_ref().is_some_and(is_over)
+    };
     if updates.wait_for(stop).await.is_err() {
         std::future::pending::<()>().await;
     }

@@ -5,7 +5,7 @@ use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::{Map, Value, json};
 
-use super::PodWorker;
+use super::{PodWorker, version};
 use crate::status::{StatusInput, pod_status};
 
 impl PodWorker {
@@ -41,7 +41,7 @@ impl PodWorker {
         let patch = json!({ "metadata": { "uid": self.uid }, "status": changes });
         let result = self.api().patch_status(self.pod_name(), &PatchParams::default(), &Patch::Strategic(&patch)).await;
         match result {
-            Ok(_) => self.status = status,
+            Ok(pod) => (self.status, self.sent) = (status, version(&pod)),
             // It was deleted, perhaps replaced by another of the same name; the watch is about to say so.
             Err(kube::Error::Api(refusal)) if matches!(refusal.code, 404 | 409) => self.status = status,
             Err(error) => return Err(format!("status not written: {error}")),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use coracle_client::EventType;
 use k8s_openapi::api::core::v1::Probe;
 
-use super::{PodWorker, Report, Stage};
+use super::{PodWorker, Report, Stage, is_over};
 use crate::container::sandbox_config;
 use crate::observed::{containers, init_containers};
 use crate::plan::{Actions, Kill, KillReason, PlanInput, Role, find_container, plan};
@@ -24,7 +24,7 @@ const SANDBOX_RETRY: Duration = Duration::from_secs(5);
 impl PodWorker {
     /// Looks, plans and acts until there is nothing to do, then reports.
     pub(super) async fn sync(&mut self) -> Result<(), String> {
-        if self.pod_is_over() {
+        if is_over(&self.status) {
             self.stage = Stage::Terminating;
             return Ok(());
         }
@@ -56,11 +56,6 @@ impl PodWorker {
         self.keep_probes();
         self.report(false).await?;
         self.collect_garbage().await
-    }
-
-    /// Whether the API server already knows that the pod has ended.
-    fn pod_is_over(&self) -> bool {
-        matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"))
     }
 
     /// Fails a pod that runs longer than `activeDeadlineSeconds`, or sees to it that it is looked at in time.

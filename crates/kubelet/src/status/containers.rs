@@ -89,11 +89,14 @@ fn unseen(input: &StatusInput<'_>, container: &Container, old: Option<&Container
         return old.clone();
     }
     let reason = if init_containers(input.pod).is_empty() { "ContainerCreating" } else { "PodInitializing" };
+    // It ran when it was last seen: its end went unseen, and what is started now is another.
+    let vanished = old.is_some_and(|old| is_running(old.state.as_ref()));
+    let ended = "The container could not be located when the pod was deleted.  The container used to be Running";
     ContainerStatus {
         name: container.name.clone(),
         image: container.image.clone().unwrap_or_default(),
-        restart_count: old.map_or(0, |old| old.restart_count),
-        last_state: old.and_then(|old| old.last_state.clone()),
+        restart_count: old.map_or(0, |old| old.restart_count) + i32::from(vanished),
+        last_state: if vanished { Some(unknown_end(ended)) } else { old.and_then(|old| old.last_state.clone()) },
         state: Some(waiting(reason, None)),
         ..ContainerStatus::default()
     }
@@ -142,16 +145,19 @@ fn state_of(input: &StatusInput<'_>, status: &runtime::ContainerStatus) -> Conta
 fn lost(input: &StatusInput<'_>, role: Role, status: &mut ContainerStatus) {
     let begun = containers(input.pod).iter().any(|c| input.observed.latest(&c.name).is_some());
     if role == Role::Main && begun || is_running(status.state.as_ref()) {
-        status.state = Some(ContainerState {
-            terminated: Some(ContainerStateTerminated {
-                exit_code: 137,
-                reason: Some("ContainerStatusUnknown".into()),
-                message: Some("The container could not be located when the pod was terminated".into()),
-                ..ContainerStateTerminated::default()
-            }),
-            ..ContainerState::default()
-        });
+        status.state = Some(unknown_end("The container could not be located when the pod was terminated"));
     }
+}
+
+/// The end of a container whose end nobody saw.
+fn unknown_end(message: &str) -> ContainerState {
+    let terminated = ContainerStateTerminated {
+        exit_code: 137,
+        reason: Some("ContainerStatusUnknown".into()),
+        message: Some(message.into()),
+        ..ContainerStateTerminated::default()
+    };
+    ContainerState { terminated: Some(terminated), ..ContainerState::default() }
 }
 
 fn readiness(

@@ -209,3 +209,21 @@ fn a_status_computed_twice_is_the_same() {
     pod.status = Some(first.clone());
     assert_eq!(Case::of(&pod, Seen::sandbox(&pod).running("a", 0)).status(), first);
 }
+
+#[test]
+fn a_container_that_vanished_was_restarted_once() {
+    let mut pod = one("Always");
+    pod.status = serde_json::from_value(json!({ "phase": "Running", "containerStatuses": [{
+        "name": "a", "image": "busybox", "imageID": "", "ready": true, "restartCount": 2, "containerID": "docker://x",
+        "state": { "running": { "startedAt": null } },
+    }] }))
+    .unwrap();
+    let first = Case::of(&pod, Seen::nothing(&pod)).status();
+    pod.status = Some(first.clone());
+    for status in [first, Case::of(&pod, Seen::nothing(&pod)).status()] {
+        let shown = &status.container_statuses.as_ref().unwrap()[0];
+        let ended = shown.last_state.as_ref().and_then(|state| state.terminated.as_ref()).unwrap();
+        assert_eq!((shown.restart_count, ended.exit_code, &shown.container_id), (3, 137, &None));
+        assert_eq!(status.phase.as_deref(), Some("Running"));
+    }
+}

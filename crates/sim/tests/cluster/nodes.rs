@@ -92,3 +92,23 @@ fn a_pod_that_fits_nowhere_runs_when_a_node_joins_or_room_is_made() {
         Ok(())
     });
 }
+
+#[test]
+fn after_a_machines_restart_its_pods_are_restarted_and_counted_so() {
+    simulate(async |cluster| {
+        cluster.create(workload("DaemonSet", "log", "fluentd:1", json!({}))).await?;
+        cluster.settle().await;
+        for restarts in 1..3 {
+            cluster.power_off("coracle-2");
+            cluster.advance(seconds(5)).await;
+            cluster.restart(&Component::Kubelet("coracle-2".into())).await?;
+            cluster.settle().await;
+            for pod in pods(cluster, "log").await? {
+                let expected = if pod["spec"]["nodeName"] == "coracle-2" { restarts } else { 0 };
+                let status = &pod["status"]["containerStatuses"][0];
+                assert_eq!((is_ready(&pod), &status["restartCount"]), (true, &json!(expected)), "{status:#}");
+            }
+        }
+        Ok(())
+    });
+}

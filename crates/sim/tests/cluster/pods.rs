@@ -162,3 +162,25 @@ fn a_claim_grows_with_its_volume() {
         Ok(())
     });
 }
+
+#[test]
+fn a_pod_that_somebody_declares_failed_is_stopped_and_stays_failed() {
+    for after in [0, 30] {
+        simulate(async |cluster| {
+            cluster.create(pod("web", one_container("nginx:1", &[]))).await?;
+            let bound = async || anyhow::Ok(get(cluster, "pods", "web").await?["spec"]["nodeName"].is_string());
+            while !bound().await? {
+                cluster.advance(std::time::Duration::from_millis(10)).await;
+            }
+            cluster.advance(seconds(after)).await;
+            let failed = json!({ "status": { "phase": "Failed", "reason": "Because" } });
+            cluster.patch("pods", "default/web/status", failed).await?;
+            cluster.advance(seconds(60)).await;
+            let web = get(cluster, "pods", "web").await?;
+            assert_eq!((&web["status"]["phase"], &web["status"]["reason"]), (&json!("Failed"), &json!("Because")));
+            let node = web["spec"]["nodeName"].as_str().unwrap_or_default();
+            assert!(!cluster.machine(node).crash("default", "web", "main", 1), "its container runs on");
+            Ok(())
+        });
+    }
+}
