@@ -77,7 +77,9 @@ pub(super) fn scale_down_old(deployment: &Deployment, old: &[ReplicaSet], new: O
         *size -= unhealthy;
         may_go -= unhealthy;
     }
-    let all_available = old.iter().chain(new).map(available).sum::<i32>();
+    // A ReplicaSet that was made smaller a moment ago still tells of pods that are about to go.
+    let all_available =
+        old.iter().chain(new).map(|replica_set| available(replica_set).min(size(replica_set))).sum::<i32>();
     let mut may_go = all_available - min_available;
     for size in &mut sizes {
         let gone = (*size).min(may_go).max(0);
