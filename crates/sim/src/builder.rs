@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use coracle_controller_manager::VolumeDirectory;
 use coracle_kubelet::runtime::simulated::SimulatedConfig;
@@ -16,6 +17,7 @@ pub struct Builder {
     pub(crate) machine: SimulatedConfig,
     pub(crate) manager: coracle_controller_manager::Config,
     pub(crate) scheduler: bool,
+    pub(crate) real_time: bool,
 }
 
 /// Volumes that take no room.
@@ -35,6 +37,7 @@ impl Default for Builder {
             machine: SimulatedConfig::default(),
             manager: coracle_controller_manager::Config { volumes: Arc::new(NoVolumes), ..Default::default() },
             scheduler: true,
+            real_time: false,
         }
     }
 }
@@ -76,14 +79,23 @@ impl Builder {
         self
     }
 
+    /// On the machine's own clock and chance: for what cannot wait in virtual time, such as a program that also talks to
+    /// somebody outside. Waiting then takes as long as it says; [`Cluster::until`] waits no longer than it must.
+    pub fn real_time(mut self) -> Self {
+        self.real_time = true;
+        self.machine.pull_delay = Duration::ZERO;
+        self
+    }
+
     /// Starts the cluster, waits until its nodes are ready, and plays a scenario on it.
     ///
     /// # Errors
     /// What the scenario or the cluster's start returns.
     pub fn run<T>(self, scenario: impl AsyncFnOnce(&mut Cluster) -> anyhow::Result<T>) -> anyhow::Result<T> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+        let paused = !self.real_time;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(paused).build()?;
         runtime.block_on(async {
-            let _world = coracle_clock::Simulation::start(self.seed);
+            let _world = paused.then(|| coracle_clock::Simulation::start(self.seed));
             let mut cluster = Cluster::start(self).await?;
             scenario(&mut cluster).await
         })

@@ -102,7 +102,11 @@ impl Cluster {
         for _ in 0..builder.nodes {
             cluster.add_node(builder.machine.clone()).await?;
         }
-        cluster.settle().await;
+        if builder.real_time {
+            cluster.until("the nodes are ready", Cluster::is_up).await?;
+        } else {
+            cluster.settle().await;
+        }
         Ok(cluster)
     }
 
@@ -277,6 +281,37 @@ impl Cluster {
     /// Lets time pass.
     pub async fn advance(&self, time: Duration) {
         coracle_clock::sleep(time).await;
+    }
+
+    /// Lets time pass until something holds: ten minutes at most.
+    ///
+    /// # Errors
+    /// It does not come to hold, or looking failed.
+    pub async fn until(
+        &self,
+        what: &str,
+        mut holds: impl AsyncFnMut(&Cluster) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<()> {
+        let start = coracle_clock::instant();
+        while !holds(self).await.with_context(|| what.to_owned())? {
+            if start.elapsed() > Duration::from_secs(600) {
+                bail!("{what}: not in ten minutes");
+            }
+            coracle_clock::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
+    /// Whether all nodes are ready, and pods may be made.
+    async fn is_up(&self) -> anyhow::Result<bool> {
+        let ready = |node: &serde_json::Value| {
+            let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+            conditions.into_iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
+        };
+        let nodes = self.list("nodes", None).await?;
+        let accounts = !self.manager.controllers.iter().any(|name| name == "*")
+            || self.get("serviceaccounts", "default").await?.is_some();
+        Ok(accounts && nodes.len() == self.machines.len() && nodes.iter().all(ready))
     }
 
     /// Lets time pass until no object has changed for 15 seconds, heartbeats (leases and nodes) and events aside.

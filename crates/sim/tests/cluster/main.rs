@@ -12,6 +12,7 @@ mod jobs;
 mod nodes;
 mod normal;
 mod pods;
+mod random;
 mod resource_claims;
 mod scheduling;
 mod services;
