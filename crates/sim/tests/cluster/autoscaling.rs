@@ -114,6 +114,39 @@ fn a_behaviour_makes_haste_or_takes_its_time() {
 }
 
 #[test]
+fn custom_resources_with_a_scale_are_scaled_too() {
+    simulate(async |cluster| {
+        let schema = json!({ "openAPIV3Schema": { "type": "object", "x-kubernetes-preserve-unknown-fields": true } });
+        let scale = json!({ "specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas" });
+        let version = json!({ "name": "v1", "served": true, "storage": true, "schema": schema, "subresources": { "scale": scale } });
+        let names = json!({ "plural": "wolves", "kind": "Wolf" });
+        cluster
+            .create(json!({
+                "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+                "metadata": { "name": "wolves.example.com" },
+                "spec": { "group": "example.com", "scope": "Namespaced", "names": names, "versions": [version] },
+            }))
+            .await?;
+        cluster.settle().await;
+        let wolves = "/apis/example.com/v1/namespaces/default/wolves";
+        let wolf = json!({ "apiVersion": "example.com/v1", "kind": "Wolf", "metadata": { "name": "grey" }, "spec": { "replicas": 1 } });
+        let request =
+            Request::post(wolves).header("content-type", "application/json").body(serde_json::to_vec(&wolf)?)?;
+        cluster.client().request::<Value>(request).await?;
+        let mut pack = autoscaler("pack", "grey", Value::Null);
+        pack["spec"]["scaleTargetRef"] = json!({ "apiVersion": "example.com/v1", "kind": "Wolf", "name": "grey" });
+        pack["spec"]["minReplicas"] = 3.into();
+        cluster.create(pack).await?;
+        cluster.advance(seconds(20)).await;
+        let found: Value = cluster.client().request(Request::get(format!("{wolves}/grey")).body(Vec::new())?).await?;
+        assert_eq!(found["spec"]["replicas"], 3);
+        let said = messages(cluster, "pack").await?;
+        assert_eq!(said, ["New size: 3; reason: Current number of replicas below Spec.MinReplicas"]);
+        Ok(())
+    });
+}
+
+#[test]
 fn what_an_autoscaler_cannot_do_stands_in_its_conditions() {
     simulate(async |cluster| {
         cluster.create(autoscaler("lost", "nowhere", Value::Null)).await?;
