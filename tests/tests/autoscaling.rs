@@ -57,7 +57,7 @@ fn traffic_brings_five_pods_and_its_end_leaves_one(cluster: &Cluster) {
         (!ip.is_empty()).then_some(ip)
     });
     std::thread::scope(|scope| {
-        let line = format!("load http://{ip}/ --connections 4 --rate 40 --duration 90s");
+        let line = format!("load http://{ip}/ --connections 8 --rate 200 --duration 90s");
         let load = scope.spawn(move || cluster.coracle(&line));
         eventually("traffic brings five pods", 90, || replicas(cluster) == "5");
         let said = load.join().expect("it ends").ok();

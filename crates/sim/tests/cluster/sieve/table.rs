@@ -32,6 +32,7 @@ pub const NOT_HERE: &[(&str, &str)] = &[
     ("resourceclaim-controller", "nobody gives devices out here: see resource_claims.rs"),
     ("device-taint-eviction-controller", "nobody gives devices out here: see resource_claims.rs"),
     ("horizontal-pod-autoscaler-controller", "it goes by what is measured at a moment: see autoscaling.rs"),
+    ("legacy-serviceaccount-token-cleaner-controller", "it waits for years: see its own tests"),
 ];
 
 const KEYS: &str = "keys and certificates are made of nothing but chance";
