@@ -53,6 +53,8 @@ type Turn = (Reverse<i32>, Instant, ObjectKey);
 pub struct Queue {
     pods: BTreeMap<ObjectKey, Waiting>,
     active: BTreeSet<Turn>,
+    /// Those that are not active. There may be very many that are, and nothing that happens concerns them.
+    others: BTreeSet<ObjectKey>,
 }
 
 fn turn(waiting: &Waiting) -> Turn {
@@ -86,6 +88,7 @@ impl Queue {
     pub fn remove(&mut self, key: &ObjectKey) {
         if let Some(waiting) = self.pods.remove(key) {
             self.active.remove(&turn(&waiting));
+            self.others.remove(key);
         }
     }
 
@@ -96,7 +99,9 @@ impl Queue {
         let waiting = self.pods.get_mut(&key)?;
         waiting.place = Place::InFlight { events: Vec::new() };
         waiting.attempts += 1;
-        Some(waiting.pod.clone())
+        let pod = waiting.pod.clone();
+        self.others.insert(key);
+        Some(pod)
     }
 
     /// The pod could not be placed; `events` are those that may help it. No events: try again after back-off.
@@ -116,8 +121,7 @@ impl Queue {
 
     /// Something happened: pods that it may help come back, at the earliest after their back-off.
     pub fn happened(&mut self, event: ClusterEvent, now: Instant) {
-        let keys: Vec<_> = self.pods.keys().cloned().collect();
-        for key in keys {
+        for key in self.others.clone() {
             self.wake(&key, event, now);
         }
     }
@@ -129,7 +133,7 @@ impl Queue {
             Place::Unschedulable { since, .. } => Some(since + MAX_UNSCHEDULABLE),
             Place::Active | Place::InFlight { .. } => None,
         };
-        self.pods.values().filter_map(due).min()
+        self.others.iter().filter_map(|key| due(self.pods.get(key)?)).min()
     }
 
     fn wake(&mut self, key: &ObjectKey, event: ClusterEvent, now: Instant) {
@@ -146,7 +150,9 @@ impl Queue {
     }
 
     fn promote(&mut self, now: Instant) {
-        for waiting in self.pods.values_mut() {
+        let Queue { pods, active, others } = self;
+        others.retain(|key| {
+            let Some(waiting) = pods.get_mut(key) else { return false };
             let due = match waiting.place {
                 Place::Backoff { until } => until <= now,
                 Place::Unschedulable { since, .. } => since + MAX_UNSCHEDULABLE <= now,
@@ -154,9 +160,10 @@ impl Queue {
             };
             if due {
                 waiting.place = Place::Active;
-                self.active.insert(turn(waiting));
+                active.insert(turn(waiting));
             }
-        }
+            !due
+        });
     }
 }
 

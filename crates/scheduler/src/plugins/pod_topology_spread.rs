@@ -59,11 +59,6 @@ const SPREAD_OWNERS: [&str; 3] = ["ReplicaSet", "StatefulSet", "ReplicationContr
 /// Of the defaults those whose key some node has. Pods count together that have one controller: that is what its
 /// selector says too.
 fn default_constraints(pod: &PodInfo, snapshot: &Snapshot) -> Vec<Constraint> {
-    let controller = |pod: &PodInfo| {
-        let owners = pod.pod.metadata.owner_references.iter().flatten();
-        let owner = owners.filter(|owner| SPREAD_OWNERS.contains(&owner.kind.as_str()));
-        owner.filter(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone()).next()
-    };
     let Some(ours) = controller(pod) else { return vec![] };
     let defaults = SYSTEM_DEFAULTS.iter().map(|(key, max_skew)| {
         let constraint = TopologySpreadConstraint {
@@ -72,9 +67,16 @@ fn default_constraints(pod: &PodInfo, snapshot: &Snapshot) -> Vec<Constraint> {
             when_unsatisfiable: "ScheduleAnyway".into(),
             ..TopologySpreadConstraint::default()
         };
-        Constraint::count(&constraint, &[&constraint], pod, snapshot, |other| controller(other).as_ref() == Some(&ours))
+        Constraint::count(&constraint, &[&constraint], pod, snapshot, |other| controller(other) == Some(ours))
     });
     defaults.filter(|constraint| !constraint.counts.is_empty()).map(|c| Constraint { optional: true, ..c }).collect()
+}
+
+/// The UID of the controller that makes a pod one of a kind.
+fn controller(pod: &PodInfo) -> Option<&str> {
+    let mut owners = pod.pod.metadata.owner_references.iter().flatten();
+    let owner = owners.find(|owner| owner.controller == Some(true) && SPREAD_OWNERS.contains(&owner.kind.as_str()))?;
+    Some(&owner.uid)
 }
 
 struct Constraint {
