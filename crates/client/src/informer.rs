@@ -62,9 +62,10 @@ struct Index {
     entries: BTreeMap<(String, ObjectKey), Object>,
 }
 
-/// An object and its resource version.
+/// An object, which one it is, and its resource version.
 #[derive(Clone)]
 struct Cached {
+    uid: Option<String>,
     version: Option<String>,
     object: Object,
 }
@@ -272,7 +273,10 @@ impl Shared {
     /// Decodes an object. One that cannot be decoded is passed over: it must not hide the others.
     fn decode(&self, key: &ObjectKey, raw: &Raw) -> Option<Cached> {
         match (self.decode)(raw) {
-            Ok(object) => Some(Cached { version: raw.meta().resource_version.clone(), object }),
+            Ok(object) => {
+                let meta = raw.meta();
+                Some(Cached { uid: meta.uid.clone(), version: meta.resource_version.clone(), object })
+            }
             Err(error) => {
                 tracing::warn!(kind = self.kind, %key, %error, "cannot decode an object; passing it over");
                 None
@@ -321,9 +325,12 @@ impl Shared {
         {
             return;
         }
+        // Another one of the same name, after a list: that the one before it went was missed, and is told now.
+        let replaced = old.as_ref().zip(new.as_ref()).is_some_and(|(a, b)| a.uid != b.uid);
         let (old, new) = (old.map(|cached| cached.object), new.map(|cached| cached.object));
-        for handler in handlers.iter_mut() {
-            handler(old.as_ref(), new.as_ref());
+        let steps = if replaced { vec![(old, None), (None, new)] } else { vec![(old, new)] };
+        for (old, new) in steps {
+            handlers.iter_mut().for_each(|handler| handler(old.as_ref(), new.as_ref()));
         }
     }
 }
