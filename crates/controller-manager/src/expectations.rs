@@ -17,7 +17,7 @@ use coracle_clock::Instant;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 /// How long unfulfilled expectations hold a key back.
-const TIMEOUT: Duration = Duration::from_secs(300);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(300);
 
 struct Expected {
     creations: usize,

@@ -24,6 +24,7 @@ use serde_json::json;
 
 use crate::context::{Context, enqueue_changes};
 use crate::error::{Error, IgnoreNotFound, Result};
+use crate::expectations::{self, Expectations};
 use crate::{claim, pods};
 use plan::{Action, State};
 
@@ -38,13 +39,20 @@ pub(crate) async fn run(context: Context) {
         pods: context.informer(),
         client: context.client.clone(),
         recorder: context.recorder(NAME),
+        expectations: Arc::default(),
     };
     claim::index_by_controller(&controller.replica_sets);
     claim::index_by_controller(&controller.pods);
     enqueue_changes(&controller.deployments, &queue);
     let (deployments, to) = (controller.deployments.clone(), queue.clone());
+    let expectations = controller.expectations.clone();
     controller.replica_sets.on_change(move |change| {
-        claim::owners_of(&change, &deployments, adopts).into_iter().for_each(|key| to.add(key));
+        for key in claim::owners_of(&change, &deployments, adopts) {
+            if change.old.is_none() {
+                expectations.created(&key);
+            }
+            to.add(key);
+        }
     });
     let (replica_sets, to) = (controller.replica_sets.clone(), queue.clone());
     controller.pods.on_change(move |change| {
@@ -79,11 +87,19 @@ struct DeploymentController {
     pods: Informer<Pod>,
     client: Client,
     recorder: EventRecorder,
+    /// A revision that comes right after another must find the ReplicaSet of that one, or both exceed the surge.
+    expectations: Arc<Expectations>,
 }
 
 impl DeploymentController {
     async fn sync(&self, key: ObjectKey) -> Result<Requeue> {
-        let Some(deployment) = self.deployments.get(&key) else { return Ok(Requeue::Never) };
+        let Some(deployment) = self.deployments.get(&key) else {
+            self.expectations.forget(&key);
+            return Ok(Requeue::Never);
+        };
+        if !self.expectations.satisfied(&key) {
+            return Ok(Requeue::After(expectations::TIMEOUT));
+        }
         let deployment = deployment.as_ref().clone();
         let label_selector = deployment.spec.as_ref().map(|spec| spec.selector.clone()).unwrap_or_default();
         let selector = claim::selector(&label_selector)?;
@@ -178,6 +194,7 @@ impl Executor<'_> {
 
     async fn create(&mut self, replica_set: ReplicaSet) -> Result<()> {
         let (api, name) = (self.api::<ReplicaSet>(), replica_set.name_any());
+        self.controller.expectations.expect_creations(&self.key, 1);
         let error = match api.create(&PostParams::default(), &replica_set).await.map_err(Error::from) {
             Ok(created) => {
                 let size = sizes::size(&created);
@@ -188,6 +205,7 @@ impl Executor<'_> {
             }
             Err(error) => error,
         };
+        self.controller.expectations.created(&self.key);
         if error.namespace_is_terminating() {
             return Err(error);
         }
