@@ -17,6 +17,7 @@ pub struct Builder {
     pub(crate) machine: SimulatedConfig,
     pub(crate) manager: coracle_controller_manager::Config,
     pub(crate) scheduler: bool,
+    pub(crate) metrics: bool,
     pub(crate) real_time: bool,
 }
 
@@ -37,6 +38,7 @@ impl Default for Builder {
             machine: SimulatedConfig::default(),
             manager: coracle_controller_manager::Config { volumes: Arc::new(NoVolumes), ..Default::default() },
             scheduler: true,
+            metrics: true,
             real_time: false,
         }
     }
@@ -76,6 +78,12 @@ impl Builder {
     /// Leaves the scheduler out.
     pub fn without_scheduler(mut self) -> Self {
         self.scheduler = false;
+        self
+    }
+
+    /// Leaves metrics-server out, and with it every extension server that the API server would ask for news.
+    pub fn without_metrics(mut self) -> Self {
+        self.metrics = false;
         self
     }
 

@@ -55,6 +55,7 @@ pub struct Cluster {
     machines: BTreeMap<String, Machine>,
     kubelets: Kubelets,
     manager: coracle_controller_manager::Config,
+    metrics: bool,
 }
 
 struct Machine {
@@ -91,6 +92,7 @@ impl Cluster {
             machines: BTreeMap::new(),
             kubelets: Kubelets::default(),
             manager: builder.manager,
+            metrics: builder.metrics,
         };
         cluster.restart(&Component::ApiServer).await?;
         if !cluster.manager.controllers.is_empty() {
@@ -199,16 +201,17 @@ impl Cluster {
         self.running.get(component).is_some_and(|process| !process.killed.is_cancelled())
     }
 
-    /// Starts a component, after killing it if it runs.
+    /// Starts a component, after killing it if it runs: what is left to [`Cluster::crash_after`] stays.
     ///
     /// # Errors
     /// It cannot start, or there is no such node.
     pub async fn restart(&mut self, component: &Component) -> anyhow::Result<()> {
+        let before = self.running.get(component).cloned().unwrap_or_default();
         self.crash(component);
         if let Component::Client(name) = component {
             bail!("{name} is not the cluster's to start: ask for a new client");
         }
-        let process = Process::default();
+        let process = Process { killed: CancellationToken::new(), ..before };
         let killed = process.killed.clone();
         self.running.insert(component.clone(), process);
         match component {
@@ -219,7 +222,9 @@ impl Cluster {
                 let api = assemble(self.store.clone(), security, advertise, None).await.context("the API server")?;
                 let server = Server { api: api.clone(), stopped: killed };
                 *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
-                self.serve_metrics(&api);
+                if self.metrics {
+                    self.serve_metrics(&api);
+                }
             }
             Component::ControllerManager => {
                 let config = self.manager.clone();
@@ -283,6 +288,11 @@ impl Cluster {
         coracle_clock::sleep(time).await;
     }
 
+    /// Sets everybody's wall clock forward: in a moment more time has passed than anybody waits.
+    pub fn set_clock_forward(&self, by: Duration) {
+        coracle_clock::Simulation::set_forward(by);
+    }
+
     /// Lets time pass until something holds: ten minutes at most.
     ///
     /// # Errors
@@ -330,6 +340,12 @@ impl Cluster {
         start.elapsed()
     }
 
+    /// Which request made each revision, in the form of [`Cluster::requests`]; those alone that were answered with the
+    /// object (deletions of anything but pods are not).
+    pub fn authors(&self) -> BTreeMap<Revision, String> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).authors.clone()
+    }
+
     /// The store's revision.
     pub fn revision(&self) -> Revision {
         self.store.revision()
@@ -350,7 +366,7 @@ impl Cluster {
 
     /// How many requests there were so far, by user, method and path.
     pub fn requests(&self) -> BTreeMap<String, u64> {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).counts.clone()
     }
 }
 

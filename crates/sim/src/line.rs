@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use coracle_apiserver::{ApiServer, Body, UserInfo};
+use coracle_store::Revision;
 use futures::StreamExt;
 use http::{Method, Request, Response};
 use tokio_util::sync::CancellationToken;
@@ -31,8 +32,16 @@ pub(crate) struct Server {
     pub(crate) stopped: CancellationToken,
 }
 
-/// How many requests there were, by who asked and what: `system:kube-scheduler POST /api/v1/…`.
-pub(crate) type Requests = Arc<Mutex<BTreeMap<String, u64>>>;
+/// What was asked: `system:kube-scheduler POST /api/v1/…`.
+#[derive(Default)]
+pub(crate) struct Asked {
+    /// How often.
+    pub(crate) counts: BTreeMap<String, u64>,
+    /// Which request made a revision, of those whose answer is the object.
+    pub(crate) authors: BTreeMap<Revision, String>,
+}
+
+pub(crate) type Requests = Arc<Mutex<Asked>>;
 
 /// One client's connection.
 pub(crate) struct Line {
@@ -104,11 +113,16 @@ impl Service<Request<kube::client::Body>> for Line {
                 coracle_clock::sleep(Duration::from_millis(1 + coracle_clock::random_u64() % 4)).await;
                 link.reach().await?;
                 let Some(Server { api, stopped }) = server else { return Err(REFUSED.into()) };
-                *requests.lock().unwrap_or_else(PoisonError::into_inner).entry(what).or_default() += 1;
+                let asked = || requests.lock().unwrap_or_else(PoisonError::into_inner);
+                *asked().counts.entry(what.clone()).or_default() += 1;
                 let mut service = api.service_as(user);
                 drop(api);
                 let answer = stopped.run_until_cancelled(service.call(request)).await;
                 let Some(Ok(response)) = answer else { return Err(REFUSED.into()) };
+                if let Some(revision) = is_write.then(|| revision(response.body())).flatten() {
+                    // The first to tell of it: whoever changes nothing is answered with what there is.
+                    asked().authors.entry(revision).or_insert(what);
+                }
                 if is_write && was_last(&process.writes_left) {
                     process.killed.cancel();
                 }
@@ -122,6 +136,13 @@ impl Service<Request<kube::client::Body>> for Line {
             }
         })
     }
+}
+
+/// The version of the object that a body is.
+fn revision(body: &Body) -> Option<Revision> {
+    let Body::Full(Some(bytes)) = body else { return None };
+    let object: kube::core::PartialObjectMeta = serde_json::from_slice(bytes).ok()?;
+    object.metadata.resource_version?.parse().ok()
 }
 
 /// A body that breaks off when the server stops.

@@ -39,6 +39,20 @@ async fn under_load(cluster: &Cluster, load: u64, seconds: u64) -> anyhow::Resul
     Ok(())
 }
 
+/// Waits until the autoscaler looks. It sees averages since it last did: what changes now, the next look sees whole.
+async fn measured(cluster: &Cluster) -> anyhow::Result<()> {
+    let looks = || {
+        cluster
+            .requests()
+            .into_iter()
+            .filter(|(what, _)| what.contains("/metrics.k8s.io/"))
+            .map(|(_, n)| n)
+            .sum::<u64>()
+    };
+    let before = looks();
+    cluster.until("the autoscaler looks", async |_| Ok(looks() > before)).await
+}
+
 async fn replicas(cluster: &Cluster) -> anyhow::Result<i64> {
     Ok(get(cluster, "deployments", "web").await?["spec"]["replicas"].as_i64().unwrap_or_default())
 }
@@ -74,23 +88,31 @@ fn when_traffic_rises_more_containers_are_deployed_and_fewer_when_it_falls() {
         ];
         assert_eq!(conditions, quiet);
 
-        under_load(cluster, 400, 120).await?;
-        assert_eq!((replicas(cluster).await?, ready_pods(cluster, "web").await?), (5, 5));
+        // 200 % of what one pod requests, then 100 % of what four do: four times and twice what is aimed at.
+        for (load, size) in [(200, 4), (400, 5)] {
+            measured(cluster).await?;
+            under_load(cluster, load, 120).await?;
+            assert_eq!((replicas(cluster).await?, ready_pods(cluster, "web").await?), (size, size as usize));
+        }
         let (now, conditions) = status(cluster, "web").await?;
         assert_eq!(now["currentMetrics"][0]["resource"]["current"]["averageUtilization"], 80, "{now}");
         assert!(conditions.contains(&"ScalingLimited=True/TooManyReplicas".to_owned()), "{conditions:?}");
 
         // What was called for in the last five minutes still counts.
+        measured(cluster).await?;
         under_load(cluster, 50, 240).await?;
         assert_eq!(replicas(cluster).await?, 5);
         assert!(status(cluster, "web").await?.1.contains(&"AbleToScale=True/ScaleDownStabilized".to_owned()));
         under_load(cluster, 50, 120).await?;
         assert_eq!(replicas(cluster).await?, 1);
-        let said = messages(cluster, "web").await?;
-        let rise = "reason: cpu resource utilization (percentage of request) above target";
-        assert!(said.iter().any(|message| message.starts_with("New size: ") && message.ends_with(rise)), "{said:?}");
-        assert!(said.iter().any(|message| message.starts_with("New size: 5; ")), "{said:?}");
-        assert!(said.contains(&"New size: 1; reason: All metrics below target".to_owned()), "{said:?}");
+        let mut said = messages(cluster, "web").await?;
+        said.retain(|message| message.starts_with("New size"));
+        let sizes = [
+            "New size: 4; reason: cpu resource utilization (percentage of request) above target",
+            "New size: 5; reason: cpu resource utilization (percentage of request) above target",
+            "New size: 1; reason: All metrics below target",
+        ];
+        assert_eq!(said, sizes);
         Ok(())
     });
 }

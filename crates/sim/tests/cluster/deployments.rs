@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use coracle_sim::Cluster;
+use coracle_sim::{Cluster, Component, Delay};
 use serde_json::{Value, json};
 
 use crate::support::*;
@@ -69,9 +69,14 @@ fn a_rollout_keeps_within_its_bounds_at_every_revision() {
         cluster.create(workload("Deployment", "web", "nginx:1", more)).await?;
         cluster.settle().await;
         let since = cluster.revision();
-        cluster.patch("deployments", "web", image("web", "nginx:2")).await?;
+        // The second comes before the controller sees the ReplicaSet that it made for the first.
+        cluster.delay_watch(&Component::ControllerManager, &["replicasets"], Delay::Late(seconds(5)));
+        for tag in ["nginx:2", "nginx:3"] {
+            cluster.patch("deployments", "web", image("web", tag)).await?;
+            cluster.advance(seconds(1)).await;
+        }
         cluster.settle().await;
-        assert_eq!(images(cluster, "web").await?, ["nginx:2"]);
+        assert_eq!(images(cluster, "web").await?, ["nginx:3"]);
         assert_eq!(ready_pods(cluster, "web").await?, 6);
         let (most, fewest) = extremes(cluster, "web", since);
         assert!(most <= 8 && fewest >= 5, "{most} pods, {fewest} available");

@@ -1,6 +1,6 @@
 //! Who goes where, and who must make room.
 
-use coracle_sim::Cluster;
+use coracle_sim::{Cluster, Component, Delay};
 use serde_json::json;
 
 use crate::support::*;
@@ -30,6 +30,20 @@ fn an_important_pod_takes_the_room_of_a_lesser_one() {
         assert!(cluster.get("pods", "lesser").await?.is_none());
         let messages = messages(cluster, "lesser").await?;
         assert!(messages.iter().any(|m| m.starts_with("Preempted by pod ")), "{messages:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn another_pod_of_the_same_name_is_placed_though_nobody_heard_that_the_first_went() {
+    simulate(async |cluster| {
+        cluster.create(pod("web", one_container("nginx:1", &[]))).await?;
+        cluster.settle().await;
+        cluster.delay_watch(&Component::Scheduler, &["pods"], Delay::Lost(seconds(5)));
+        cluster.delete_with("pods", "web", json!({ "gracePeriodSeconds": 0 })).await?;
+        cluster.create(pod("web", one_container("nginx:2", &[]))).await?;
+        cluster.settle().await;
+        assert!(is_ready(&get(cluster, "pods", "web").await?));
         Ok(())
     });
 }

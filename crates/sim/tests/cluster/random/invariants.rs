@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use coracle_sim::Change;
+use coracle_sim::Cluster;
 use serde_json::Value;
 
-/// One change: of what, from what, to what; null is "not there".
+/// One change: of what, by which request (where that is known), from what, to what; null is "not there".
 pub struct Step {
     pub revision: i64,
+    pub author: String,
     pub resource: String,
     pub name: String,
     pub before: Rc<Value>,
@@ -32,16 +33,18 @@ pub const INVARIANTS: &[(&str, Invariant)] = &[
     ("nobody is left without an owner", nobody_is_left_without_an_owner),
 ];
 
-/// The history as steps.
-pub fn steps(history: &[Change]) -> Vec<Step> {
+/// The cluster's history as steps.
+pub fn steps(cluster: &Cluster) -> Vec<Step> {
+    let mut authors = cluster.authors();
     let mut live: BTreeMap<Vec<u8>, Rc<Value>> = BTreeMap::new();
     let null = Rc::new(Value::Null);
     let mut steps = Vec::new();
-    for change in history {
+    for change in cluster.history() {
+        let author = authors.remove(&change.revision).unwrap_or_default();
         let (resource, name) = change.object();
         let after = Rc::new(change.json());
         let before = live.insert(change.key.to_vec(), after.clone()).unwrap_or_else(|| null.clone());
-        steps.push(Step { revision: change.revision, resource, name, before, after });
+        steps.push(Step { revision: change.revision, author, resource, name, before, after });
     }
     steps
 }
@@ -82,9 +85,16 @@ fn each(steps: &[Step], resource: &str, wrong: impl Fn(&Step) -> Option<String>)
     of(steps, resource).find_map(|step| wrong(step).map(|why| step.err(why))).unwrap_or(Ok(()))
 }
 
+/// But whoever takes the last one from what is going deletes it by that, and no version without it is ever stored.
 fn nothing_vanishes_that_has_a_finalizer(steps: &[Step]) -> Result<(), String> {
-    let held = |step: &&Step| step.after.is_null() && step.before["metadata"]["finalizers"][0].is_string();
-    steps.iter().find(held).map_or(Ok(()), |step| step.err(&step.before["metadata"]["finalizers"]))
+    let held = |step: &&Step| {
+        let meta = &step.before["metadata"];
+        let released = meta["deletionGracePeriodSeconds"] == 0
+            && [" PATCH ", " PUT "].iter().any(|verb| step.author.contains(verb));
+        step.after.is_null() && meta["finalizers"][0].is_string() && !released
+    };
+    let why = |step: &Step| step.err(format_args!("{} by {:?}", step.before["metadata"]["finalizers"], step.author));
+    steps.iter().find(held).map_or(Ok(()), why)
 }
 
 fn pods_go_in_order(steps: &[Step]) -> Result<(), String> {

@@ -1,6 +1,6 @@
 //! What is played for which controllers.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use coracle_controller_manager::{Authority, Config};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
@@ -17,8 +17,12 @@ pub enum Step {
     PowerOff(&'static str),
     PowerOn(&'static str),
     Wait(u64),
+    /// So many thousandths of a processor for each of an app's pods that are there.
+    Use(&'static str, u64),
+    /// A controller manager that starts so much later: some look once a day, and count in years.
+    Later(u64),
 }
-use Step::{Create, Delete, Orphan, Patch, PowerOff, PowerOn, Wait};
+use Step::{Create, Delete, Later, Orphan, Patch, PowerOff, PowerOn, Use, Wait};
 
 pub struct Scenario {
     pub name: &'static str,
@@ -26,14 +30,6 @@ pub struct Scenario {
     pub nodes: usize,
     pub steps: Vec<Step>,
 }
-
-/// Controllers that cannot be played, and why.
-pub const NOT_HERE: &[(&str, &str)] = &[
-    ("resourceclaim-controller", "nobody gives devices out here: see resource_claims.rs"),
-    ("device-taint-eviction-controller", "nobody gives devices out here: see resource_claims.rs"),
-    ("horizontal-pod-autoscaler-controller", "it goes by what is measured at a moment: see autoscaling.rs"),
-    ("legacy-serviceaccount-token-cleaner-controller", "it waits for years: see its own tests"),
-];
 
 const KEYS: &str = "keys and certificates are made of nothing but chance";
 
@@ -81,6 +77,25 @@ fn pod_with_volume(name: &str, volume: Value) -> Value {
     pod(name, spec)
 }
 
+fn gpu() -> Value {
+    json!({ "devices": { "requests": [{ "name": "gpu", "exactly": { "deviceClassName": "gpus" } }] } })
+}
+
+fn slice(taints: Value) -> Value {
+    let pool = json!({ "name": "coracle-1", "generation": 1, "resourceSliceCount": 1 });
+    let device = json!({ "name": "gpu-0", "taints": taints });
+    json!({ "driver": "gpu.example.com", "nodeName": "coracle-1", "pool": pool, "devices": [device] })
+}
+
+/// Bound to a node from the start: here nobody gives devices out but the scenario.
+fn pod_with_claim(name: &str, mut claim: Value) -> Value {
+    let mut spec = one_container("cuda:1", &[]);
+    claim["name"] = json!("gpu");
+    spec["nodeName"] = json!("coracle-1");
+    spec["resourceClaims"] = json!([claim]);
+    pod(name, spec)
+}
+
 fn job_spec(seconds: &str, more: Value) -> Value {
     let mut pod = one_container("busybox:1", &["sleep", seconds]);
     pod["restartPolicy"] = json!("Never");
@@ -122,6 +137,12 @@ fn bootstrap_token(id: &str, more: Value) -> Value {
     )
 }
 
+fn account_token(name: &str, account: &str) -> Value {
+    let meta = json!({ "annotations": { "kubernetes.io/service-account.name": account } });
+    let kind = "kubernetes.io/service-account-token";
+    object("v1", "Secret", name, json!({ "metadata": meta, "type": kind }))
+}
+
 fn cluster_role(name: &str, verb: &str, more: Value) -> Value {
     let rule = json!({ "apiGroups": [""], "resources": ["pods"], "verbs": [verb] });
     let mut role = object(
@@ -136,8 +157,11 @@ fn cluster_role(name: &str, verb: &str, more: Value) -> Value {
     role
 }
 
+/// All of them, made once: certificate requests have new keys each time.
+pub static SCENARIOS: LazyLock<Vec<Scenario>> = LazyLock::new(scenarios);
+
 #[rustfmt::skip] // a table
-pub fn scenarios() -> Vec<Scenario> {
+fn scenarios() -> Vec<Scenario> {
     let row = |name, nodes, controllers, steps| Scenario { name, controllers, nodes, steps };
     vec![
         row("a Deployment is rolled, scaled and deleted", 1, &["deployment-controller", "replicaset-controller"], vec![
@@ -187,8 +211,8 @@ pub fn scenarios() -> Vec<Scenario> {
         row("a ServiceAccount's token is filled in and goes with it", 0, &["serviceaccount-token-controller"], vec![
             Create(object("v1", "ServiceAccount", "robot", json!({}))),
             Create(object("v1", "ServiceAccount", "stays", json!({}))),
-            Create(object("v1", "Secret", "robot", json!({ "metadata": { "annotations": { "kubernetes.io/service-account.name": "robot" } }, "type": "kubernetes.io/service-account-token" }))),
-            Create(object("v1", "Secret", "stays", json!({ "metadata": { "annotations": { "kubernetes.io/service-account.name": "stays" } }, "type": "kubernetes.io/service-account-token" }))),
+            Create(account_token("robot", "robot")),
+            Create(account_token("stays", "stays")),
             Delete("serviceaccounts", "robot"),
         ]),
         row("ClusterRoles are gathered", 0, &["clusterrole-aggregation-controller"], vec![
@@ -271,13 +295,46 @@ pub fn scenarios() -> Vec<Scenario> {
             Create(csr("renew", "system:node:coracle-1")),
             Create(cluster_role("nobody", "get", json!({}))),
             Patch("certificatesigningrequests", "default/renew/approval", json!({ "status": { "conditions": [{ "type": "Approved", "status": "True", "reason": "ByHand", "message": "yes" }] } })),
+            Later(3700),
             Create(csr("stays", "system:node:coracle-2")),
-            Wait(7200),
         ]),
         row("a budget counts", 1, &["disruption-controller"], vec![
             Create(object("policy/v1", "PodDisruptionBudget", "web", json!({ "spec": { "minAvailable": 1, "selector": { "matchLabels": { "app": "web" } } } }))),
             Create(deployment("web", 2, "nginx:1")),
             Patch("deployments", "web", json!({ "spec": { "replicas": 3 } })),
+        ]),
+        row("devices are claimed, shared, taken away and given back", 1, &["resourceclaim-controller", "device-taint-eviction-controller"], vec![
+            Create(object("resource.k8s.io/v1", "ResourceClaim", "mine", json!({ "spec": gpu() }))),
+            Create(object("resource.k8s.io/v1", "ResourceClaimTemplate", "each", json!({ "spec": { "spec": gpu() } }))),
+            Create(object("resource.k8s.io/v1", "ResourceSlice", "s", json!({ "spec": slice(json!([])) }))),
+            Create(pod_with_claim("a", json!({ "resourceClaimName": "mine" }))),
+            Create(pod_with_claim("b", json!({ "resourceClaimName": "mine" }))),
+            Create(pod_with_claim("own", json!({ "resourceClaimTemplateName": "each" }))),
+            Create(pod_with_claim("gone", json!({ "resourceClaimTemplateName": "each" }))),
+            Patch("resourceclaims", "mine", json!({ "metadata": { "finalizers": ["resource.kubernetes.io/delete-protection"] } })),
+            Patch("resourceclaims", "default/mine/status", json!({ "status": { "allocation": { "devices": { "results": [
+                { "request": "gpu", "driver": "gpu.example.com", "pool": "coracle-1", "device": "gpu-0" }] } } } })),
+            Delete("pods", "gone"),
+            Patch("resourceslices", "s", json!({ "spec": slice(json!([{ "key": "broken", "effect": "NoExecute" }])) })),
+        ]),
+        row("an autoscaler keeps to its bounds and follows load", 1, &["horizontal-pod-autoscaler-controller"], vec![
+            Create({ let mut web = deployment("web", 1, "nginx:1"); web["spec"]["template"]["spec"]["containers"][0]["resources"] = json!({ "requests": { "cpu": "100m" } }); web }),
+            Create(object("autoscaling/v2", "HorizontalPodAutoscaler", "web", json!({ "spec": { "minReplicas": 2, "maxReplicas": 5, "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": "web" },
+                "metrics": [{ "type": "Resource", "resource": { "name": "cpu", "target": { "type": "Utilization", "averageUtilization": 50 } } }] } }))),
+            Use("web", 100),
+            Patch("horizontalpodautoscalers", "web", json!({ "spec": { "maxReplicas": 3 } })),
+            Use("web", 0),
+            Wait(600),
+        ]),
+        row("old tokens of ServiceAccounts are disabled and deleted", 0, &["legacy-serviceaccount-token-cleaner-controller"], vec![
+            Patch("configmaps", "kube-system/kube-apiserver-legacy-service-account-token-tracking", json!({ "data": { "since": "2020-01-01" } })),
+            Create(object("v1", "ServiceAccount", "robot", json!({ "secrets": [{ "name": "unused" }, { "name": "used" }] }))),
+            Create(account_token("unused", "robot")),
+            Create(account_token("used", "robot")),
+            Create(account_token("by-hand", "robot")),
+            Patch("secrets", "used", json!({ "metadata": { "labels": { "kubernetes.io/legacy-token-last-used": "2026-12-31" } } })),
+            Later(366 * 86_400),
+            Later(366 * 86_400),
         ]),
         row("a quota is counted anew", 1, &["resourcequota-controller"], vec![
             Create(object("v1", "ResourceQuota", "few", json!({ "spec": { "hard": { "pods": "4", "configmaps": "5" } } }))),
