@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 pub(super) const FOREGROUND: &str = "foregroundDeletion";
 /// Marks an object whose dependents are to be set free before it goes.
 pub(super) const ORPHAN: &str = "orphan";
-/// So many UIDs known to be gone are remembered.
+/// So many owners known not to be there are remembered.
 const ABSENT_MAX: usize = 500;
 
 /// One object: of it, only what ownership needs.
@@ -43,6 +43,12 @@ impl Node {
         }
     }
 
+    /// Whether a reference with its UID means it indeed, from an object in this namespace: whoever is in a namespace
+    /// owns nothing outside of it.
+    pub(super) fn is_meant(&self, reference: &OwnerReference, namespace: &str) -> bool {
+        self.key.name == reference.name && (self.key.namespace.is_empty() || self.key.namespace == namespace)
+    }
+
     /// Whether it holds up the deletion of the owner with this UID.
     fn blocks(&self, owner: &str) -> bool {
         self.owners.iter().any(|reference| reference.uid == owner && reference.block_owner_deletion == Some(true))
@@ -58,14 +64,17 @@ pub(super) struct Work {
     pub(super) orphan: BTreeSet<String>,
 }
 
+/// Where an owner is, or is looked for, and its UID.
+type Place = (ObjectKey, String);
+
 /// The graph.
 #[derive(Debug, Default)]
 pub(super) struct Graph {
     nodes: BTreeMap<String, Node>,
     /// Owner to dependents; the owner need not be known.
     dependents: BTreeMap<String, BTreeSet<String>>,
-    absent: BTreeSet<String>,
-    absent_order: VecDeque<String>,
+    absent: BTreeSet<Place>,
+    absent_order: VecDeque<Place>,
 }
 
 impl Graph {
@@ -89,15 +98,17 @@ impl Graph {
         self.nodes.iter().filter(|(_, node)| node.resource == resource).map(|(uid, _)| uid.clone()).collect()
     }
 
-    /// Whether the UID is known to be gone.
-    pub(super) fn is_absent(&self, uid: &str) -> bool {
-        self.absent.contains(uid)
+    /// Whether an owner is known not to be there, neither in the namespace nor outside of all.
+    pub(super) fn is_absent(&self, reference: &OwnerReference, namespace: &str) -> bool {
+        let place = |namespace| (ObjectKey::new(namespace, &reference.name), reference.uid.clone());
+        self.absent.contains(&place("")) || self.absent.contains(&place(namespace))
     }
 
-    /// Remembers that there is no object with this UID.
-    pub(super) fn note_absent(&mut self, uid: &str) {
-        if self.absent.insert(uid.to_owned()) {
-            self.absent_order.push_back(uid.to_owned());
+    /// Remembers that there is no object with this UID at this place.
+    pub(super) fn note_absent(&mut self, key: ObjectKey, uid: &str) {
+        let place = (key, uid.to_owned());
+        if self.absent.insert(place.clone()) {
+            self.absent_order.push_back(place);
         }
         if self.absent_order.len() > ABSENT_MAX
             && let Some(oldest) = self.absent_order.pop_front()
@@ -119,6 +130,20 @@ impl Graph {
             if !self.nodes.contains_key(owner) {
                 work.delete.insert(uid.to_owned()); // is there such an owner at all?
             }
+        }
+        // Who names an owner where it is not, has none.
+        let lost = |dependent: &Node, reference: &OwnerReference, owner: &Node| {
+            !owner.is_meant(reference, &dependent.key.namespace)
+        };
+        let known = |reference: &OwnerReference| old.as_ref().is_some_and(|old| old.owners.contains(reference));
+        let mut new = node.owners.iter().filter(|reference| !known(reference));
+        if new.any(|reference| self.nodes.get(&reference.uid).is_some_and(|owner| lost(&node, reference, owner))) {
+            work.delete.insert(uid.to_owned());
+        }
+        if old.is_none() {
+            let mut dependents = self.dependents(uid);
+            dependents.retain(|(_, it)| it.owners.iter().any(|owner| owner.uid == uid && lost(it, owner, &node)));
+            work.delete.extend(dependents.into_iter().map(|(dependent, _)| dependent));
         }
         // An owner that waited for this object, which no longer holds it up, may go.
         for owner in before {
@@ -147,7 +172,7 @@ impl Graph {
     pub(super) fn remove(&mut self, uid: &str) -> Work {
         let mut work = Work::default();
         let Some(node) = self.nodes.remove(uid) else { return work };
-        self.note_absent(uid);
+        self.note_absent(node.key.clone(), uid);
         for owner in owner_uids(Some(&node)) {
             self.unlink(&owner, uid);
             if self.nodes.get(&owner).is_some_and(|owner| owner.waits_for_dependents) {
@@ -181,6 +206,8 @@ pub(super) enum OwnerState {
     Dangling,
     /// It is being deleted and waits for its dependents.
     Waiting,
+    /// Nobody can say: the object is in no namespace, and its owner must be in one.
+    Unknowable,
 }
 
 /// What becomes of an object, given its owners.
@@ -197,6 +224,9 @@ pub(super) enum Verdict {
 /// An object lives as long as one of its owners does. One with no owner that lives, but one that waits, is deleted
 /// in the foreground if it has dependents itself, so that the wait goes all the way down.
 pub(super) fn verdict(owners: &[(String, OwnerState)], has_dependents: bool) -> Verdict {
+    if owners.iter().any(|(_, state)| *state == OwnerState::Unknowable) {
+        return Verdict::Keep;
+    }
     let gone = || owners.iter().filter(|(_, state)| *state != OwnerState::Solid).map(|(uid, _)| uid.clone());
     if owners.iter().any(|(_, state)| *state == OwnerState::Solid) {
         let gone: BTreeSet<_> = gone().collect();
@@ -218,11 +248,11 @@ mod tests {
         let owners: Vec<_> = owners
             .iter()
             .map(|(uid, block)| {
-                json!({ "apiVersion": "v1", "kind": "X", "name": uid, "uid": uid, "blockOwnerDeletion": block })
+                json!({ "apiVersion": "v1", "kind": "X", "name": "x", "uid": uid, "blockOwnerDeletion": block })
             })
             .collect();
         let meta: ObjectMeta = serde_json::from_value(json!({
-            "name": "x", "ownerReferences": owners, "finalizers": finalizers,
+            "name": "x", "namespace": "n", "ownerReferences": owners, "finalizers": finalizers,
             "deletionTimestamp": deleting.then_some("2026-01-01T00:00:00Z"),
         }))
         .unwrap();
@@ -239,7 +269,19 @@ mod tests {
         graph.apply("owner", node(&[], false, &[]));
         assert_eq!(graph.apply("dependent", node(&[("owner", true)], false, &[])), Work::default());
         assert_eq!(graph.remove("owner").delete, set(&["dependent"]));
-        assert!(graph.is_absent("owner"));
+        let reference = &node(&[("owner", true)], false, &[]).owners[0];
+        assert!(graph.is_absent(reference, "n") && !graph.is_absent(reference, "m"));
+    }
+
+    #[test]
+    fn an_owner_in_another_namespace_is_none() {
+        let (owner, mut dependent) = (node(&[], false, &[]), node(&[("owner", true)], false, &[]));
+        dependent.key.namespace = "m".into();
+        let mut graph = Graph::default();
+        assert_eq!(graph.apply("dependent", dependent.clone()).delete, set(&["dependent"]));
+        assert_eq!(graph.apply("owner", owner).delete, set(&["dependent"]));
+        assert_eq!(graph.apply("another", dependent.clone()).delete, set(&["another"]));
+        assert_eq!(graph.apply("another", dependent), Work::default());
     }
 
     #[test]
@@ -270,13 +312,14 @@ mod tests {
 
     #[test]
     fn an_object_lives_as_long_as_one_owner_does() {
-        use OwnerState::{Dangling, Solid, Waiting};
+        use OwnerState::{Dangling, Solid, Unknowable, Waiting};
         for (states, has_dependents, expected) in [
             (vec![], false, Verdict::Keep),
             (vec![Solid], true, Verdict::Keep),
             (vec![Solid, Dangling], false, Verdict::Release(set(&["1"]))),
             (vec![Dangling], true, Verdict::Delete),
             (vec![Waiting], false, Verdict::Delete),
+            (vec![Dangling, Unknowable], false, Verdict::Keep),
             (vec![Waiting, Dangling], true, Verdict::DeleteInForeground),
         ] {
             let owners: Vec<_> = states.iter().enumerate().map(|(i, state)| (i.to_string(), *state)).collect();

@@ -11,8 +11,9 @@ mod graph;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use coracle_client::{Informer, Requeue, WorkQueue, run_workers};
+use coracle_client::{EventRecorder, EventType, Informer, ObjectKey, Requeue, WorkQueue, run_workers};
 use futures::StreamExt;
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
@@ -43,6 +44,7 @@ pub(crate) async fn run(context: Context) {
     let queue = WorkQueue::new();
     let collector = Collector {
         client: context.client.clone(),
+        recorder: context.recorder(NAME),
         state: Arc::new(State { graph: Mutex::default(), resources: Mutex::default(), queue: queue.clone() }),
     };
     let refresh = Arc::new(Notify::new());
@@ -128,6 +130,7 @@ impl State {
 
 struct Collector {
     client: Client,
+    recorder: EventRecorder,
     state: Arc<State>,
 }
 
@@ -198,7 +201,7 @@ impl Collector {
         }
         let mut owners = Vec::new();
         for reference in meta.owner_references.iter().flatten() {
-            owners.push((reference.uid.clone(), self.owner_state(&node, reference).await?));
+            owners.push((reference.uid.clone(), self.owner_state(uid, &node, reference).await?));
         }
         let dependents = self.state.graph.lock().expect(LOCK).dependents(uid);
         match graph::verdict(&owners, !dependents.is_empty()) {
@@ -236,45 +239,62 @@ impl Collector {
         Ok(object.map(|object| object.metadata).filter(|meta| meta.uid.as_deref() == Some(uid)))
     }
 
-    async fn owner_state(&self, node: &Node, reference: &OwnerReference) -> Result<OwnerState> {
+    async fn owner_state(&self, uid: &str, node: &Node, reference: &OwnerReference) -> Result<OwnerState> {
+        let namespace = &node.key.namespace;
         {
             let graph = self.state.graph.lock().expect(LOCK);
-            if graph.is_absent(&reference.uid) {
+            if graph.is_absent(reference, namespace) {
                 return Ok(OwnerState::Dangling);
             }
-            if let Some(owner) = graph.get(&reference.uid) {
-                return Ok(if owner.waits_for_dependents { OwnerState::Waiting } else { OwnerState::Solid });
+            match graph.get(&reference.uid) {
+                Some(owner) if owner.is_meant(reference, namespace) => {
+                    return Ok(if owner.waits_for_dependents { OwnerState::Waiting } else { OwnerState::Solid });
+                }
+                Some(owner) if ![namespace, ""].contains(&&*owner.key.namespace) => self.tell(uid, node, reference),
+                _ => {}
             }
         }
-        // Nobody has seen it: ask. Of a kind that nobody serves, it may come back; then it is not for us to judge.
-        let served = self
-            .state
-            .resources
-            .lock()
-            .expect(LOCK)
-            .iter()
-            .find(|served| {
-                let group = reference.api_version.rsplit_once('/').map_or("", |(group, _)| group);
-                served.resource.kind == reference.kind && served.resource.group == group
-            })
-            .cloned();
+        // Nobody has seen it there: ask. Of a kind that nobody serves, it may come back; then it is not for us to judge.
+        let group = reference.api_version.rsplit_once('/').map_or("", |(group, _)| group);
+        let of_kind = |served: &&Served| served.resource.kind == reference.kind && served.resource.group == group;
+        let served = self.state.resources.lock().expect(LOCK).iter().find(of_kind).cloned();
         let Some(served) = served else {
             let message = format!("no matches for kind {:?} in version {:?}", reference.kind, reference.api_version);
             return Err(crate::Error::Other(message));
         };
-        let api = served.metadata(&self.client, Some(&node.key.namespace));
-        let owner = match served.namespaced && node.key.namespace.is_empty() {
-            true => None, // a cluster-scoped object cannot have an owner in a namespace
-            false => api.get_opt(&reference.name).await?,
-        };
+        if served.namespaced && namespace.is_empty() {
+            return Ok(OwnerState::Unknowable);
+        }
+        let owner = served.metadata(&self.client, Some(namespace)).get_opt(&reference.name).await?;
         match owner.filter(|owner| owner.metadata.uid.as_ref() == Some(&reference.uid)) {
             None => {
-                self.state.graph.lock().expect(LOCK).note_absent(&reference.uid);
+                let key = ObjectKey::new(if served.namespaced { namespace } else { "" }, &reference.name);
+                self.state.graph.lock().expect(LOCK).note_absent(key, &reference.uid);
                 Ok(OwnerState::Dangling)
             }
             Some(owner) if Node::new(0, &owner.metadata).waits_for_dependents => Ok(OwnerState::Waiting),
             Some(_) => Ok(OwnerState::Solid),
         }
+    }
+
+    /// Tells that an owner is in another namespace.
+    fn tell(&self, uid: &str, node: &Node, owner: &OwnerReference) {
+        let Some(Served { resource, .. }) = self.state.served(node) else { return };
+        let ObjectKey { namespace, name } = &node.key;
+        let object = ObjectReference {
+            api_version: Some(resource.api_version),
+            kind: Some(resource.kind),
+            namespace: Some(namespace.clone()).filter(|namespace| !namespace.is_empty()),
+            name: Some(name.clone()),
+            uid: Some(uid.to_owned()),
+            ..Default::default()
+        };
+        let OwnerReference { api_version, kind, name, uid, .. } = owner;
+        let message = format!(
+            "ownerRef [{api_version}/{kind}, namespace: {namespace}, name: {name}, uid: {uid}] does not exist in namespace \
+             {namespace:?}"
+        );
+        self.recorder.event(&object, EventType::Warning, "OwnerRefInvalidNamespace", message);
     }
 
     async fn delete(&self, node: &Node, uid: &str, params: DeleteParams) -> Result<()> {
