@@ -81,7 +81,12 @@ pub(super) fn step(cron_job: &CronJob, status: &CronJobStatus, now: Timestamp) -
             return warning("UnparseableSchedule", format!("unparseable schedule: {:?} : {why}", spec.schedule));
         }
     };
-    let next = schedule.next(now, &zone).map(|at| pods::until(at, now) + DELTA);
+    let Some(next) = schedule.next(now, &zone) else {
+        // As upstream has it, to which both next times are the same: none.
+        let why = "time difference between two schedules is less than 1 second";
+        return warning("InvalidSchedule", format!("invalid schedule: {} : {why}", spec.schedule));
+    };
+    let next = Some(pods::until(next, now) + DELTA);
     let wait = |tell: Option<Tell>| Step { tell, again: next, ..Step::default() };
     let deadline = spec.starting_deadline_seconds.map(SignedDuration::from_secs);
     let (due, missed) = last_due(cron_job, status, &schedule, &zone, now);
@@ -259,6 +264,7 @@ mod tests {
                 Some("TooManyMissedTimes"),
                 waits(60),
             ),
+            (json!({ "schedule": "0 0 30 2 *" }), None, &[], "00:35:00", None, Some("InvalidSchedule"), None),
             (json!({ "timeZone": "Mars/Olympus" }), None, &[], "00:35:00", None, Some("UnknownTimeZone"), None),
             (
                 json!({ "schedule": "0 1 * * *", "timeZone": "Europe/Berlin" }),
