@@ -33,6 +33,10 @@ impl EventType {
 
 /// How long a repetition is counted on the old event.
 const REPETITION_WINDOW: Duration = Duration::from_secs(600);
+/// So many events about one object are written at once, and then one more every so often: upstream's limit, so that what
+/// goes wrong again and again drowns nothing.
+const BURST: f64 = 25.0;
+const REFILL: Duration = Duration::from_secs(300);
 /// Old repetitions are forgotten when so many are remembered.
 const REMEMBERED_MAX: usize = 4096;
 
@@ -81,21 +85,37 @@ struct Written {
     last: jiff::Timestamp,
 }
 
+/// How many events may be written about each object, and as of when.
+#[derive(Default)]
+struct Allowance(BTreeMap<String, (f64, jiff::Timestamp)>);
+
+impl Allowance {
+    /// Whether one more may be written.
+    fn take(&mut self, object: &str, now: jiff::Timestamp) -> bool {
+        let at = |left: f64, since: jiff::Timestamp| {
+            (left + now.duration_since(since).as_secs_f64() / REFILL.as_secs_f64()).min(BURST)
+        };
+        if self.0.len() >= REMEMBERED_MAX {
+            self.0.retain(|_, (left, since)| at(*left, *since) < BURST);
+        }
+        let (left, since) = self.0.entry(object.to_owned()).or_insert((BURST, now));
+        (*left, *since) = (at(*left, *since), now);
+        let may = *left >= 1.0;
+        *left -= f64::from(u8::from(may));
+        may
+    }
+}
+
 async fn write_events(client: Client, source: EventSource, mut receiver: mpsc::Receiver<Occurrence>) {
-    let mut written: BTreeMap<String, Written> = BTreeMap::new();
+    let (mut written, mut allowance) = (BTreeMap::<String, Written>::new(), Allowance::default());
     while let Some(occurrence) = receiver.recv().await {
         let object = &occurrence.object;
-        let key = format!(
-            "{:?}/{:?}/{:?}/{:?}/{:?}/{}/{}/{}",
-            object.kind,
-            object.namespace,
-            object.name,
-            object.uid,
-            object.field_path,
-            occurrence.kind.as_str(),
-            occurrence.reason,
-            occurrence.message
-        );
+        let about = format!("{:?}/{:?}/{:?}/{:?}", object.kind, object.namespace, object.name, object.uid);
+        if !allowance.take(&about, occurrence.at) {
+            continue;
+        }
+        let what = (object.field_path.as_deref(), occurrence.kind.as_str(), &occurrence.reason, &occurrence.message);
+        let key = format!("{about}/{what:?}");
         if written.len() >= REMEMBERED_MAX {
             written.retain(|_, w| occurrence.at.duration_since(w.last).unsigned_abs() < REPETITION_WINDOW);
         }
@@ -143,5 +163,23 @@ fn new_event(occurrence: &Occurrence, source: &EventSource, namespace: String) -
         reporting_instance: Some(source.host.clone().unwrap_or_default()),
         source: Some(source.clone()),
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_repeats_is_written_25_times_and_then_every_five_minutes() {
+        let mut allowance = Allowance::default();
+        let second = |second: i64| jiff::Timestamp::from_second(second).unwrap();
+        let mut written = |object: &str, seconds: std::ops::Range<i64>| {
+            seconds.step_by(15).filter(|at| allowance.take(object, second(*at))).count()
+        };
+        assert_eq!(written("a", 0..600), 26);
+        assert_eq!(written("a", 600..4200), 12);
+        assert_eq!(written("b", 4200..4500), 20);
+        assert_eq!(written("a", 44_200..44_600), 25 + 1);
     }
 }

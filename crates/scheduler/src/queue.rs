@@ -84,6 +84,13 @@ impl Queue {
         }
     }
 
+    /// A pending pod changed in nothing that matters to its turn.
+    pub fn renew(&mut self, pod: Arc<PodInfo>) {
+        if let Some(waiting) = self.pods.get_mut(&pod.key) {
+            waiting.pod = pod;
+        }
+    }
+
     /// The pod is gone or has its node.
     pub fn remove(&mut self, key: &ObjectKey) {
         if let Some(waiting) = self.pods.remove(key) {

@@ -210,7 +210,10 @@ impl Scheduler {
         let unchanged = old.is_some_and(|old| {
             old.spec == pod.spec && old.metadata.labels == pod.metadata.labels && old.metadata.uid == pod.metadata.uid
         });
-        if unchanged || self.cache.holds(&info.key) {
+        if unchanged {
+            return self.queue.renew(Arc::new(info));
+        }
+        if self.cache.holds(&info.key) {
             return;
         }
         let gate = self.profile.plugins.iter().find_map(|(plugin, _)| plugin.pre_enqueue(&info).err());
@@ -218,7 +221,7 @@ impl Scheduler {
             Some(message) => {
                 self.queue.remove(&info.key);
                 let condition = scheduled_condition(&pod, "SchedulingGated", message);
-                self.work.push(self.patch_status(&info, condition));
+                self.patch_status(&info, condition);
             }
             None => self.queue.set(Arc::new(info), now),
         }
@@ -270,7 +273,7 @@ impl Scheduler {
                 self.work.push(self.evict(victim.clone()));
             }
         }
-        self.work.push(self.patch_status(pod, status));
+        self.patch_status(pod, status);
         let plugins = error.plugins();
         let refused = self.profile.plugins.iter().filter(|(plugin, _)| plugins.contains(plugin.name()));
         let mut events: Vec<_> = refused.flat_map(|(plugin, _)| plugin.unblocked_by()).copied().collect();
@@ -352,16 +355,19 @@ impl Scheduler {
         })
     }
 
-    fn patch_status(&self, pod: &PodInfo, status: Value) -> Work {
+    fn patch_status(&self, pod: &PodInfo, status: Value) {
+        if says(&pod.pod, &status) {
+            return;
+        }
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.key.namespace);
         let name = pod.key.name.clone();
-        Box::pin(async move {
+        self.work.push(Box::pin(async move {
             let patch = json!({ "status": status });
             if let Err(error) = api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(&patch)).await {
                 tracing::debug!(name, %error, "status not written");
             }
             None
-        })
+        }));
     }
 }
 
@@ -375,4 +381,13 @@ fn scheduled_condition(pod: &Pod, reason: &str, message: String) -> Value {
     json!({ "conditions": [{
         "type": "PodScheduled", "status": "False", "reason": reason, "message": message, "lastTransitionTime": since,
     }] })
+}
+
+/// Whether the pod's status says so already.
+fn says(pod: &Pod, status: &Value) -> bool {
+    let said = serde_json::to_value(&pod.status).unwrap_or_default();
+    let new = |condition: &Value| !said["conditions"].as_array().is_some_and(|all| all.contains(condition));
+    let nominated = &status["nominatedNodeName"];
+    !status["conditions"].as_array().is_some_and(|conditions| conditions.iter().any(new))
+        && (nominated.is_null() || *nominated == said["nominatedNodeName"])
 }
