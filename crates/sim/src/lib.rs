@@ -14,6 +14,37 @@
 //! seconds, and since chance comes from a seed ([`coracle_clock`]), the same seed gives the same history, byte for
 //! byte ([`Cluster::history`]).
 //!
+//! So a `cargo test` of your own has a cluster, and does to it what your program does:
+//!
+//! ```
+//! use coracle_sim::Cluster;
+//! use k8s_openapi::api::apps::v1::Deployment;
+//! use kube::api::{Api, PostParams};
+//! use serde_json::{from_value, json};
+//!
+//! Cluster::builder().nodes(3).run(async |cluster| {
+//!     let deployments: Api<Deployment> = Api::default_namespaced(cluster.client());
+//!     let web = json!({
+//!         "metadata": { "name": "web" },
+//!         "spec": {
+//!             "replicas": 3,
+//!             "selector": { "matchLabels": { "app": "web" } },
+//!             "template": {
+//!                 "metadata": { "labels": { "app": "web" } },
+//!                 "spec": { "containers": [{ "name": "nginx", "image": "nginx:1" }] },
+//!             },
+//!         },
+//!     });
+//!     deployments.create(&PostParams::default(), &from_value(web)?).await?;
+//!     cluster.settle().await;
+//!     let status = deployments.get("web").await?.status.unwrap_or_default();
+//!     assert_eq!(status.ready_replicas, Some(3));
+//!     Ok(())
+//! }).unwrap();
+//! ```
+//!
+//! Whatever can go wrong can be made to:
+//!
 //! ```
 //! use std::time::Duration;
 //! use coracle_sim::{Cluster, Component};

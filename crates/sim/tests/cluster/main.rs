@@ -2,6 +2,7 @@
 
 mod admission;
 mod autoscaling;
+mod bad_input;
 mod chaos;
 mod daemon_sets;
 mod deployments;

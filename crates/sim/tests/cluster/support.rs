@@ -1,5 +1,6 @@
 //! Short forms for the tests.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use coracle_sim::{Builder, Cluster};
@@ -83,4 +84,30 @@ pub async fn messages(cluster: &Cluster, object: &str) -> anyhow::Result<Vec<Str
     events.retain(|event| event["involvedObject"]["name"] == object);
     events.sort_by_key(|event| event["firstTimestamp"].to_string());
     Ok(events.iter().map(|event| event["message"].as_str().unwrap_or_default().to_owned()).collect())
+}
+
+/// What is written although nothing happens: of what, and how many seconds apart.
+const PERIODIC: &[(&str, u64)] = &[
+    ("leases kube-node-lease/", 10), // a kubelet's heartbeat
+    ("minions ", 300),               // a kubelet's report
+    ("events default/nowhere", 300), // the scheduler, which tries once more
+];
+
+/// Lets time pass in which nobody asks for anything; what is written all the same, and how often. Not told are
+/// [what is periodic by design](PERIODIC), and that events are forgotten after an hour.
+pub async fn idle_writes(cluster: &Cluster, time: Duration) -> Vec<String> {
+    let before = cluster.history().len();
+    cluster.advance(time).await;
+    let mut writes: BTreeMap<String, u64> = BTreeMap::new();
+    for change in &cluster.history()[before..] {
+        let (resource, name) = change.object();
+        if resource != "events" || change.value.is_some() {
+            *writes.entry(format!("{resource} {name}")).or_default() += 1;
+        }
+    }
+    writes.retain(|object, count| {
+        let period = PERIODIC.iter().find(|(kind, _)| object.starts_with(kind)).map(|(_, period)| *period);
+        period.is_none_or(|period| *count > time.as_secs() / period + 1)
+    });
+    writes.into_iter().map(|(object, count)| format!("{object}: {count}")).collect()
 }
