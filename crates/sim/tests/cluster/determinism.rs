@@ -37,7 +37,7 @@ fn busy_hour(seed: u64) -> (Vec<Change>, String) {
         cluster.restart(&Component::ControllerManager).await?;
         cluster.restart(&Component::Kubelet("coracle-2".into())).await?;
         cluster.delete("deployments", "c").await?;
-        cluster.advance(seconds(3000)).await;
+        cluster.advance(seconds(900)).await;
         Ok((cluster.history(), cluster.store_dump().await?))
     })
 }

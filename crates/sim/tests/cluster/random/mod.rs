@@ -22,7 +22,7 @@ fn env(name: &str) -> Option<u64> {
 fn seeds() -> Vec<u64> {
     let first = env("CORACLE_SIM_FROM").unwrap_or(1);
     env("CORACLE_SIM_SEED")
-        .map_or_else(|| (first..first + env("CORACLE_SIM_SEEDS").unwrap_or(6)).collect(), |s| vec![s])
+        .map_or_else(|| (first..first + env("CORACLE_SIM_SEEDS").unwrap_or(4)).collect(), |s| vec![s])
 }
 
 fn job(name: &str) -> Value {

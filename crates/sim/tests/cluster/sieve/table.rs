@@ -42,6 +42,7 @@ pub fn configure(config: &mut Config) {
     config.token_signer = Some(Arc::new(|claims| Ok(format!("signed {}", claims["sub"]))));
     config.cluster_ca = "the CA".into();
     config.cluster_cidrs = vec![("10.200.0.0/16".into(), 24)];
+    config.autoscaler.downscale_stabilization = seconds(60);
 }
 
 fn object(api_version: &str, kind: &str, name: &str, fields: Value) -> Value {
@@ -324,7 +325,6 @@ fn scenarios() -> Vec<Scenario> {
             Use("web", 100),
             Patch("horizontalpodautoscalers", "web", json!({ "spec": { "maxReplicas": 3 } })),
             Use("web", 0),
-            Wait(600),
         ]),
         row("old tokens of ServiceAccounts are disabled and deleted", 0, &["legacy-serviceaccount-token-cleaner-controller"], vec![
             Patch("configmaps", "kube-system/kube-apiserver-legacy-service-account-token-tracking", json!({ "data": { "since": "2020-01-01" } })),
