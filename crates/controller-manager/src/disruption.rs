@@ -284,9 +284,11 @@ fn describe(budget: &PodDisruptionBudget) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::fixed_point::rest;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -340,5 +342,25 @@ mod tests {
         assert_eq!((new.disrupted_pods.unwrap().len(), again), (1, Some(Duration::from_secs(90))));
         let (new, again) = status(&budget, &pods(&[true, true]), &Scales::new(), at(120));
         assert_eq!((new.current_healthy, new.disrupted_pods, again), (Some(2), None, None));
+    }
+
+    proptest! {
+        #[test]
+        fn a_status_holds_until_something_changes(
+            ready in proptest::collection::vec(any::<bool>(), 0..8), evicted in proptest::collection::vec(0..200i64, 0..8),
+            scale in 0..10, field in "minAvailable|maxUnavailable", number in 0..10, percent: bool,
+        ) {
+            let amount = if percent { json!(format!("{number}0%")) } else { json!(number) };
+            let evicted: Value = evicted.iter().enumerate().map(|(i, since)| (format!("p{i}"), json!(at(*since)))).collect();
+            let budget = budget(&json!({ field: amount }), &evicted);
+            let scales = Scales::from([("w".into(), scale)]);
+            let status = |old: &_, now| super::status(&PodDisruptionBudget { status: Some(PodDisruptionBudgetStatus::clone(old)), ..budget.clone() }, &pods(&ready), &scales, at(now)).0;
+            let found = rest(budget.status.clone().unwrap(), |old| status(old, 200));
+            let (healthy, allowed) = (found.current_healthy.unwrap(), found.disruptions_allowed.unwrap());
+            prop_assert!(allowed == 0 || healthy - allowed >= found.desired_healthy.unwrap());
+            // In the end every eviction that came to nothing is forgotten.
+            let found = rest(found, |old| status(old, 400));
+            prop_assert_eq!(found.disrupted_pods, None);
+        }
     }
 }

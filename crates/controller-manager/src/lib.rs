@@ -16,6 +16,8 @@ mod claim;
 mod context;
 mod error;
 mod expectations;
+#[cfg(test)]
+mod fixed_point;
 mod hash;
 mod history;
 mod node_ipam;

@@ -191,8 +191,10 @@ impl MirroringController {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
+    use super::super::slices::tests::apply;
     use super::*;
 
     fn endpoints(subsets: serde_json::Value) -> Endpoints {
@@ -224,5 +226,25 @@ mod tests {
         assert_eq!(plan(wanted("10.0.0.1"), &existing).delete, ["y"]);
         let plan = plan(wanted("10.0.0.2"), &existing);
         assert_eq!((plan.create.len(), plan.update[0].name_any(), plan.delete), (0, "x".into(), vec!["y".into()]));
+    }
+
+    proptest! {
+        #[test]
+        fn after_one_plan_all_is_mirrored_and_nothing_left_to_do(
+            histories in proptest::collection::vec(proptest::collection::btree_map(80..84, proptest::collection::btree_set(1..250u8, 1..5), 0..4), 1..4)
+        ) {
+            let (mut slices, mut counter) = (Vec::new(), 0);
+            for subsets in histories {
+                let ip = |n: &u8| json!({ "ip": if n % 2 == 0 { format!("10.0.0.{n}") } else { format!("fd00::{n}") } });
+                let subset = |(port, ips): (&i32, &std::collections::BTreeSet<u8>)| {
+                    json!({ "addresses": ips.iter().map(ip).collect::<Vec<_>>(), "ports": [{ "port": port }] })
+                };
+                let endpoints = endpoints(subsets.iter().map(subset).collect());
+                apply(plan(mirror(&endpoints), &slices), &mut slices, &mut counter);
+                let mirrored: usize = slices.iter().map(|slice| slice.endpoints.as_ref().map_or(0, Vec::len)).sum();
+                prop_assert_eq!(mirrored, subsets.values().map(std::collections::BTreeSet::len).sum::<usize>());
+                prop_assert_eq!(plan(mirror(&endpoints), &slices), Plan::default());
+            }
+        }
     }
 }

@@ -306,14 +306,14 @@ impl SliceController {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
     use super::super::backends::fixtures::{pod, service};
     use super::*;
 
-    fn apply(plan: Plan, slices: &mut Vec<Arc<EndpointSlice>>, counter: &mut usize) {
+    pub(in super::super) fn apply(plan: Plan, slices: &mut Vec<Arc<EndpointSlice>>, counter: &mut usize) {
         slices.retain(|slice| !plan.delete.contains(&slice.name_any()));
         for update in plan.update {
             let place = slices.iter().position(|slice| slice.name_any() == update.name_any()).unwrap();

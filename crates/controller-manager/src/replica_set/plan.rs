@@ -96,9 +96,11 @@ fn to_i32(count: usize) -> i32 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+    use crate::fixed_point::rest;
 
     fn pod(name: &str, ready: bool) -> Arc<Pod> {
         let status = if ready { "True" } else { "False" };
@@ -149,5 +151,29 @@ mod tests {
         assert_eq!(again.conditions, failed.conditions);
         let well = status(&again, &observed(None, 0), now());
         assert_eq!((well.conditions, well.available_replicas), (None, Some(1)));
+    }
+
+    proptest! {
+        #[test]
+        fn from_any_number_of_pods_there_come_to_be_as_many_as_wanted(
+            there in proptest::collection::vec(any::<bool>(), 0..12), wanted in 0..12i32, failure in proptest::option::of("quota"),
+        ) {
+            let there: Vec<_> = there.iter().enumerate().map(|(i, ready)| pod(&i.to_string(), *ready)).collect();
+            let ready = |pods: &[Arc<Pod>]| pods.iter().filter(|pod| pods::is_ready(pod)).count();
+            let most = ready(&there).min(usize::try_from(wanted).unwrap());
+            let (active, status) = rest((there, ReplicaSetStatus::default()), |(active, old)| {
+                let next = match plan(active.clone(), wanted, &BTreeMap::new(), now()) {
+                    Plan::Nothing => active.clone(),
+                    Plan::Create(more) => active.iter().cloned().chain((0..more).map(|i| pod(&format!("n{i}"), true))).collect(),
+                    Plan::Delete(some) => active.iter().filter(|pod| !some.contains(pod)).cloned().collect(),
+                };
+                let (generation, failure) = (Some(1), failure.clone());
+                let observed = Observed { active, terminating: 0, wanted, min_ready_seconds: 0, template_labels: BTreeMap::new(), generation, failure };
+                (next, super::status(old, &observed, now()))
+            });
+            prop_assert_eq!((active.len(), status.replicas), (usize::try_from(wanted).unwrap(), wanted));
+            prop_assert!(ready(&active) >= most, "one that serves went before one that does not");
+            prop_assert_eq!(status.conditions.is_some(), failure.is_some());
+        }
     }
 }
