@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -66,6 +66,11 @@ pub(crate) fn available_in(pod: &Pod, min_ready_seconds: i32, now: Timestamp) ->
     Some(until(available_at, now))
 }
 
+/// So many seconds after a time, or the end of all time. Users may ask for more seconds than there are.
+pub(crate) fn later(at: Timestamp, seconds: i64) -> Timestamp {
+    at.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
+}
+
 /// The time from `now` to `then`; zero when that has passed.
 pub(crate) fn until(then: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(then.duration_since(now)).unwrap_or_default()
@@ -97,8 +102,9 @@ pub(crate) fn scaled_value(value: Option<&IntOrString>, total: i32, round_up: bo
         Some(IntOrString::Int(number)) => *number,
         Some(IntOrString::String(text)) => {
             let percent: i64 = text.strip_suffix('%').and_then(|number| number.parse().ok()).unwrap_or_default();
-            let hundredfold = percent * i64::from(total);
-            let value = if round_up { (hundredfold + 99).div_euclid(100) } else { hundredfold.div_euclid(100) };
+            let hundredfold = percent.saturating_mul(total.into());
+            let value =
+                if round_up { hundredfold.saturating_add(99).div_euclid(100) } else { hundredfold.div_euclid(100) };
             i32::try_from(value).unwrap_or(i32::MAX)
         }
     }

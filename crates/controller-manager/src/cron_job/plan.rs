@@ -88,7 +88,7 @@ pub(super) fn step(cron_job: &CronJob, status: &CronJobStatus, now: Timestamp) -
     };
     let next = Some(pods::until(next, now) + DELTA);
     let wait = |tell: Option<Tell>| Step { tell, again: next, ..Step::default() };
-    let deadline = spec.starting_deadline_seconds.map(SignedDuration::from_secs);
+    let deadline = spec.starting_deadline_seconds;
     let (due, missed) = last_due(cron_job, status, &schedule, &zone, now);
     let Some(due) = due else { return wait(None) };
     let many = missed > MISSED_MAX && deadline.is_none();
@@ -96,7 +96,7 @@ pub(super) fn step(cron_job: &CronJob, status: &CronJobStatus, now: Timestamp) -
         let message = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
         (EventType::Warning, "TooManyMissedTimes", message.to_owned())
     });
-    if deadline.is_some_and(|deadline| due + deadline < now) {
+    if deadline.is_some_and(|deadline| pods::later(due, deadline) < now) {
         let time = due.to_zoned(TimeZone::UTC).strftime("%a, %d %b %Y %H:%M:%S UTC");
         let message = format!("Missed scheduled time to start a job: {time}");
         return wait(Some((EventType::Warning, "MissSchedule", message)));
@@ -206,9 +206,11 @@ pub(super) fn time(at: Timestamp) -> Time {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::fixed_point::rest;
 
     fn at(text: &str) -> Timestamp {
         format!("2026-01-01T{text}Z").parse().unwrap()
@@ -254,6 +256,7 @@ mod tests {
             ),
             (json!({ "concurrencyPolicy": "Forbid" }), None, &[], "00:11:00", Some("00:10:00"), None, waits(540)),
             (json!({ "startingDeadlineSeconds": 100 }), None, &[], "00:12:00", None, None, waits(480)),
+            (json!({ "startingDeadlineSeconds": i64::MAX }), None, &[], "00:12:00", Some("00:10:00"), None, waits(480)),
             (json!({ "startingDeadlineSeconds": 200 }), None, &[], "00:12:00", Some("00:10:00"), None, waits(480)),
             (
                 json!({ "schedule": "* * * * *" }),
@@ -319,5 +322,43 @@ mod tests {
         let job = new_job(&cron_job, at("00:10:00"));
         assert_eq!(job.name_any(), "c-29453770");
         assert_eq!(job.annotations()[SCHEDULED], "2026-01-01T01:10:00+01:00");
+    }
+
+    proptest! {
+        #[test]
+        fn at_any_time_one_job_is_started_at_most(
+            there in proptest::collection::btree_map("[a-f]", proptest::option::of(("Complete|Failed", "0[0-5]:[0-5]0:00")), 0..6),
+            active in proptest::collection::btree_set("[a-f]", 0..6), policy in "Allow|Forbid|Replace", limit in 0..3,
+            last in proptest::option::of("0[0-5]:[0-5]0:00"), deadline in proptest::option::of(0..4000i64), now in "05:[0-5][0-9]:[0-5][0-9]",
+        ) {
+            let cron_job = cron_job(&json!({
+                "concurrencyPolicy": policy, "startingDeadlineSeconds": deadline,
+                "successfulJobsHistoryLimit": limit, "failedJobsHistoryLimit": limit,
+            }));
+            let jobs: Vec<_> = there.iter().map(|(name, end)| job(name, end.as_ref().map(|(end, at)| (end.as_str(), at.as_str())))).collect();
+            let active: Vec<_> = active.iter().map(String::as_str).filter(|name| there.contains_key(*name)).collect();
+            let (before, mut started) = (status(last.as_deref(), &active), 0);
+            let (status, jobs) = rest((before, jobs), |(old, jobs)| {
+                let (mut status, mut jobs) = (old.clone(), jobs.clone());
+                observe(&mut status, &jobs);
+                let step = step(&cron_job, &status, at(&now));
+                let outdated = outdated(&cron_job, &jobs);
+                jobs.retain(|job| !outdated.contains(job));
+                if let Some(due) = step.start {
+                    let gone = if step.replace { status.active.take().unwrap_or_default() } else { Vec::new() };
+                    jobs.retain(|job| gone.iter().all(|gone| gone.uid != job.uid()));
+                    let new = job(&new_job(&cron_job, due).name_any(), None);
+                    status.active.get_or_insert_default().push(reference(&new));
+                    (status.last_schedule_time, started) = (Some(time(due)), started + 1);
+                    jobs.push(new);
+                }
+                (status, jobs)
+            });
+            prop_assert!(started <= 1, "{started} started at {now}");
+            let runs = |job: &&Arc<Job>| job.status.as_ref().and_then(finished).is_none();
+            let active = status.active.unwrap_or_default();
+            prop_assert!(active.iter().all(|active| jobs.iter().filter(runs).any(|job| job.uid() == active.uid)));
+            prop_assert!(jobs.iter().filter(|job| !runs(job)).count() <= 2 * usize::try_from(limit).unwrap());
+        }
     }
 }

@@ -129,7 +129,7 @@ pub(super) fn annotate_new(replica_set: &mut ReplicaSet, deployment: &Deployment
 /// Notes the size the Deployment has now; whether that changed the annotations.
 pub(super) fn annotate_size(replica_set: &mut ReplicaSet, deployment: &Deployment) -> bool {
     let desired = sizes::replicas(deployment);
-    let most = desired + sizes::max_surge(deployment);
+    let most = desired.saturating_add(sizes::max_surge(deployment));
     let annotations = replica_set.annotations_mut();
     let mut changed = false;
     for (key, value) in [(DESIRED_REPLICAS, desired), (MAX_REPLICAS, most)] {

@@ -57,7 +57,7 @@ pub(super) fn new_size(deployment: &Deployment, all: &[ReplicaSet], present: i32
     if !is_rolling(deployment) {
         return replicas(deployment);
     }
-    let room = replicas(deployment) + max_surge(deployment) - all.iter().map(size).sum::<i32>();
+    let room = replicas(deployment).saturating_add(max_surge(deployment)) - all.iter().map(size).sum::<i32>();
     if room <= 0 { present } else { present + room.min(replicas(deployment) - present) }
 }
 
@@ -100,7 +100,7 @@ pub(super) fn is_saturated(deployment: &Deployment, new: &ReplicaSet) -> bool {
 /// Returns pairs of index into `active` and size.
 pub(super) fn proportional(deployment: &Deployment, active: &[&ReplicaSet]) -> Vec<(usize, i32)> {
     let wanted = replicas(deployment);
-    let allowed = if wanted > 0 { wanted + max_surge(deployment) } else { 0 };
+    let allowed = if wanted > 0 { wanted.saturating_add(max_surge(deployment)) } else { 0 };
     let to_add = allowed - active.iter().map(|rs| size(rs)).sum::<i32>();
     let mut order: Vec<usize> = (0..active.len()).collect();
     // Largest first; among equals the newer when growing, the older when shrinking.
@@ -131,7 +131,7 @@ fn fraction(deployment: &Deployment, replica_set: &ReplicaSet) -> i32 {
     if replicas(deployment) == 0 {
         return -present;
     }
-    let total = f64::from(replicas(deployment) + max_surge(deployment));
+    let total = f64::from(replicas(deployment)) + f64::from(max_surge(deployment));
     let status_replicas = deployment.status.as_ref().and_then(|status| status.replicas).unwrap_or_default();
     let before = noted(replica_set, MAX_REPLICAS).unwrap_or(status_replicas);
     if before <= 0 {

@@ -135,7 +135,7 @@ pub(super) fn step(job: &Job, pods: &[Arc<Pod>], may_create: bool, now: Timestam
     if let (Some(limit), Some(start), None) =
         (spec.active_deadline_seconds, &step.status.start_time, finished(&step.status))
     {
-        let deadline = pods::until(start.0 + Duration::from_secs(limit.max(0).unsigned_abs()), now);
+        let deadline = pods::until(pods::later(start.0, limit.max(0)), now);
         let deadline = deadline.max(Duration::from_secs(1));
         step.again = Some(step.again.map_or(deadline, |again| again.min(deadline)));
     }

@@ -6,7 +6,6 @@
 //! version that is not on by default.)
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use coracle_client::{Informer, ObjectKey, Requeue, WorkQueue};
 use jiff::Timestamp;
@@ -66,7 +65,7 @@ fn leaves_at(device: &DeviceRequestAllocationResult, taints: &[DeviceTaint]) -> 
         // One without an end outlasts the others.
         let ends: Option<Vec<i64>> = tolerated.map(|toleration| toleration.toleration_seconds).collect();
         let seconds = ends?.into_iter().min().unwrap_or_default().max(0);
-        Some(since + Duration::from_secs(seconds.unsigned_abs()))
+        Some(pods::later(since, seconds))
     };
     taints.iter().filter(|taint| taint.effect == "NoExecute").filter_map(until).min()
 }
@@ -141,6 +140,8 @@ impl DeviceTaints {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::{Value, from_value, json};
 
     use super::*;

@@ -32,7 +32,7 @@ fn may_stay(tolerations: &[Toleration], taints: &[Taint], since: Timestamp, now:
             continue;
         };
         let since = taint.time_added.as_ref().map_or(since, |time| time.0);
-        let until = since + Duration::from_secs(seconds.max(0).unsigned_abs());
+        let until = pods::later(since, seconds.max(0));
         let left = pods::until(until, now);
         shortest = Some(shortest.map_or(left, |shortest| shortest.min(left)));
     }
@@ -106,6 +106,10 @@ mod tests {
         let unreachable = taint("node.kubernetes.io/unreachable", "NoExecute");
         let five_minutes = json!({ "key": "node.kubernetes.io/unreachable", "operator": "Exists",
                                    "effect": "NoExecute", "tolerationSeconds": 300 });
+        let for_ever = json!({ "operator": "Exists", "tolerationSeconds": i64::MAX });
+        let years =
+            may_stay(&[toleration(for_ever)], &[unreachable.clone()], now, now).map(|stay| stay.as_secs() / 31_556_952);
+        assert_eq!(years, Some(7973));
         for (tolerations, taints, expected) in [
             (vec![], vec![], None),
             (vec![], vec![taint("x", "NoSchedule")], None),
