@@ -289,3 +289,42 @@ fn more_than_any_node_has_waits_and_more_than_the_quota_is_asked_for_ever_less_o
         Ok(())
     });
 }
+
+#[test]
+fn more_seconds_and_pods_than_there_can_be_are_as_many_as_can_be() {
+    // The tainted nodes take no pod, which is tried again and again, and the rollout gives up once.
+    quiet_but(&["events default/web-", "deployments default/web: 1"], async |cluster| {
+        let mut job = one_container("busybox:1", &["sleep", "99999999"]);
+        job["restartPolicy"] = json!("Never");
+        let seconds = i64::MAX;
+        job["tolerations"] = json!([{ "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds }]);
+        let spec = json!({ "activeDeadlineSeconds": seconds, "template": { "spec": job } });
+        cluster
+            .create(json!({ "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": "long" }, "spec": spec }))
+            .await?;
+        let cron =
+            json!({ "schedule": "@yearly", "startingDeadlineSeconds": seconds, "jobTemplate": { "spec": spec } });
+        cluster
+            .create(
+                json!({ "apiVersion": "batch/v1", "kind": "CronJob", "metadata": { "name": "long" }, "spec": cron }),
+            )
+            .await?;
+        let mut web = deployment("web", 2, "nginx:1");
+        web["spec"]["strategy"] = json!({ "rollingUpdate": { "maxSurge": i32::MAX, "maxUnavailable": 0 } });
+        cluster.create(web).await?;
+        cluster.settle().await;
+        cluster.patch("deployments", "web", json!({ "spec": { "template": pod_template("web", "nginx:2") } })).await?;
+        let taint = json!({ "spec": { "taints": [{ "key": "hot", "effect": "NoExecute" }] } });
+        for node in cluster.nodes() {
+            cluster.patch("nodes", &node, taint.clone()).await?;
+        }
+        cluster.settle().await;
+        // The controllers live.
+        let web = cluster.patch("deployments", "web", json!({ "spec": { "replicas": 3 } })).await?;
+        cluster.settle().await;
+        let seen = get(cluster, "deployments", "web").await?;
+        assert_eq!(seen["status"]["observedGeneration"], web["metadata"]["generation"]);
+        assert_eq!(cluster.list("jobs", None).await?[0]["status"]["active"], 1);
+        Ok(())
+    });
+}
