@@ -235,7 +235,7 @@ mod tests {
         ) {
             let (mut slices, mut counter) = (Vec::new(), 0);
             for subsets in histories {
-                let ip = |n: &u8| json!({ "ip": if n % 2 == 0 { format!("10.0.0.{n}") } else { format!("fd00::{n}") } });
+                let ip = |n: &u8| json!({ "ip": if n.is_multiple_of(2) { format!("10.0.0.{n}") } else { format!("fd00::{n}") } });
                 let subset = |(port, ips): (&i32, &std::collections::BTreeSet<u8>)| {
                     json!({ "addresses": ips.iter().map(ip).collect::<Vec<_>>(), "ports": [{ "port": port }] })
                 };

@@ -107,8 +107,8 @@ mod tests {
         let five_minutes = json!({ "key": "node.kubernetes.io/unreachable", "operator": "Exists",
                                    "effect": "NoExecute", "tolerationSeconds": 300 });
         let for_ever = json!({ "operator": "Exists", "tolerationSeconds": i64::MAX });
-        let years =
-            may_stay(&[toleration(for_ever)], &[unreachable.clone()], now, now).map(|stay| stay.as_secs() / 31_556_952);
+        let years = may_stay(&[toleration(for_ever)], std::slice::from_ref(&unreachable), now, now)
+            .map(|stay| stay.as_secs() / 31_556_952);
         assert_eq!(years, Some(7973));
         for (tolerations, taints, expected) in [
             (vec![], vec![], None),
