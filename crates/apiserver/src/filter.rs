@@ -1,10 +1,14 @@
 //! Which objects a list or watch is about: a namespace, a label selector, a field selector.
 
+use std::sync::Arc;
+
 use coracle_api::selector::{FieldSelector, Selector};
 use coracle_api::{ApiError, ApiResult, Resource};
+use coracle_store::Revision;
 
 use crate::options::Options;
 use crate::storage::Entry;
+use crate::storage::cache::{INDEXED, ResourceCache};
 
 /// The selection of a list or watch.
 #[derive(Clone, Debug)]
@@ -51,6 +55,20 @@ impl Filter {
         self.fields.required("metadata.name")
     }
 
+    /// The value of the cache's indexed field that the field selector asks for, if it does.
+    pub fn indexed(&self, cache: &ResourceCache) -> Option<&str> {
+        // An empty value is that of objects without the field, which the index does not know.
+        self.fields.required(cache.is_indexed().then_some(INDEXED)?).filter(|value| !value.is_empty())
+    }
+
+    /// The objects among which all selected ones are, in key order, and the revision they are as of.
+    pub fn candidates(&self, cache: &ResourceCache, applied: Revision) -> (Vec<Arc<Entry>>, Revision) {
+        match self.indexed(cache) {
+            Some(value) => cache.list_by_value(value, &self.namespace, applied),
+            None => cache.list(&self.namespace, applied),
+        }
+    }
+
     /// Whether an object is in the namespace, by its key below the resource's prefix.
     pub fn in_namespace(&self, key: &str) -> bool {
         self.namespace.is_empty() || key.strip_prefix(self.namespace.as_str()).is_some_and(|rest| rest.starts_with('/'))
@@ -58,13 +76,12 @@ impl Filter {
 
     /// Whether an object of the namespace, in the resource's version, is selected.
     pub fn matches(&self, entry: &Entry) -> bool {
-        if !self.selects() {
-            return true;
-        }
-        let selectable = entry.selectable(&self.selectable);
-        self.labels.matches(&selectable.labels)
-            && self.fields.terms.iter().all(|(field, equal, value)| {
-                selectable.fields.get(field).map_or("", String::as_str).eq(value) == *equal
-            })
+        let selectable = || entry.selectable(&self.selectable);
+        let text = |field: &str| match &entry.indexed {
+            Some(value) if field == INDEXED => value,
+            _ => selectable().fields.get(field).map_or("", String::as_str),
+        };
+        (self.labels.is_everything() || self.labels.matches(&selectable().labels))
+            && self.fields.terms.iter().all(|(field, equal, value)| (text(field) == value) == *equal)
     }
 }

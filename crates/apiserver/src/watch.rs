@@ -82,7 +82,8 @@ pub async fn start(
 ) -> ApiResult<impl Stream<Item = Bytes> + Send + use<>> {
     options.check_watch()?;
     let version = options.version()?;
-    let wake = request.row.cache.subscribe();
+    let cache = &request.row.cache;
+    let wake = request.filter.indexed(cache).map_or_else(|| cache.subscribe(), |value| cache.subscribe_to(value));
     let synthetic = options.send_initial_events.unwrap_or(matches!(version, None | Some(0)));
     let mut initial = VecDeque::new();
     let cursor = if synthetic || version.is_none() {
@@ -90,7 +91,7 @@ pub async fn start(
             None => storage.fresh().await?,
             Some(version) => storage.wait_for(version).await?,
         }
-        let (entries, revision) = request.row.cache.list(&request.filter.namespace, storage.applied());
+        let (entries, revision) = request.filter.candidates(cache, storage.applied());
         if synthetic {
             let entries = request.webhooks.present(&request.row, entries).await?;
             initial.extend(entries.into_iter().filter(|entry| request.filter.matches(entry)));
@@ -192,15 +193,15 @@ impl Watcher {
     /// The next changes in the namespace, in the row's version, of those that are looked at for one chunk.
     async fn changes(&mut self) -> ApiResult<Vec<Change>> {
         let WatchRequest { row, webhooks, filter, .. } = &self.request;
-        let (mut changes, mut more) = (Vec::new(), true);
-        while changes.is_empty() && more {
-            let found = row.cache.changes(self.cursor, CHUNK, self.storage.applied());
-            (changes, self.cursor) = found.map_err(|gone| {
-                ApiError::expired(format!("too old resource version: {} ({})", self.cursor, gone.oldest))
-            })?;
-            more = !changes.is_empty();
-            changes.retain(|change| filter.in_namespace(&change.after.key));
-        }
+        let value = filter.indexed(&row.cache);
+        let wanted = |change: &Change| {
+            filter.in_namespace(&change.after.key) && value.is_none_or(|value| change.concerns(value))
+        };
+        let found = row.cache.changes(self.cursor, CHUNK, self.storage.applied(), wanted);
+        let (mut changes, cursor) = found.map_err(|gone| {
+            ApiError::expired(format!("too old resource version: {} ({})", self.cursor, gone.oldest))
+        })?;
+        self.cursor = cursor;
         // What an object was matters to selectors alone.
         let selects = filter.selects();
         let states = changes.iter_mut().flat_map(|change| {

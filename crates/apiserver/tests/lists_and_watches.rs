@@ -127,6 +127,39 @@ fn for_a_selecting_watch_objects_come_and_go_with_their_labels() {
 }
 
 #[test]
+fn a_kubelets_watch_outlives_what_happens_on_other_nodes() {
+    served(async |server| {
+        let of = |node: &str| format!("{PODS}?watch=true&fieldSelector=spec.nodeName%3D{node}");
+        let (mut idle, mut busy) = (server.watch(&of("n1")).await, server.watch(&of("n2")).await);
+        let bind = async |name: &str, node: &str| {
+            server.post(PODS, pod(name)).await.expect(201);
+            server.post(&format!("{PODS}/{name}/binding"), json!({ "target": { "name": node } })).await.expect(201);
+        };
+        let happens = async {
+            bind("other", "n2").await;
+            for n in 0..300 {
+                coracle_clock::sleep(std::time::Duration::from_secs(1)).await;
+                let patch = json!({ "metadata": { "annotations": { "n": n.to_string() } } });
+                server.patch(&format!("{PODS}/other"), MERGE, patch).await.expect(200);
+            }
+            bind("own", "n1").await;
+        };
+        let news = async {
+            assert_eq!(busy.brief().await.unwrap(), "ADDED other");
+            for _ in 0..300 {
+                assert_eq!(busy.brief().await.unwrap(), "MODIFIED other");
+            }
+        };
+        let ((), (), first) = tokio::join!(happens, news, idle.brief());
+        assert_eq!(first.unwrap(), "ADDED own");
+        let list = server.get(&format!("{PODS}?fieldSelector=spec.nodeName%3Dn2")).await.expect(200);
+        assert_eq!(names(&list), ["other"]);
+        let unbound = server.get(&format!("{PODS}?fieldSelector=spec.nodeName%3D")).await.expect(200);
+        assert!(names(&unbound).is_empty());
+    });
+}
+
+#[test]
 fn a_watch_from_a_forgotten_revision_is_told_so() {
     simulate(async || {
         let store = MemoryStore::new();

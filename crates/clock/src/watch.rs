@@ -76,6 +76,11 @@ impl<T> Sender<T> {
         Receiver { shared: self.0.clone(), seen }
     }
 
+    /// Whether there is nobody but this sender.
+    pub fn is_alone(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
     /// The present value.
     pub fn borrow(&self) -> Ref<'_, T> {
         Ref(self.0.value.read().unwrap_or_else(PoisonError::into_inner))

@@ -88,7 +88,7 @@ impl Repair {
     /// Looks at what changed and at what is due.
     async fn pass(&self, agenda: &mut Agenda) {
         let (now, applied) = (coracle_clock::instant(), self.storage().applied());
-        let changed = |row: &Row| match row.cache.changes(agenda.seen, MAX_CHANGES, applied) {
+        let changed = |row: &Row| match row.cache.changes(agenda.seen, MAX_CHANGES, applied, |_| true) {
             Ok((changes, _)) => changes.into_iter().map(|change| change.after).collect(),
             Err(_) => row.cache.list("", applied).0,
         };

@@ -114,7 +114,7 @@ impl Call {
             }
             Some(token) if token.rv < 0 => {
                 self.server.config.storage.fresh().await?;
-                self.row.cache.list(&filter.namespace, self.server.config.storage.applied())
+                filter.candidates(&self.row.cache, self.server.config.storage.applied())
             }
             Some(token) => self.snapshot_at(token.rv, filter).await?,
             None => self.snapshot(filter).await?,
@@ -161,14 +161,14 @@ impl Call {
             let revision = entry.as_ref().map_or(applied, |entry| entry.revision.max(applied));
             return Ok((entry.into_iter().collect(), revision));
         }
-        Ok(self.row.cache.list(&filter.namespace, storage.applied()))
+        Ok(filter.candidates(&self.row.cache, storage.applied()))
     }
 
     /// The objects as they were at a revision.
     async fn snapshot_at(&self, revision: Revision, filter: &Filter) -> ApiResult<Snapshot> {
         let storage = &self.server.config.storage;
         storage.wait_for(revision).await?;
-        let (entries, _) = self.row.cache.list(&filter.namespace, storage.applied());
+        let (entries, _) = filter.candidates(&self.row.cache, storage.applied());
         if self.row.cache.last_change() <= revision {
             return Ok((entries, revision));
         }

@@ -4,16 +4,18 @@
 //! `system:node` says, narrowed to its own: its Node, the pods that are bound to it, and of Secrets, ConfigMaps,
 //! claims and volumes those that these pods use. A node that is broken into gives away its own pods' secrets and no others.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use coracle_store::Revision;
+use memchr::memmem;
 use serde_json::Value;
 
+use super::GROUP;
 use super::rule::Rule;
-use super::{GROUP, cached};
 use crate::hooks::{Attributes, Authorizer, Decision, UserInfo};
-use crate::storage::Storage;
 use crate::storage::table::suffix;
+use crate::storage::{Entry, Storage};
 
 /// The name of the node that this user is the kubelet of.
 pub fn node_of(user: &UserInfo) -> Option<&str> {
@@ -24,28 +26,40 @@ pub fn node_of(user: &UserInfo) -> Option<&str> {
 #[derive(Debug)]
 pub struct NodeAuthorizer {
     storage: Arc<Storage>,
+    /// The rules of the ClusterRole `system:node`, and the revision they are of.
+    role: Mutex<(Revision, Arc<[Rule]>)>,
 }
 
 impl NodeAuthorizer {
     /// By the pods in `storage`.
     pub fn new(storage: Arc<Storage>) -> Self {
-        NodeAuthorizer { storage }
+        NodeAuthorizer { storage, role: Mutex::new((0, Arc::default())) }
     }
 
     /// The pods of a node, in `namespace` or (if that is empty) everywhere.
-    fn pods(&self, node: &str, namespace: &str) -> Vec<Value> {
-        let mut pods = cached(&self.storage, "", "pods", namespace);
-        pods.retain(|pod| pod["spec"]["nodeName"] == node);
-        pods
+    fn pods(&self, node: &str, namespace: &str) -> Vec<Arc<Entry>> {
+        let table = self.storage.table();
+        let pods = table.find_any("", "pods").map(|row| row.cache.list_by_value(node, namespace, 0).0);
+        pods.unwrap_or_default()
+    }
+
+    /// Whether a pod of the node refers to the object.
+    fn uses(&self, node: &str, kind: Kind, wanted: &Attributes) -> bool {
+        // A name stands in the pod as it is, but for that of a claim which is made for the pod. To look for it spares
+        // most pods their parsing.
+        let name = memmem::Finder::new(&wanted.name);
+        let may = |pod: &Entry| kind == Kind::Claim || name.find(&pod.stored).is_some();
+        let pods = self.pods(node, &wanted.namespace);
+        pods.iter().filter(|pod| may(pod)).any(|pod| names(&pod.parse(), kind).contains(&wanted.name))
     }
 
     /// Whether a volume is that of a claim which a pod of the node uses.
     fn uses_volume(&self, node: &str, volume: &str) -> bool {
         let table = self.storage.table();
         let Some(claims) = table.find_any("", "persistentvolumeclaims") else { return false };
-        self.pods(node, "").iter().any(|pod| {
+        self.pods(node, "").iter().map(|pod| pod.parse()).any(|pod| {
             let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default();
-            names(pod, Kind::Claim).iter().any(|claim| {
+            names(&pod, Kind::Claim).iter().any(|claim| {
                 let claim = claims.cache.get(&suffix(namespace, claim));
                 claim.is_some_and(|claim| claim.parse()["spec"]["volumeName"] == volume)
             })
@@ -122,7 +136,7 @@ impl Authorizer for NodeAuthorizer {
 
 impl NodeAuthorizer {
     fn permits(&self, node: &str, wanted: &Attributes) -> bool {
-        let uses = |kind| self.pods(node, &wanted.namespace).iter().any(|pod| names(pod, kind).contains(&wanted.name));
+        let uses = |kind| self.uses(node, kind, wanted);
         let reading = matches!(wanted.verb.as_str(), "get" | "list" | "watch");
         let what = (wanted.group.as_str(), wanted.resource.as_str(), wanted.subresource.as_str());
         match what {
@@ -153,13 +167,21 @@ impl NodeAuthorizer {
     fn runs(&self, node: &str, namespace: &str, name: &str) -> bool {
         let table = self.storage.table();
         let pod = table.find_any("", "pods").and_then(|row| row.cache.get(&suffix(namespace, name)));
-        pod.is_some_and(|pod| pod.parse()["spec"]["nodeName"] == node)
+        pod.is_some_and(|pod| pod.indexed.as_deref() == Some(node))
     }
 
     fn role_allows(&self, wanted: &Attributes) -> bool {
         let table = self.storage.table();
         let role = table.find_any(GROUP, "clusterroles").and_then(|row| row.cache.get("system:node"));
-        role.is_some_and(|role| super::index::rules_of(&role.parse()).iter().any(|rule: &Rule| rule.allows(wanted)))
+        let Some(role) = role else { return false };
+        let rules = {
+            let mut known = self.role.lock().unwrap_or_else(PoisonError::into_inner);
+            if known.0 != role.revision {
+                *known = (role.revision, super::index::rules_of(&role.parse()).into());
+            }
+            known.1.clone()
+        };
+        rules.iter().any(|rule| rule.allows(wanted))
     }
 }
 

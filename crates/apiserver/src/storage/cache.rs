@@ -4,8 +4,11 @@
 //! what watches read; they hold a position in it, not a queue of their own, so a watcher costs nothing
 //! while nothing happens and cannot slow anybody else. Changes older than [`RETAIN`] are forgotten
 //! (but the last [`KEEP_CHANGES`] always stay); a watcher that needs them gets 410 and lists again.
+//!
+//! Pods are also kept by the node they are bound to, as upstream indexes them: a kubelet lists, watches and is woken for
+//! those of its own node, however many others there are.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -26,6 +29,12 @@ pub const KEEP_CHANGES: usize = 100;
 /// How many changes stay at most, however young.
 pub const MAX_CHANGES: usize = 100_000;
 
+/// The field by whose values pods are kept.
+pub const INDEXED: &str = "spec.nodeName";
+/// Those who watch by a value of it are woken for others' changes too, but only this often: so that
+/// none of them falls behind the log.
+const WAKE_ALL: (Duration, usize) = (Duration::from_secs(20), MAX_CHANGES / 8);
+
 /// An object at one revision.
 #[derive(Debug)]
 pub struct Entry {
@@ -38,6 +47,8 @@ pub struct Entry {
     /// Whether the store holds it in another form than it would be written in now: a custom resource that an older
     /// definition let in.
     pub stale: bool,
+    /// Its value (or that it has none: empty) of [`INDEXED`], if the resource is kept by it.
+    pub indexed: Option<Arc<str>>,
     /// The same object in other versions, as a webhook converted it.
     views: Mutex<Vec<Arc<Entry>>>,
     /// What selectors look at; read from the JSON when a selector first asks.
@@ -61,6 +72,7 @@ impl Entry {
             revision,
             stored: stored.into(),
             stale: false,
+            indexed: None,
             views: Mutex::default(),
             selectable: OnceLock::new(),
         }
@@ -98,7 +110,8 @@ impl Entry {
 
     /// The same object with another version, as the event of its deletion shows it.
     pub(crate) fn restamped(&self, revision: Revision) -> Self {
-        Entry::new(self.key.clone(), self.stored.clone(), revision)
+        let (stored, indexed) = (self.stored.clone(), self.indexed.clone());
+        Entry { indexed, ..Entry::new(self.key.clone(), stored, revision) }
     }
 
     /// Labels and selectable fields.
@@ -136,13 +149,40 @@ pub struct Change {
     pub deleted: bool,
 }
 
+impl Change {
+    /// Whether the object has, or had, that value of the indexed field.
+    pub fn concerns(&self, value: &str) -> bool {
+        self.before.iter().chain([&self.after]).any(|entry| entry.indexed.as_deref() == Some(value))
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     objects: BTreeMap<Arc<str>, Arc<Entry>>,
+    /// The keys of those that have a value of the indexed field, by that.
+    by_value: BTreeSet<(Arc<str>, Arc<str>)>,
     log: VecDeque<(Instant, Change)>,
     /// Every change after this revision is in the log.
     complete_after: Revision,
     last_change: Revision,
+    /// When, and how many changes ago, everybody was woken.
+    woken: (Option<Instant>, usize),
+}
+
+impl State {
+    /// Puts an object in, or takes it out.
+    fn set(&mut self, key: &Arc<str>, entry: Option<&Arc<Entry>>) {
+        let before = match entry {
+            Some(entry) => self.objects.insert(key.clone(), entry.clone()),
+            None => self.objects.remove(key),
+        };
+        let value = |entry: &Arc<Entry>| entry.indexed.clone().filter(|value| !value.is_empty());
+        let (old, new) = (before.as_ref().and_then(value), entry.and_then(value));
+        if old != new {
+            old.map(|value| self.by_value.remove(&(value, key.clone())));
+            new.map(|value| self.by_value.insert((value, key.clone())));
+        }
+    }
 }
 
 /// The watch cache of one resource (of all its versions).
@@ -151,8 +191,12 @@ pub struct ResourceCache {
     prefix: String,
     /// The versions of a custom resource, that in which objects are stored now first; none of a built-in one.
     versions: Vec<Arc<Resource>>,
+    /// Whether objects are kept by their values of [`INDEXED`] too.
+    indexed: bool,
     state: RwLock<State>,
     wake: watch::Sender<()>,
+    /// Wakes those who watch by a value of the indexed field.
+    wake_by_value: Mutex<BTreeMap<Arc<str>, watch::Sender<()>>>,
 }
 
 /// The revision asked for is no longer in the log.
@@ -170,8 +214,14 @@ impl ResourceCache {
 
     /// An empty cache of a custom resource's versions, the first of which is stored.
     pub fn of_versions(resource: &Resource, versions: Vec<Arc<Resource>>) -> Self {
-        let (state, wake) = (RwLock::default(), watch::Sender::new(()));
-        ResourceCache { prefix: resource.key_prefix(), versions, state, wake }
+        let indexed = resource.group.is_empty() && resource.plural == "pods";
+        let (state, wake, wake_by_value) = (RwLock::default(), watch::Sender::new(()), Mutex::default());
+        ResourceCache { prefix: resource.key_prefix(), versions, indexed, state, wake, wake_by_value }
+    }
+
+    /// Whether objects are kept by their values of [`INDEXED`] too.
+    pub fn is_indexed(&self) -> bool {
+        self.indexed
     }
 
     /// The prefix of its keys in the store.
@@ -181,7 +231,11 @@ impl ResourceCache {
 
     /// An object as the store holds it, in the form in which it is kept here.
     pub fn entry(&self, key: impl Into<Arc<str>>, stored: &Bytes, revision: Revision) -> Entry {
-        let Some(storage) = self.versions.first() else { return Entry::new(key, codec::readable(stored), revision) };
+        let Some(storage) = self.versions.first() else {
+            let entry = Entry::new(key, codec::readable(stored), revision);
+            let indexed = self.indexed.then(|| codec::text_at(&entry.stored, INDEXED).into());
+            return Entry { indexed, ..entry };
+        };
         let settled = convert::settled(stored, &self.versions);
         let stale = settled.is_some();
         let entry = Entry::new(key, settled.map_or_else(|| stored.clone(), Bytes::from), revision);
@@ -225,29 +279,49 @@ impl ResourceCache {
         (entries, revision)
     }
 
+    /// As [`ResourceCache::list`], of the objects with that value of the indexed field.
+    pub fn list_by_value(&self, value: &str, namespace: &str, applied: Revision) -> (Vec<Arc<Entry>>, Revision) {
+        let state = self.read();
+        let start = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
+        let from = (Arc::from(value), Arc::from(start.as_str()));
+        let range = state.by_value.range((Bound::Included(from), Bound::Unbounded));
+        let keys = range.take_while(|(found, key)| **found == *value && key.starts_with(&start)).map(|(_, key)| key);
+        (keys.filter_map(|key| state.objects.get(key).cloned()).collect(), applied.max(state.last_change))
+    }
+
     /// The revision of the last change, 0 for none yet.
     pub fn last_change(&self) -> Revision {
         self.read().last_change
     }
 
-    /// The changes after `cursor`, at most `max`, and the revision up to which they are complete.
-    pub fn changes(&self, cursor: Revision, max: usize, applied: Revision) -> Result<(Vec<Change>, Revision), Gone> {
+    /// The changes after `cursor` that are `wanted`, about `max` at most, and the revision up to which they are complete.
+    pub fn changes(
+        &self,
+        cursor: Revision,
+        max: usize,
+        applied: Revision,
+        wanted: impl Fn(&Change) -> bool,
+    ) -> Result<(Vec<Change>, Revision), Gone> {
         let state = self.read();
         if cursor < state.complete_after {
             return Err(Gone { oldest: state.complete_after });
         }
         let from = state.log.partition_point(|(_, change)| change.revision <= cursor);
-        let mut to = (from + max).min(state.log.len());
-        // Never split a revision: a cursor stands between revisions.
-        while to > from && to < state.log.len() && state.log[to].1.revision == state.log[to - 1].1.revision {
-            to += 1;
+        let mut changes: Vec<Change> = Vec::new();
+        for (_, change) in state.log.range(from..) {
+            // Never split a revision: a cursor stands between revisions.
+            if let Some(last) = changes.last()
+                && changes.len() >= max
+                && last.revision < change.revision
+            {
+                let complete = last.revision;
+                return Ok((changes, complete));
+            }
+            if wanted(change) {
+                changes.push(change.clone());
+            }
         }
-        let changes: Vec<Change> = state.log.range(from..to).map(|(_, change)| change.clone()).collect();
-        let complete = match changes.last() {
-            Some(last) if to < state.log.len() => last.revision,
-            _ => applied.max(state.last_change).max(cursor),
-        };
-        Ok((changes, complete))
+        Ok((changes, applied.max(state.last_change).max(cursor)))
     }
 
     /// Wakes when there may be new changes.
@@ -255,49 +329,78 @@ impl ResourceCache {
         self.wake.subscribe()
     }
 
+    /// Wakes when there may be new changes of objects with that value of the indexed field.
+    pub fn subscribe_to(&self, value: &str) -> watch::Receiver<()> {
+        let mut wake = self.wake_by_value.lock().unwrap_or_else(PoisonError::into_inner);
+        wake.entry(value.into()).or_insert_with(|| watch::Sender::new(())).subscribe()
+    }
+
     /// Forgets everything and starts from a snapshot; earlier revisions can no longer be watched.
     pub(super) fn reset(&self, objects: impl IntoIterator<Item = Entry>, revision: Revision) {
         let mut state = self.write();
-        state.objects = objects.into_iter().map(|entry| (entry.key.clone(), Arc::new(entry))).collect();
+        (state.objects, state.by_value) = Default::default();
+        objects.into_iter().for_each(|entry| state.set(&entry.key.clone(), Some(&Arc::new(entry))));
         state.log.clear();
         state.complete_after = revision;
         state.last_change = state.objects.values().map(|entry| entry.revision).max().unwrap_or(0);
         drop(state);
+        self.wake(None);
+    }
+
+    /// Wakes those who watch everything, and those who watch by one of these values (by any, if not told).
+    fn wake(&self, values: Option<&BTreeSet<Arc<str>>>) {
         self.wake.send_replace(());
+        let mut by_value = self.wake_by_value.lock().unwrap_or_else(PoisonError::into_inner);
+        match values {
+            Some(values) => {
+                values.iter().filter_map(|value| by_value.get(value)).for_each(|wake| wake.send_replace(()))
+            }
+            None => {
+                by_value.retain(|_, wake| !wake.is_alone());
+                by_value.values().for_each(|wake| wake.send_replace(()));
+            }
+        }
     }
 
     /// Applies changes in order: key below the prefix, revision, stored bytes (`None`: deleted).
     pub(super) fn apply<'a>(&self, changes: impl IntoIterator<Item = (&'a str, Revision, Option<&'a Bytes>)>) {
         let mut state = self.write();
         let now = coracle_clock::instant();
+        let mut values = BTreeSet::new();
         for (key, revision, value) in changes {
             let before = state.objects.get(key).cloned();
             let after = match (value, &before) {
-                (Some(stored), _) => {
-                    let entry = Arc::new(match &before {
-                        Some(before) => self.entry(before.key.clone(), stored, revision),
-                        None => self.entry(key, stored, revision),
-                    });
-                    state.objects.insert(entry.key.clone(), entry.clone());
-                    entry
-                }
-                (None, Some(last)) => {
-                    state.objects.remove(key);
-                    Arc::new(last.restamped(revision))
-                }
+                (Some(stored), Some(before)) => Arc::new(self.entry(before.key.clone(), stored, revision)),
+                (Some(stored), None) => Arc::new(self.entry(key, stored, revision)),
+                (None, Some(last)) => Arc::new(last.restamped(revision)),
                 (None, None) => continue,
             };
+            state.set(&after.key, value.map(|_| &after));
             state.last_change = revision;
+            state.woken.1 += 1;
+            values.extend(before.iter().chain([&after]).filter_map(|entry| entry.indexed.clone()));
             state.log.push_back((now, Change { revision, before, after, deleted: value.is_none() }));
         }
         Self::trim(&mut state, now);
+        let (at, changes) = state.woken;
+        let all = changes >= WAKE_ALL.1 || at.is_none_or(|at| now.duration_since(at) >= WAKE_ALL.0);
+        if all {
+            state.woken = (Some(now), 0);
+        }
         drop(state);
-        self.wake.send_replace(());
+        self.wake((!all).then_some(&values));
     }
 
     /// Forgets changes that are old enough.
     pub(super) fn forget(&self) {
-        Self::trim(&mut self.write(), coracle_clock::instant());
+        let mut state = self.write();
+        let now = coracle_clock::instant();
+        let missed = std::mem::replace(&mut state.woken, (Some(now), 0)).1;
+        Self::trim(&mut state, now);
+        drop(state);
+        if missed > 0 {
+            self.wake(None);
+        }
     }
 
     fn trim(state: &mut State, now: Instant) {

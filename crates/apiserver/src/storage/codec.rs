@@ -3,11 +3,15 @@
 //!
 //! Since the head is always the same, the version is put in by copying bytes ([`stamp`]), not by parsing.
 
+use std::borrow::Cow;
+use std::fmt;
+
 use bytes::Bytes;
 use coracle_api::schema::type_of_kind;
 use coracle_api::{ApiError, decode, protobuf};
 use coracle_store::Revision;
 use serde::Serialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 const METADATA: &[u8] = br#""metadata":{"#;
@@ -113,6 +117,55 @@ pub fn stamp(stored: &[u8], revision: Revision) -> Bytes {
     }
     out.extend_from_slice(rest);
     out.into()
+}
+
+/// The text at a path of fields, such as `spec.nodeName`; empty if there is none. What lies elsewhere is only skipped.
+pub fn text_at(json: &[u8], path: &str) -> String {
+    let mut found = String::new();
+    let fields = Descend { path, found: &mut found };
+    // What is no JSON has no text there.
+    _ = fields.deserialize(&mut serde_json::Deserializer::from_slice(json));
+    found
+}
+
+/// Goes down a path of fields.
+struct Descend<'a> {
+    path: &'a str,
+    found: &'a mut String,
+}
+
+impl<'de> DeserializeSeed<'de> for Descend<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Descend<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "what has the text {}", self.path)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
+        let (field, rest) = self.path.split_once('.').unwrap_or((self.path, ""));
+        while let Some(name) = fields.next_key::<Cow<'de, str>>()? {
+            match name == field {
+                true => fields.next_value_seed(Descend { path: rest, found: &mut *self.found })?,
+                false => _ = fields.next_value::<IgnoredAny>()?,
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        if self.path.is_empty() {
+            text.clone_into(self.found);
+        }
+        Ok(())
+    }
 }
 
 /// The `apiVersion` of an object in our form.
