@@ -123,7 +123,8 @@ impl Entry {
     /// Takes from it what is different now.
     fn lose(&mut self, differences: &BTreeMap<String, Difference>) {
         if let Some((changed, removed)) = differences.get(&self.api_version) {
-            self.fields = self.fields.difference(changed).difference(removed);
+            self.fields.subtract(changed);
+            self.fields.subtract(removed);
         }
     }
 
@@ -329,12 +330,12 @@ pub fn track_update(old: Option<&Value>, new: &mut Value, versions: Versions<'_>
         return;
     }
     let node = Node::root(versions.typing);
-    let before = old.map_or_else(|| json!({}), without_managed_fields);
-    let after = without_managed_fields(new);
-    let (changed, removed) = walk::compare(node, &before, &after);
+    let nothing = json!({});
+    let before = old.unwrap_or(&nothing);
+    let (changed, removed) = walk::compare(node, before, new);
     let changed = claimed(changed, manager);
     let own = (changed.clone(), owned(removed));
-    let differences = versions.differences(&mut managers, &before, &after, own);
+    let differences = versions.differences(&mut managers, before, new, own);
     for entry in &mut managers {
         entry.lose(&differences);
     }
@@ -342,7 +343,7 @@ pub fn track_update(old: Option<&Value>, new: &mut Value, versions: Versions<'_>
         let api_version = new["apiVersion"].as_str().unwrap_or_default();
         let mut mine = Entry::new(manager, "Update", api_version, changed);
         if let Some(at) = managers.iter().position(|entry| entry.same(&mine)) {
-            mine.fields = mine.fields.union(&managers.swap_remove(at).fields);
+            mine.fields.add(managers.swap_remove(at).fields);
         }
         managers.push(mine);
     }

@@ -59,32 +59,42 @@ impl FieldSet {
     /// The paths in either.
     pub fn union(&self, other: &FieldSet) -> FieldSet {
         let mut set = self.clone();
-        set.member |= other.member;
-        for (key, child) in &other.children {
-            let merged = set.children.get(key).map_or_else(|| child.clone(), |mine| mine.union(child));
-            set.children.insert(key.clone(), merged);
-        }
+        set.add(other.clone());
         set
+    }
+
+    /// Takes in the paths of another.
+    pub fn add(&mut self, other: FieldSet) {
+        self.member |= other.member;
+        for (key, child) in other.children {
+            self.children.entry(key).or_default().add(child);
+        }
+    }
+
+    /// Takes out the paths of another.
+    pub fn subtract(&mut self, other: &FieldSet) {
+        self.member &= !other.member;
+        for (key, theirs) in &other.children {
+            if let Some(mine) = self.children.get_mut(key) {
+                mine.subtract(theirs);
+                if mine.is_empty() {
+                    self.children.remove(key);
+                }
+            }
+        }
     }
 
     /// The paths in both.
     pub fn intersection(&self, other: &FieldSet) -> FieldSet {
-        self.combine(other, |mine, theirs| mine && theirs)
+        let both = |(key, mine): (&String, &FieldSet)| Some((key.clone(), mine.intersection(other.children.get(key)?)));
+        let children = self.children.iter().filter_map(both).filter(|(_, child)| !child.is_empty()).collect();
+        FieldSet { member: self.member && other.member, children }
     }
 
     /// The paths in this one only.
     pub fn difference(&self, other: &FieldSet) -> FieldSet {
-        self.combine(other, |mine, theirs| mine && !theirs)
-    }
-
-    fn combine(&self, other: &FieldSet, rule: fn(bool, bool) -> bool) -> FieldSet {
-        let nothing = FieldSet::default();
-        let children = self
-            .children
-            .iter()
-            .map(|(key, child)| (key.clone(), child.combine(other.children.get(key).unwrap_or(&nothing), rule)));
-        let mut set = FieldSet { member: rule(self.member, other.member), children: children.collect() };
-        set.tidy();
+        let mut set = self.clone();
+        set.subtract(other);
         set
     }
 

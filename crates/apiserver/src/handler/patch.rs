@@ -44,12 +44,12 @@ impl Patch {
 }
 
 /// 422: the patch makes of the object what is none.
-fn unfit(error: ApiError, patched: String) -> ApiError {
+fn unfit(error: ApiError, patched: impl FnOnce() -> String) -> ApiError {
     if error.code != 400 {
         return error;
     }
     let mut errors = FieldErrors::default();
-    errors.invalid("patch", patched, error.message);
+    errors.invalid("patch", patched(), error.message);
     ApiError::invalid("", "", "", &errors.0)
 }
 
@@ -70,8 +70,8 @@ impl Call {
         let mut edit = |call: &mut Call, old: &Value| {
             let patched = patch.apply(old, ty)?;
             let resource = call.row.resource.clone();
-            let text = patched.to_string();
             let accepted = call.accept_object(&resource, patched, duplicates.clone());
+            let text = || patch.apply(old, ty).unwrap_or_default().to_string();
             let mut patched = accepted.map_err(|error| unfit(error, text))?;
             call.check_identity(&mut patched)?;
             call.track(&mut patched, Some(old));
