@@ -25,7 +25,12 @@ pub struct PodInfo {
     pub nonzero: (i64, i64),
     /// Higher goes first and may push lower ones out.
     pub priority: i32,
+    /// The UID of the controller that makes it one of a kind; none once it is being deleted.
+    pub kind: Option<String>,
 }
+
+/// Whose pods are one kind without being asked.
+const KINDS: [&str; 3] = ["ReplicaSet", "StatefulSet", "ReplicationController"];
 
 impl PodInfo {
     /// Works out what decisions ask of a pod.
@@ -37,6 +42,7 @@ impl PodInfo {
             requests: pod_requests(spec),
             nonzero: nonzero_requests(spec),
             priority: spec.priority.unwrap_or_default(),
+            kind: kind(&pod),
             pod: pod.clone(),
         }
     }
@@ -52,10 +58,22 @@ impl PodInfo {
         self.pod.metadata.uid.as_deref().unwrap_or_default()
     }
 
+    /// Whether it wants to be near other pods, or away from them.
+    pub fn has_affinity(&self) -> bool {
+        let affinity = self.spec().affinity.as_ref();
+        affinity.is_some_and(|affinity| affinity.pod_affinity.is_some() || affinity.pod_anti_affinity.is_some())
+    }
+
     /// The ports it takes on its node.
     pub fn host_ports(&self) -> impl Iterator<Item = HostPort<'_>> {
         host_ports(self.spec())
     }
+}
+
+fn kind(pod: &Pod) -> Option<String> {
+    let mut owners = pod.metadata.owner_references.iter().flatten();
+    let owner = owners.find(|owner| owner.controller == Some(true) && KINDS.contains(&owner.kind.as_str()))?;
+    pod.metadata.deletion_timestamp.is_none().then(|| owner.uid.clone())
 }
 
 /// A node and the pods on it.
@@ -73,6 +91,10 @@ pub struct NodeInfo {
     pub requested: Resources,
     /// CPU and memory of its pods as scores count them.
     pub nonzero: (i64, i64),
+    /// How many of its pods are of each [kind](PodInfo::kind).
+    pub kinds: BTreeMap<String, i64>,
+    /// Those of its pods that want to be near others, or away from them.
+    pub with_affinity: BTreeMap<ObjectKey, Arc<PodInfo>>,
 }
 
 impl NodeInfo {
@@ -86,6 +108,8 @@ impl NodeInfo {
             allocatable: allocatable.unwrap_or_default(),
             requested: Resources::default(),
             nonzero: (0, 0),
+            kinds: BTreeMap::new(),
+            with_affinity: BTreeMap::new(),
         }
     }
 
@@ -101,15 +125,28 @@ impl NodeInfo {
         self.requested.add(&pod.requests);
         self.nonzero.0 += pod.nonzero.0;
         self.nonzero.1 += pod.nonzero.1;
+        if let Some(kind) = &pod.kind {
+            *self.kinds.entry(kind.clone()).or_default() += 1;
+        }
+        if pod.has_affinity() {
+            self.with_affinity.insert(pod.key.clone(), pod.clone());
+        }
         self.pods.insert(pod.key.clone(), pod);
     }
 
     /// The node with one pod less.
     pub fn remove(&mut self, key: &ObjectKey) {
         if let Some(pod) = self.pods.remove(key) {
+            self.with_affinity.remove(key);
             self.requested.subtract(&pod.requests);
             self.nonzero.0 -= pod.nonzero.0;
             self.nonzero.1 -= pod.nonzero.1;
+            if let Some(kind) = &pod.kind
+                && let Some(count) = self.kinds.get_mut(kind)
+            {
+                *count -= 1;
+                self.kinds.retain(|_, count| *count > 0);
+            }
         }
     }
 }
@@ -141,9 +178,12 @@ impl Cache {
     /// A node came or changed.
     pub fn set_node(&mut self, node: Arc<Node>) {
         let mut info = NodeInfo::new(node);
-        for (on, pod) in self.placed.values() {
-            if *on == info.name {
-                info.add(pod.clone());
+        match self.snapshot.nodes.get(&info.name).cloned() {
+            Some(known) => known.pods.values().for_each(|pod| info.add(pod.clone())),
+            None => {
+                let name = info.name.clone();
+                let on_it = self.placed.values().filter(|(on, _)| *on == name);
+                on_it.for_each(|(_, pod)| info.add(pod.clone()));
             }
         }
         self.snapshot.nodes.insert(info.name.clone(), Arc::new(info));

@@ -4,6 +4,7 @@
 //! value of that key. The anti-affinity of pods that already run counts too: who came first may keep others away.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use coracle_api::selector::Selector;
 use k8s_openapi::api::core::v1::{PodAffinityTerm, WeightedPodAffinityTerm};
@@ -37,7 +38,7 @@ impl Plugin for InterPodAffinity {
         let mut rules = Rules { near: Vec::new(), away: BTreeSet::new(), kept_out: BTreeSet::new() };
         rules.near = near.iter().map(|term| (term.key.clone(), BTreeSet::new())).collect();
         for node in snapshot.nodes.values() {
-            for other in node.pods.values() {
+            for other in of_interest(pod, node) {
                 // All affinity terms are satisfied by the same pods, as upstream counts them.
                 if !near.is_empty() && near.iter().all(|term| term.matches(other, snapshot)) {
                     for (key, values) in &mut rules.near {
@@ -64,7 +65,7 @@ impl Plugin for InterPodAffinity {
         let own = weighted(pod);
         let mut sums = BTreeMap::new();
         for node in snapshot.nodes.values() {
-            for other in node.pods.values() {
+            for other in of_interest(pod, node) {
                 let mut credit = |term: &Term, weight: i64, matches: bool| {
                     if let Some(value) = node.labels().get(&term.key).filter(|_| matches) {
                         *sums.entry((term.key.clone(), value.clone())).or_default() += weight;
@@ -83,6 +84,11 @@ impl Plugin for InterPodAffinity {
         }
         (!sums.is_empty()).then(|| Box::new(Sums(sums)) as Box<dyn Score>)
     }
+}
+
+/// The pods of a node that matter to a pod: all if it has wishes of its own, else those that have.
+fn of_interest<'a>(pod: &PodInfo, node: &'a NodeInfo) -> impl Iterator<Item = &'a Arc<PodInfo>> {
+    if pod.has_affinity() { node.pods.values() } else { node.with_affinity.values() }
 }
 
 #[derive(Clone, Copy)]

@@ -53,13 +53,10 @@ impl Plugin for PodTopologySpread {
 
 /// The constraints of pods that name none: topology key and `maxSkew`.
 const SYSTEM_DEFAULTS: [(&str, i32); 2] = [("kubernetes.io/hostname", 3), ("topology.kubernetes.io/zone", 5)];
-/// Whose pods are one kind without being asked.
-const SPREAD_OWNERS: [&str; 3] = ["ReplicaSet", "StatefulSet", "ReplicationController"];
-
 /// Of the defaults those whose key some node has. Pods count together that have one controller: that is what its
 /// selector says too.
 fn default_constraints(pod: &PodInfo, snapshot: &Snapshot) -> Vec<Constraint> {
-    let Some(ours) = controller(pod) else { return vec![] };
+    let Some(ours) = &pod.kind else { return vec![] };
     let defaults = SYSTEM_DEFAULTS.iter().map(|(key, max_skew)| {
         let constraint = TopologySpreadConstraint {
             topology_key: (*key).to_owned(),
@@ -67,16 +64,10 @@ fn default_constraints(pod: &PodInfo, snapshot: &Snapshot) -> Vec<Constraint> {
             when_unsatisfiable: "ScheduleAnyway".into(),
             ..TopologySpreadConstraint::default()
         };
-        Constraint::count(&constraint, &[&constraint], pod, snapshot, |other| controller(other) == Some(ours))
+        let matching = |node: &NodeInfo| node.kinds.get(ours).copied().unwrap_or(0);
+        Constraint::count(&constraint, &[&constraint], pod, snapshot, 1, matching)
     });
     defaults.filter(|constraint| !constraint.counts.is_empty()).map(|c| Constraint { optional: true, ..c }).collect()
-}
-
-/// The UID of the controller that makes a pod one of a kind.
-fn controller(pod: &PodInfo) -> Option<&str> {
-    let mut owners = pod.pod.metadata.owner_references.iter().flatten();
-    let owner = owners.find(|owner| owner.controller == Some(true) && SPREAD_OWNERS.contains(&owner.kind.as_str()))?;
-    Some(&owner.uid)
 }
 
 struct Constraint {
@@ -100,8 +91,13 @@ impl Constraint {
     ) -> Self {
         let selector = selector(constraint, pod);
         let no_labels = BTreeMap::new();
-        let selected = |other: &PodInfo| selector.matches(other.pod.metadata.labels.as_ref().unwrap_or(&no_labels));
-        Constraint::count(constraint, all, pod, snapshot, selected)
+        let matches = |other: &PodInfo| {
+            other.key.namespace == pod.key.namespace
+                && other.pod.metadata.deletion_timestamp.is_none()
+                && selector.matches(other.pod.metadata.labels.as_ref().unwrap_or(&no_labels))
+        };
+        let matching = |node: &NodeInfo| node.pods.values().filter(|other| matches(other)).count() as i64;
+        Constraint::count(constraint, all, pod, snapshot, i64::from(matches(pod)), matching)
     }
 
     fn count(
@@ -109,28 +105,23 @@ impl Constraint {
         all: &[&TopologySpreadConstraint],
         pod: &PodInfo,
         snapshot: &Snapshot,
-        selected: impl Fn(&PodInfo) -> bool,
+        own: i64,
+        matching: impl Fn(&NodeInfo) -> i64,
     ) -> Self {
-        let matches = |other: &PodInfo| {
-            other.key.namespace == pod.key.namespace
-                && other.pod.metadata.deletion_timestamp.is_none()
-                && selected(other)
-        };
         let mut counts = BTreeMap::new();
         for node in snapshot.nodes.values() {
             // A node counts only where all constraints can be told.
             if !all.iter().all(|c| node.labels().contains_key(&c.topology_key)) || !node_counts(constraint, pod, node) {
                 continue;
             }
-            let matching = node.pods.values().filter(|other| matches(other)).count() as i64;
-            *counts.entry(node.labels()[&constraint.topology_key].clone()).or_default() += matching;
+            *counts.entry(node.labels()[&constraint.topology_key].clone()).or_default() += matching(node);
         }
         Constraint {
             key: constraint.topology_key.clone(),
             optional: false,
             max_skew: constraint.max_skew.into(),
             min_domains: constraint.min_domains.and_then(|n| usize::try_from(n).ok()).unwrap_or(1),
-            own: i64::from(matches(pod)),
+            own,
             counts,
         }
     }
