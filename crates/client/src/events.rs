@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::sync::mpsc;
+
+use crate::written;
 
 /// `Normal` or `Warning`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +39,7 @@ const REPETITION_WINDOW: Duration = Duration::from_secs(600);
 /// goes wrong again and again drowns nothing.
 const BURST: f64 = 25.0;
 const REFILL: Duration = Duration::from_secs(300);
-/// Old repetitions are forgotten when so many are remembered.
+/// When so many are remembered, the older half is forgotten.
 const REMEMBERED_MAX: usize = 4096;
 
 struct Occurrence {
@@ -85,6 +87,13 @@ struct Written {
     last: jiff::Timestamp,
 }
 
+fn forget_older_half<T>(remembered: &mut BTreeMap<String, T>, time: impl Fn(&T) -> jiff::Timestamp) {
+    let mut times: Vec<_> = remembered.values().map(&time).collect();
+    times.sort_unstable();
+    let middle = times.get(times.len() / 2).copied();
+    remembered.retain(|_, one| Some(time(one)) > middle);
+}
+
 /// How many events may be written about each object, and as of when.
 #[derive(Default)]
 struct Allowance(BTreeMap<String, (f64, jiff::Timestamp)>);
@@ -96,7 +105,7 @@ impl Allowance {
             (left + now.duration_since(since).as_secs_f64() / REFILL.as_secs_f64()).min(BURST)
         };
         if self.0.len() >= REMEMBERED_MAX {
-            self.0.retain(|_, (left, since)| at(*left, *since) < BURST);
+            forget_older_half(&mut self.0, |(_, since)| *since);
         }
         let (left, since) = self.0.entry(object.to_owned()).or_insert((BURST, now));
         (*left, *since) = (at(*left, *since), now);
@@ -107,7 +116,7 @@ impl Allowance {
 }
 
 async fn write_events(client: Client, source: EventSource, mut receiver: mpsc::Receiver<Occurrence>) {
-    let (mut written, mut allowance) = (BTreeMap::<String, Written>::new(), Allowance::default());
+    let (mut known, mut allowance) = (BTreeMap::<String, Written>::new(), Allowance::default());
     while let Some(occurrence) = receiver.recv().await {
         let object = &occurrence.object;
         let about = format!("{:?}/{:?}/{:?}/{:?}", object.kind, object.namespace, object.name, object.uid);
@@ -116,14 +125,14 @@ async fn write_events(client: Client, source: EventSource, mut receiver: mpsc::R
         }
         let what = (object.field_path.as_deref(), occurrence.kind.as_str(), &occurrence.reason, &occurrence.message);
         let key = format!("{about}/{what:?}");
-        if written.len() >= REMEMBERED_MAX {
-            written.retain(|_, w| occurrence.at.duration_since(w.last).unsigned_abs() < REPETITION_WINDOW);
+        if known.len() >= REMEMBERED_MAX {
+            forget_older_half(&mut known, |written| written.last);
         }
         // Events about cluster-scoped objects live in the default namespace.
         let namespace = object.namespace.clone().filter(|ns| !ns.is_empty()).unwrap_or_else(|| "default".into());
         let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
         let repeated =
-            written.get_mut(&key).filter(|w| occurrence.at.duration_since(w.last).unsigned_abs() < REPETITION_WINDOW);
+            known.get_mut(&key).filter(|w| occurrence.at.duration_since(w.last).unsigned_abs() < REPETITION_WINDOW);
         if let Some(old) = repeated {
             old.count += 1;
             old.last = occurrence.at;
@@ -135,8 +144,8 @@ async fn write_events(client: Client, source: EventSource, mut receiver: mpsc::R
         }
         let event = new_event(&occurrence, &source, namespace);
         let name = event.metadata.name.clone().unwrap_or_default();
-        match api.create(&PostParams::default(), &event).await {
-            Ok(_) => drop(written.insert(key, Written { name, count: 1, last: occurrence.at })),
+        match written::create(&client, event.metadata.namespace.as_deref().unwrap_or_default(), &event).await {
+            Ok(_) => drop(known.insert(key, Written { name, count: 1, last: occurrence.at })),
             Err(error) => tracing::debug!(reason = occurrence.reason, %error, "event not written"),
         }
     }

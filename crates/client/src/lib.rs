@@ -12,6 +12,7 @@
 //! - [`metrics`]: what queues and clients count;
 //! - [`scheduling`]: which nodes a pod may be on;
 //! - [`delegated`]: who asks a component, and whether they may;
+//! - [`written`]: writes whose answers need no decoding;
 //! - [`transport`]: whom a TLS connection trusts, and failures worded as Go words them.
 //!
 //! Order is deterministic throughout (ordered maps, first in first out, one task per informer), so
@@ -27,6 +28,7 @@ mod queue;
 mod raw;
 pub mod scheduling;
 pub mod transport;
+pub mod written;
 
 pub use events::{EventRecorder, EventType};
 pub use informer::{Change, Informer, Informers};

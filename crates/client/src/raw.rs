@@ -14,11 +14,28 @@ use serde_json::value::RawValue;
 /// An object of some kind, decoded.
 pub(crate) type Object = Arc<dyn Any + Send + Sync>;
 
-/// An object as the server sent it: its metadata, and its text, not looked at yet.
+/// An object as the server sent it, not looked at yet but for its name and version, and without its `managedFields`:
+/// they are most of many an object, and nothing to a controller.
 #[derive(Clone, Debug)]
 pub(crate) struct Raw {
     meta: ObjectMeta,
-    text: Box<RawValue>,
+    text: String,
+}
+
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow)]
+    metadata: HeadMeta<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct HeadMeta<'a> {
+    name: Option<String>,
+    namespace: Option<String>,
+    resource_version: Option<String>,
+    #[serde(borrow)]
+    managed_fields: Option<&'a RawValue>,
 }
 
 /// What sets one resource apart from another for [`Raw`].
@@ -37,18 +54,24 @@ impl Raw {
 
     /// Decodes it as a `K`.
     pub(crate) fn decode<K: DeserializeOwned + Send + Sync + 'static>(&self) -> serde_json::Result<Object> {
-        Ok(Arc::new(serde_json::from_str::<K>(self.text.get())?))
+        Ok(Arc::new(serde_json::from_str::<K>(&self.text)?))
     }
 }
 
 impl<'de> Deserialize<'de> for Raw {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Head {
-            metadata: ObjectMeta,
-        }
         let text = Box::<RawValue>::deserialize(deserializer)?;
-        let Head { metadata: meta } = serde_json::from_str(text.get()).map_err(D::Error::custom)?;
+        let text = text.get();
+        let Head { metadata } = serde_json::from_str(text).map_err(D::Error::custom)?;
+        let (name, namespace, resource_version) = (metadata.name, metadata.namespace, metadata.resource_version);
+        let meta = ObjectMeta { name, namespace, resource_version, ..ObjectMeta::default() };
+        let text = match metadata.managed_fields.map(RawValue::get) {
+            Some(fields) => {
+                let at = fields.as_ptr().addr() - text.as_ptr().addr();
+                [&text[..at], "null", &text[at + fields.len()..]].concat()
+            }
+            None => text.to_owned(),
+        };
         Ok(Raw { meta, text })
     }
 }
@@ -84,5 +107,27 @@ impl Resource for Raw {
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         &mut self.meta
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_an_informer_holds_is_the_object_without_its_managed_fields() {
+        let object = |fields: serde_json::Value| {
+            json!({ "data": { "a": "[]" }, "metadata": { "finalizers": [], "labels": { "a": "b" }, "managedFields": fields,
+                    "name": "x", "namespace": "default", "resourceVersion": "7" } })
+        };
+        for fields in [json!([]), json!(null), json!([{ "manager": "a", "fieldsV1": { "f:data": {} } }])] {
+            let raw: Raw = serde_json::from_str(&object(fields).to_string()).unwrap();
+            assert_eq!((raw.meta.name.as_deref(), raw.meta.resource_version.as_deref()), (Some("x"), Some("7")));
+            let map = raw.decode::<ConfigMap>().unwrap().downcast::<ConfigMap>().unwrap();
+            assert_eq!(*map, serde_json::from_value(object(json!(null))).unwrap());
+        }
     }
 }

@@ -1,11 +1,12 @@
 //! Telling: the pod's status to the API server.
 
+use coracle_client::written::patch_status;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, Patch, Preconditions};
 use serde_json::{Map, Value, json};
 
-use super::{PodWorker, version};
+use super::PodWorker;
 use crate::status::{StatusInput, pod_status};
 
 impl PodWorker {
@@ -37,11 +38,15 @@ impl PodWorker {
             self.status = status;
             return Ok(());
         }
+        if pod.status.as_ref() == Some(&status) {
+            return Ok(());
+        }
         let Some(changes) = difference(pod.status.as_ref(), &status) else { return Ok(()) };
         let patch = json!({ "metadata": { "uid": self.uid }, "status": changes });
-        let result = self.api().patch_status(self.pod_name(), &PatchParams::default(), &Patch::Strategic(&patch)).await;
-        match result {
-            Ok(pod) => (self.status, self.sent) = (status, version(&pod)),
+        let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
+        let patch = Patch::Strategic(&patch);
+        match patch_status::<Pod>(&self.shared.client, namespace, self.pod_name(), &patch).await {
+            Ok(written) => (self.status, self.sent) = (status, written.version()),
             // It was deleted, perhaps replaced by another of the same name; the watch is about to say so.
             Err(kube::Error::Api(refusal)) if matches!(refusal.code, 404 | 409) => self.status = status,
             Err(error) => return Err(format!("status not written: {error}")),

@@ -184,3 +184,37 @@ fn a_pod_that_somebody_declares_failed_is_stopped_and_stays_failed() {
         });
     }
 }
+
+#[test]
+fn the_kubelet_writes_a_pods_status_when_there_is_news() {
+    simulate(async |cluster| {
+        let mut web = pod("web", one_container("nginx:1", &[]));
+        let requests = json!({ "requests": { "cpu": "10m", "memory": "16Mi" } });
+        web["spec"]["containers"][0]["resources"] = requests;
+        cluster.create(web).await?;
+        cluster.settle().await;
+        let story: Vec<String> = cluster
+            .history()
+            .iter()
+            .filter(|change| change.object().1 == "default/web")
+            .map(|change| {
+                let status = &change.json()["status"];
+                let state = match &container(&change.json())["state"] {
+                    state if !state["running"].is_null() => "started".to_owned(),
+                    state => state["waiting"]["reason"].as_str().unwrap_or("untouched").to_owned(),
+                };
+                let address = if status["podIP"].is_null() { "" } else { " with an address" };
+                format!("{} {state}{address}", status["phase"].as_str().unwrap_or_default())
+            })
+            .collect();
+        let expected = [
+            "Pending untouched",
+            "Pending untouched",
+            "Pending ContainerCreating",
+            "Pending ContainerCreating with an address",
+            "Running started with an address",
+        ];
+        assert_eq!(story, expected, "created, bound, seen, given a sandbox, started");
+        Ok(())
+    });
+}
