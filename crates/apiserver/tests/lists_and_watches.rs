@@ -150,8 +150,9 @@ fn a_kubelets_watch_outlives_what_happens_on_other_nodes() {
                 assert_eq!(busy.brief().await.unwrap(), "MODIFIED other");
             }
         };
-        let ((), (), first) = tokio::join!(happens, news, idle.brief());
-        assert_eq!(first.unwrap(), "ADDED own");
+        let ((), (), first) = tokio::join!(happens, news, idle.within(std::time::Duration::from_secs(600)));
+        let first = first.unwrap();
+        assert_eq!((&first["type"], &first["object"]["metadata"]["name"]), (&json!("ADDED"), &json!("own")));
         let list = server.get(&format!("{PODS}?fieldSelector=spec.nodeName%3Dn2")).await.expect(200);
         assert_eq!(names(&list), ["other"]);
         let unbound = server.get(&format!("{PODS}?fieldSelector=spec.nodeName%3D")).await.expect(200);
