@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 /// An object of some kind, decoded.
 pub(crate) type Object = Arc<dyn Any + Send + Sync>;
 
-/// An object as the server sent it, not looked at yet but for its name and version, and without its `managedFields`:
+/// An object as the server sent it, not looked at yet but for what tells it from others, and without its `managedFields`:
 /// they are most of many an object, and nothing to a controller.
 #[derive(Clone, Debug)]
 pub(crate) struct Raw {
@@ -33,6 +33,7 @@ struct Head<'a> {
 struct HeadMeta<'a> {
     name: Option<String>,
     namespace: Option<String>,
+    uid: Option<String>,
     resource_version: Option<String>,
     #[serde(borrow)]
     managed_fields: Option<&'a RawValue>,
@@ -63,9 +64,9 @@ impl<'de> Deserialize<'de> for Raw {
         let text = Box::<RawValue>::deserialize(deserializer)?;
         let text = text.get();
         let Head { metadata } = serde_json::from_str(text).map_err(D::Error::custom)?;
-        let (name, namespace, resource_version) = (metadata.name, metadata.namespace, metadata.resource_version);
-        let meta = ObjectMeta { name, namespace, resource_version, ..ObjectMeta::default() };
-        let text = match metadata.managed_fields.map(RawValue::get) {
+        let HeadMeta { name, namespace, uid, resource_version, managed_fields } = metadata;
+        let meta = ObjectMeta { name, namespace, uid, resource_version, ..ObjectMeta::default() };
+        let text = match managed_fields.map(RawValue::get) {
             Some(fields) => {
                 let at = fields.as_ptr().addr() - text.as_ptr().addr();
                 [&text[..at], "null", &text[at + fields.len()..]].concat()
@@ -121,11 +122,12 @@ mod tests {
     fn what_an_informer_holds_is_the_object_without_its_managed_fields() {
         let object = |fields: serde_json::Value| {
             json!({ "data": { "a": "[]" }, "metadata": { "finalizers": [], "labels": { "a": "b" }, "managedFields": fields,
-                    "name": "x", "namespace": "default", "resourceVersion": "7" } })
+                    "name": "x", "namespace": "default", "resourceVersion": "7", "uid": "u" } })
         };
         for fields in [json!([]), json!(null), json!([{ "manager": "a", "fieldsV1": { "f:data": {} } }])] {
             let raw: Raw = serde_json::from_str(&object(fields).to_string()).unwrap();
-            assert_eq!((raw.meta.name.as_deref(), raw.meta.resource_version.as_deref()), (Some("x"), Some("7")));
+            let ObjectMeta { name, namespace, uid, resource_version, .. } = raw.meta.clone();
+            assert_eq!([name, namespace, uid, resource_version].map(Option::unwrap), ["x", "default", "u", "7"]);
             let map = raw.decode::<ConfigMap>().unwrap().downcast::<ConfigMap>().unwrap();
             assert_eq!(*map, serde_json::from_value(object(json!(null))).unwrap());
         }
