@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A commit appends one frame to a [write-ahead log](crate::wal) and `fdatasync`s it. When the log has grown
-//! thrice as long as what the [sled database](crate::checkpoint) holds, a new one is begun, and a thread writes a
+//! twice as long as what the [sled database](crate::checkpoint) holds, a new one is begun, and a thread writes a
 //! new database of what there is now meanwhile. sled alone would do, were its `flush` power-safe; followed by an
 //! `fdatasync` of its file it is, but then a lone writer gets half as far as with an append to a log (two trips to
 //! the disk per commit instead of one), and sled's rewriting of pages would be on everybody's way.
@@ -54,7 +54,7 @@ pub struct SledConfig {
     pub dir: PathBuf,
     /// sled's page cache.
     pub cache_bytes: u64,
-    /// A log longer than this, and than about thrice what the database holds, goes into the database.
+    /// A log longer than this, and than about twice what the database holds, goes into the database.
     pub checkpoint_bytes: u64,
     /// The store compacts by itself when its history passes so many bytes.
     pub history_limit_bytes: usize,
@@ -308,11 +308,11 @@ impl DiskJournal {
     }
 }
 
-/// How long a log may become: about thrice what a checkpoint will write, so that writers seldom share the disk with one,
+/// How long a log may become: about twice what a checkpoint will write, so that writers seldom share the disk with one,
 /// and the time to open stays in proportion to what is there. So does the space: the log, the database, its successor
-/// and the reserves are about five times of what is kept at most.
+/// and the reserves are less than five times of what is kept.
 fn due_bytes(config: &SledConfig, database: &Checkpoint) -> u64 {
-    config.checkpoint_bytes.max(3 * database.bytes.saturating_sub(2 * (RESERVE_BYTES + LAST_RESERVE_BYTES)))
+    config.checkpoint_bytes.max(2 * database.bytes.saturating_sub(2 * (RESERVE_BYTES + LAST_RESERVE_BYTES)))
 }
 
 impl Journal for DiskJournal {
