@@ -41,16 +41,14 @@ async fn under_load(cluster: &Cluster, load: u64, seconds: u64) -> anyhow::Resul
 
 /// Waits until the autoscaler looks. It sees averages since it last did: what changes now, the next look sees whole.
 async fn measured(cluster: &Cluster) -> anyhow::Result<()> {
-    let looks = || {
-        cluster
-            .requests()
-            .into_iter()
-            .filter(|(what, _)| what.contains("/metrics.k8s.io/"))
-            .map(|(_, n)| n)
-            .sum::<u64>()
-    };
+    let looks = || asked(cluster, "/metrics.k8s.io/");
     let before = looks();
     cluster.until("the autoscaler looks", async |_| Ok(looks() > before)).await
+}
+
+/// How many requests there were whose paths have this in them.
+fn asked(cluster: &Cluster, path: &str) -> u64 {
+    cluster.requests().iter().filter(|(what, _)| what.contains(path)).map(|(_, count)| count).sum()
 }
 
 async fn replicas(cluster: &Cluster) -> anyhow::Result<i64> {
@@ -206,14 +204,7 @@ fn metrics_tell_what_nodes_and_pods_use_and_cost_nothing_unless_asked_for() {
         cluster.create(web()).await?;
         cluster.settle().await;
         under_load(cluster, 70, 5).await?;
-        let asked = |cluster: &Cluster| {
-            cluster
-                .requests()
-                .iter()
-                .filter(|(what, _)| what.contains("/metrics/resource"))
-                .map(|(_, count)| count)
-                .sum::<u64>()
-        };
+        let asked = |cluster: &Cluster| asked(cluster, "/metrics/resource");
         assert_eq!(asked(cluster), 0);
         let list = metrics(cluster, "namespaces/default/pods?labelSelector=app%3Dweb").await?;
         let pod = &list["items"][0];
