@@ -169,8 +169,8 @@ impl Checkpoint {
         Ok((mvcc, summary))
     }
 
-    /// Writes a database with these versions, and removes the one before and the logs that it makes superfluous.
-    pub(crate) fn write(&mut self, summary: &Summary, versions: Vec<(RowId, Change)>, logs: &[PathBuf]) -> Result<()> {
+    /// Writes a database with these versions, and removes the one before.
+    pub(crate) fn write(&mut self, summary: &Summary, versions: Vec<(RowId, Change)>) -> Result<()> {
         let path = self.path(summary.sequence);
         let unfinished = PathBuf::from(format!("{}{UNFINISHED}", path.display()));
         remove(&unfinished)?;
@@ -184,8 +184,7 @@ impl Checkpoint {
         sync_dir(&self.dir)?;
         let old = (self.sequence > 0).then(|| self.path(self.sequence));
         (self.sequence, self.bytes) = (summary.sequence, bytes);
-        logs.iter().cloned().chain(old).try_for_each(|path| remove(&path))?;
-        sync_dir(&self.dir)
+        old.map_or(Ok(()), |path| remove(&path))
     }
 
     /// Makes a directory of databases durable; returns how many bytes of versions they hold.
@@ -240,35 +239,36 @@ fn each_version(db: &sled::Db, each: &mut impl FnMut(RowId, Change) -> Result<()
 
 /// Adds what is true beside the keys.
 fn describe(db: &sled::Db, summary: &Summary, versions: usize) -> Result<()> {
-    let insert = |key: &[u8], content: &[u8]| db.insert(key, seal(key, content)).map_err(engine);
+    let mut buffer = Vec::new();
     for (id, terms) in &summary.leases {
-        let mut content = Vec::new();
-        put_terms(&mut content, terms);
-        insert(&lease_key(*id), &content)?;
+        let key = lease_key(*id);
+        db.insert(key, seal(&mut buffer, &key, |content| put_terms(content, terms))).map_err(engine)?;
     }
-    let mut content = Vec::new();
     let numbers = [summary.compacted, summary.head, versions as i64];
-    numbers.into_iter().for_each(|number| put_i64(&mut content, number));
-    insert(META, &content).map(drop)
+    let fill = |content: &mut Vec<u8>| numbers.into_iter().for_each(|number| put_i64(content, number));
+    db.insert(META, seal(&mut buffer, META, fill)).map(drop).map_err(engine)
 }
 
 /// Adds versions until there are enough; returns how many bytes they are.
 fn fill(db: &sled::Db, versions: &mut Peekable<impl Iterator<Item = (RowId, Change)>>) -> Result<u64> {
     let mut bytes = 0;
+    let mut buffer = Vec::with_capacity(PIECE_BYTES);
     while let Some(((revision, place), _)) = versions.peek()
         && bytes < PART_BYTES
     {
         let name = [&revision.to_be_bytes()[..], &place.to_be_bytes()].concat();
-        let mut piece = Vec::new();
-        let fits = |piece: &Vec<u8>, change: &Change| {
-            piece.is_empty() || piece.len() + change.kv.key.len() + change.kv.value.len() < PIECE_BYTES
-        };
-        while let Some(((_, place), change)) = versions.next_if(|(_, change)| fits(&piece, change)) {
-            put_u32(&mut piece, place as usize);
-            put_change(&mut piece, &change.kv, change.deleted);
-        }
+        let piece = seal(&mut buffer, &name, |piece| {
+            let empty = piece.len();
+            let fits = |piece: &Vec<u8>, change: &Change| {
+                piece.len() == empty || piece.len() + change.kv.key.len() + change.kv.value.len() < PIECE_BYTES
+            };
+            while let Some(((_, place), change)) = versions.next_if(|(_, change)| fits(piece, change)) {
+                put_u32(piece, place as usize);
+                put_change(piece, &change.kv, change.deleted);
+            }
+        });
         bytes += piece.len() as u64;
-        db.open_tree(&name).and_then(|tree| tree.insert(PIECE, seal(&name, &piece))).map_err(engine)?;
+        db.open_tree(&name).and_then(|tree| tree.insert(PIECE, piece)).map_err(engine)?;
     }
     Ok(bytes)
 }

@@ -85,9 +85,16 @@ pub(crate) fn put_u32(out: &mut Vec<u8>, number: usize) {
     out.extend_from_slice(&u32::try_from(number).expect("shorter than 4 GiB").to_le_bytes());
 }
 
-/// Puts a CRC-32 of `content`, and of `key` it is stored under, before it.
-pub(crate) fn seal(key: &[u8], content: &[u8]) -> Vec<u8> {
-    [&checksum(&[key, content]).to_le_bytes()[..], content].concat()
+const SEAL_BYTES: usize = size_of::<u32>();
+
+/// What `fill` writes, behind a CRC-32 of it and of the `key` it is stored under; made in a buffer that is used again.
+pub(crate) fn seal<'a>(buffer: &'a mut Vec<u8>, key: &[u8], fill: impl FnOnce(&mut Vec<u8>)) -> &'a [u8] {
+    buffer.clear();
+    buffer.extend_from_slice(&[0; SEAL_BYTES]);
+    fill(buffer);
+    let crc = checksum(&[key, &buffer[SEAL_BYTES..]]);
+    buffer[..SEAL_BYTES].copy_from_slice(&crc.to_le_bytes());
+    buffer
 }
 
 /// Takes the content out of what [`seal`] made; the content's [`Reader`], or the damage.

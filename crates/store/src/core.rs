@@ -14,10 +14,9 @@ use bytes::Bytes;
 use coracle_clock::Instant;
 use tokio::sync::Notify;
 
-use crate::codec::Change;
 use crate::hub::{Hub, Poll, WatcherId};
 use crate::lease::{Leases, Terms};
-use crate::mvcc::{Entry, Mvcc, RowId};
+use crate::mvcc::{Entry, Mvcc};
 use crate::{
     Compare, CompareOperator, CompareTarget, Event, KeyRange, KeyValue, LeaseId, LeaseStatus, Op, OpResponse,
     RangeRequest, RangeResponse, Result, Revision, StoreError, Txn, TxnResponse, WatchRequest,
@@ -96,6 +95,9 @@ pub enum Record {
     LeaseEnd(LeaseId),
 }
 
+/// So many keys are surveyed beside each command: so it is done before the log has grown much, and nobody waits long.
+const SURVEYED_PER_COMMAND: usize = 16;
+
 /// The whole state of a store.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -172,9 +174,9 @@ impl Core {
         self.ended.get_or_insert(Ended::Failed(why.to_string()));
     }
 
-    /// Every version that can still be read, in no order.
-    pub(crate) fn versions(&self) -> Vec<(RowId, Change)> {
-        self.mvcc.versions()
+    /// The map, to have it surveyed.
+    pub(crate) fn mvcc(&mut self) -> &mut Mvcc {
+        &mut self.mvcc
     }
 
     /// Reads the acknowledged state.
@@ -192,6 +194,7 @@ impl Core {
             Some(Ended::Failed(why)) => return Err(StoreError::Engine(why.clone())),
             None => {}
         }
+        self.mvcc.survey(SURVEYED_PER_COMMAND);
         match command {
             Command::Txn(txn) => {
                 let response = self.txn(txn, records)?;
@@ -354,10 +357,12 @@ impl Core {
         records.push(Record::Compact(revision));
     }
 
-    /// History beyond the limit is compacted away a quarter at a time, whatever its age.
+    /// History beyond the limit is compacted away a little at a time, whatever its age; it waits for a survey, which
+    /// would have to be done at once.
     fn bound_history(&mut self, records: &mut Vec<Record>) {
-        if self.mvcc.history_bytes() > self.history_limit_bytes {
-            let excess = self.mvcc.history_bytes() - self.history_limit_bytes / 4 * 3;
+        let patience = if self.mvcc.surveying() { self.history_limit_bytes } else { 0 };
+        if self.mvcc.history_bytes() > self.history_limit_bytes + patience {
+            let excess = self.mvcc.history_bytes() - self.history_limit_bytes / 32 * 31;
             let target = self.mvcc.compaction_target(excess, self.visible);
             if target > self.mvcc.compacted() {
                 self.compact(target, records);

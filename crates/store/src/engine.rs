@@ -15,10 +15,9 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use tokio::sync::{Notify, oneshot};
 
-use crate::codec::Change;
 use crate::core::{Answer, Command, Core, Moment, Record};
 use crate::hub::{Poll, WatcherId};
-use crate::mvcc::RowId;
+use crate::mvcc::Survey;
 use crate::{
     LeaseId, LeaseStatus, RangeRequest, RangeResponse, Result, Revision, Store, StoreError, Txn, TxnResponse,
     WatchBatch, WatchRequest, WatchStream,
@@ -38,13 +37,14 @@ pub trait Journal: fmt::Debug + Send + 'static {
     /// Keeps records; when it returns they survive a power cut. After an error nothing is ever committed again.
     fn commit(&mut self, records: Vec<Record>) -> Result<()>;
 
-    /// Whether it wants to know the whole state, to write that down in place of all that led there.
-    fn wants_checkpoint(&self) -> bool {
-        false
+    /// Whether it wants to know the whole state as of the last commit, about so many bytes, to write that down in place
+    /// of all that led there.
+    fn wants_checkpoint(&mut self, _bytes: usize) -> Result<bool> {
+        Ok(false)
     }
 
-    /// Is told the whole state: every version that can be read after the last commit.
-    fn checkpoint(&mut self, _versions: Vec<(RowId, Change)>) -> Result<()> {
+    /// Is told the state that it wanted to know; other commits may have come since.
+    fn checkpoint(&mut self, _survey: Survey) -> Result<()> {
         Ok(())
     }
 
@@ -82,6 +82,9 @@ impl Shared {
         self.core.write().expect("the store's state is whole")
     }
 }
+
+/// So many keys are surveyed at a time while there is nothing else to do.
+const SURVEYED_AT_LEISURE: usize = 1000;
 
 type Sender = oneshot::Sender<Result<Answer>>;
 
@@ -215,6 +218,12 @@ impl<J: Journal> Committer<J> {
                 self.execute(&mut core);
             }
             let Batch { records, answers } = std::mem::take(&mut *lock(&self.batch));
+            if answers.is_empty() && failed.is_none() && core.mvcc().surveying() {
+                core.mvcc().survey(SURVEYED_AT_LEISURE);
+                drop(core);
+                failed = self.go_on_with_checkpoint(journal, None).err();
+                continue;
+            }
             if answers.is_empty() {
                 let mut queue = lock(&self.queue);
                 queue.led = !queue.waiting.is_empty();
@@ -224,10 +233,8 @@ impl<J: Journal> Committer<J> {
                 }
             }
             let head = core.head();
-            // The state is written down as of a commit, so nobody may execute anything beside that one.
-            let checkpoint = failed.is_none() && journal.wants_checkpoint();
-            let locked = checkpoint.then_some(core);
-            // Otherwise the lock is free meanwhile: readers go on at the last acknowledged revision, writers beyond.
+            drop(core);
+            // The lock is free meanwhile: readers go on at the last acknowledged revision, writers beyond.
             if failed.is_none() && !records.is_empty() {
                 self.at_disk.store(true, Ordering::Relaxed);
                 failed = journal.commit(records).err();
@@ -235,23 +242,33 @@ impl<J: Journal> Committer<J> {
                 // While the answer is not plenty, everybody asks for themselves.
                 _ = self.ask_for_room(journal);
             }
-            let mut core = locked.unwrap_or_else(|| self.shared.write());
             match &failed {
-                None => core.publish(head),
-                Some(why) => core.fail(why),
+                None => self.shared.write().publish(head),
+                Some(why) => self.shared.write().fail(why),
             }
-            let core = RwLockWriteGuard::downgrade(core);
-            let versions = checkpoint.then(|| core.versions());
-            drop(core);
             self.answer(answers, failed.as_ref());
-            if failed.is_none()
-                && let Some(versions) = versions
-                && let Err(why) = journal.checkpoint(versions)
-            {
-                self.shared.write().fail(&why);
-                failed = Some(why);
+            if failed.is_none() {
+                failed = self.go_on_with_checkpoint(journal, Some(head)).err();
             }
         }
+    }
+
+    /// Begins a survey if the journal wants one as of `head`, the last commit; hands it over when it is through.
+    fn go_on_with_checkpoint(&self, journal: &mut J, head: Option<Revision>) -> Result<()> {
+        let (surveying, found, bytes) = {
+            let mut core = self.shared.write();
+            (core.mvcc().surveying(), core.mvcc().take_survey(), core.size_bytes())
+        };
+        let done = match (found, head) {
+            (Some(survey), _) => journal.checkpoint(survey),
+            (None, Some(head)) if !surveying => journal.wants_checkpoint(bytes).map(|wanted| {
+                if wanted {
+                    self.shared.write().mvcc().begin_survey(head);
+                }
+            }),
+            (None, _) => Ok(()),
+        };
+        done.inspect_err(|why| self.shared.write().fail(why))
     }
 
     /// Tells everybody what came of their command; the disk need not wait for that.

@@ -42,6 +42,7 @@ mod hub;
 mod lease;
 mod memory;
 mod mvcc;
+mod segments;
 mod sled;
 mod wal;
 

@@ -15,6 +15,7 @@
 //! The log has no holes: entry `i` is revision `compacted + 1 + i`. Nothing here waits, locks or knows of disks.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -51,6 +52,26 @@ pub(crate) struct Mvcc {
     compacted: Revision,
     live_bytes: usize,
     history_bytes: usize,
+    survey: Option<Gathering>,
+}
+
+/// What the map can be made of again as of some revision.
+#[derive(Debug)]
+pub struct Survey {
+    /// What was superseded up to here is not in it.
+    pub(crate) compacted: Revision,
+    /// In no order.
+    pub(crate) versions: Vec<(RowId, Change)>,
+}
+
+/// A survey as of `head`, made in steps while the map goes on changing: every version has its revision, so newer ones
+/// are told apart, and old ones stay until they are compacted.
+#[derive(Debug)]
+struct Gathering {
+    head: Revision,
+    last_key: Option<Bytes>,
+    done: bool,
+    found: Survey,
 }
 
 impl Mvcc {
@@ -164,18 +185,43 @@ impl Mvcc {
         entry
     }
 
-    /// Every version that is kept, in no order: what the map can be made of again.
-    pub(crate) fn versions(&self) -> Vec<(RowId, Change)> {
-        let versions = self.keys.iter().flat_map(|(key, history)| history.iter().map(move |version| (key, version)));
-        let change = |(key, Version { id, live }): (&Bytes, &Version)| {
-            let kv = live.clone().unwrap_or_else(|| tombstone(key, id.0));
-            (*id, Change { kv, deleted: live.is_none() })
-        };
-        versions.map(change).collect()
+    /// Begins to gather every version that can be read at `head`.
+    pub(crate) fn begin_survey(&mut self, head: Revision) {
+        let versions = Vec::with_capacity(self.keys.len() + self.log.len());
+        let found = Survey { compacted: self.compacted, versions };
+        self.survey = Some(Gathering { head, last_key: None, done: false, found });
+    }
+
+    /// Whether a survey is begun and not taken.
+    pub(crate) fn surveying(&self) -> bool {
+        self.survey.is_some()
+    }
+
+    /// Goes on with a survey, if there is one, by so many keys.
+    pub(crate) fn survey(&mut self, keys: usize) {
+        let Some(survey) = self.survey.as_mut().filter(|survey| !survey.done) else { return };
+        let from = survey.last_key.clone().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = self.keys.range::<Bytes, _>((from, Bound::Unbounded));
+        for (key, history) in rest.by_ref().take(keys) {
+            let readable = history.iter().take_while(|version| version.id.0 <= survey.head);
+            survey.found.versions.extend(readable.map(|Version { id, live }| {
+                let kv = live.clone().unwrap_or_else(|| tombstone(key, id.0));
+                (*id, Change { kv, deleted: live.is_none() })
+            }));
+            survey.last_key = Some(key.clone());
+        }
+        survey.done = rest.next().is_none();
+    }
+
+    /// What a survey has found, once it is through.
+    pub(crate) fn take_survey(&mut self) -> Option<Survey> {
+        self.survey.take_if(|survey| survey.done).map(|survey| survey.found)
     }
 
     /// Forgets every version that was superseded at or before `revision` (at most `head`).
     pub(crate) fn compact(&mut self, revision: Revision) {
+        // A survey must not miss what this takes away.
+        self.survey(usize::MAX);
         while self.compacted < revision
             && let Some(entry) = self.log.pop_front()
         {
@@ -233,4 +279,69 @@ fn size(kv: &KeyValue) -> usize {
 
 fn cost(entry: &Entry) -> usize {
     entry.events.iter().map(|event| EVENT_OVERHEAD_BYTES + event.prev.as_ref().map_or(0, size)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Put(u8),
+        Delete(u8),
+        Compact(u8),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let key = 0_u8..12;
+        prop_oneof![
+            5 => key.clone().prop_map(Step::Put),
+            2 => key.prop_map(Step::Delete),
+            1 => (0_u8..8).prop_map(Step::Compact),
+        ]
+    }
+
+    fn apply(mvcc: &mut Mvcc, step: &Step) {
+        let id = (mvcc.head() + 1, 0);
+        let event = match step {
+            Step::Put(key) => Some(mvcc.put(id, vec![*key].into(), vec![*key; 3].into(), 0)),
+            Step::Delete(key) => mvcc.delete(id, &[*key]),
+            Step::Compact(behind) => {
+                mvcc.compact(mvcc.head() - Revision::from(*behind));
+                None
+            }
+        };
+        if let Some(event) = event {
+            mvcc.append(vec![event]);
+        }
+    }
+
+    proptest! {
+        /// A survey finds what was there when it began, whatever happens before it is through.
+        #[test]
+        fn a_survey_is_of_one_moment(
+            before in prop::collection::vec(step(), 0..60),
+            meanwhile in prop::collection::vec((step(), 0_usize..3), 0..60),
+        ) {
+            let [mut at_once, mut in_steps] = [Mvcc::starting_at(1), Mvcc::starting_at(1)];
+            for mvcc in [&mut at_once, &mut in_steps] {
+                before.iter().for_each(|step| apply(mvcc, step));
+                mvcc.begin_survey(mvcc.head());
+            }
+            for (step, keys) in &meanwhile {
+                apply(&mut in_steps, step);
+                in_steps.survey(*keys);
+            }
+            let surveys = [at_once, in_steps].map(|mut mvcc| {
+                mvcc.survey(usize::MAX);
+                let mut survey = mvcc.take_survey().unwrap();
+                survey.versions.sort_by_key(|(id, _)| *id);
+                let versions = survey.versions.into_iter().map(|(id, change)| (id, change.kv, change.deleted));
+                (survey.compacted, versions.collect::<Vec<_>>())
+            });
+            prop_assert_eq!(&surveys[0], &surveys[1]);
+        }
+    }
 }

@@ -2,15 +2,15 @@
 //!
 //! ```text
 //! <dir>/lock            the process that has the store open (its id; held with flock)
-//! <dir>/wal-<sequence>  the newest frames, one per group commit
+//! <dir>/wal-<sequence>  the newest frames, one per group commit, in segments
 //! <dir>/sled-<sequence> everything up to that frame
 //! <dir>/reserve         room for the last commit before the disk was full
 //! <dir>/last-reserve    room for the last one that deletes or forgets
 //! ```
 //!
 //! A commit appends one frame to a [write-ahead log](crate::wal) and `fdatasync`s it. When the log has grown
-//! twice as long as what the [sled database](crate::checkpoint) holds, a new one is begun, and a thread writes a
-//! new database of what there is now meanwhile. sled alone would do, were its `flush` power-safe; followed by an
+//! thrice as long as what the [sled database](crate::checkpoint) holds, a thread writes a new database of what there is
+//! by then, and the [segments](crate::segments) of the log up to there are written over. sled alone would do, were its `flush` power-safe; followed by an
 //! `fdatasync` of its file it is, but then a lone writer gets half as far as with an append to a log (two trips to
 //! the disk per commit instead of one), and sled's rewriting of pages would be on everybody's way.
 //!
@@ -33,12 +33,14 @@ use crate::codec::{Change, LeaseTerms, Reader, Stored, put_record};
 use crate::core::{Core, Moment, Record};
 use crate::engine::{Engine, Journal, Room, blocking};
 use crate::lease::{Leases, Terms};
-use crate::mvcc::{Mvcc, RowId};
-use crate::wal::{self, Wal};
+use crate::mvcc::{Mvcc, RowId, Survey};
+use crate::segments::{Segment, Segments};
 use crate::{DEFAULT_HISTORY_LIMIT_BYTES, Event, KeyRange, Result, Snapshot, StoreError};
 
 /// With the last reserve, longer than almost any frame.
 const RESERVE_BYTES: u64 = 320 << 10;
+/// So many make a log that is due.
+const SEGMENTS: u64 = 4;
 /// Longer than almost any frame that only deletes or forgets, and than a segment of sled's.
 const LAST_RESERVE_BYTES: u64 = 576 << 10;
 /// Beyond what is put into it, sled takes less than so much, and than as much again.
@@ -54,7 +56,7 @@ pub struct SledConfig {
     pub dir: PathBuf,
     /// sled's page cache.
     pub cache_bytes: u64,
-    /// A log longer than this, and than about twice what the database holds, goes into the database.
+    /// A log longer than this, and than about thrice what the database holds, goes into the database.
     pub checkpoint_bytes: u64,
     /// The store compacts by itself when its history passes so many bytes.
     pub history_limit_bytes: usize,
@@ -133,21 +135,21 @@ fn write(config: &SledConfig, snapshot: Snapshot, now: Moment) -> Result<()> {
         last = (kv.mod_revision, if last.0 == kv.mod_revision { last.1 + 1 } else { 0 });
         (last, Change { kv, deleted: false })
     });
-    Checkpoint::find(config)?.write(&summary, versions.collect(), &[])
+    Checkpoint::find(config)?.write(&summary, versions.collect())
 }
 
 /// A write-ahead log before a sled database.
 #[derive(Debug)]
 pub struct DiskJournal {
     config: SledConfig,
-    wal: Wal,
+    log: Segments,
     /// As of the last frame.
     summary: Summary,
-    /// The logs whose frames the database lacks, but for the one that is being written.
-    finished_logs: Vec<PathBuf>,
     database: Database,
-    /// How long a log is when it is handed to the database.
+    /// How long the log is when it is handed to the database.
     due_bytes: u64,
+    /// What was true at the frame as of which the database is to be, and the log up to there.
+    surveyed: Option<(Summary, Vec<Segment>)>,
     reserve: Reserve,
     last_reserve: Reserve,
     /// `None` once closed.
@@ -163,8 +165,8 @@ enum Database {
     Gone,
 }
 
-/// Why a database is not up to date, and which logs it still lacks.
-type Checkpointed = Result<(), (StoreError, Vec<PathBuf>)>;
+/// Whether a database is up to date, and the part of the log that was for it.
+type Checkpointed = (Result<()>, Vec<Segment>);
 
 /// A file of no use but for the room it takes.
 #[derive(Debug)]
@@ -217,66 +219,62 @@ impl DiskJournal {
             }
             restored => restored?,
         };
-        let mut logs = wal::list(&config.dir)?;
-        let mut good_bytes = 0;
-        for (index, log) in logs.iter().enumerate() {
-            if wal::first_frame(log)? > summary.sequence + 1 {
-                return Err(StoreError::Corrupt(format!(
-                    "the frames from {} to {} are gone",
-                    summary.sequence + 1,
-                    log.display()
-                )));
-            }
-            good_bytes = wal::replay(log, index + 1 == logs.len(), |found, payload| {
-                if found <= summary.sequence {
-                    return Ok(());
-                }
-                if found != summary.sequence + 1 {
-                    return Err(StoreError::Corrupt(format!("{} lacks frame {}", log.display(), summary.sequence + 1)));
-                }
-                summary.sequence = found;
-                replay(&mut mvcc, payload, |record| summary.note(record))
-            })?;
-        }
-        let wal = match logs.pop() {
-            Some(log) => Wal::resume(&log, good_bytes)?,
-            None => Wal::create(&config.dir, summary.sequence + 1)?,
-        };
+        let mut sequence = summary.sequence;
+        let log = Segments::open(&config.dir, &mut sequence, |found, payload| {
+            summary.sequence = found;
+            replay(&mut mvcc, payload, |record| summary.note(record))
+        })?;
         let leases = leases(&mvcc, &summary, now);
         let core = Core::new(mvcc, leases, config.history_limit_bytes);
         let due_bytes = due_bytes(&config, &database);
         let database = Database::Idle(database);
-        let finished_logs = logs;
-        let journal =
-            DiskJournal { config, wal, summary, finished_logs, database, due_bytes, reserve, last_reserve, lock };
+        let surveyed = None;
+        let journal = DiskJournal { config, log, summary, database, due_bytes, surveyed, reserve, last_reserve, lock };
         Ok((core, journal))
     }
 
-    /// Begins a new log, and lets a thread write down what the old one led to.
-    fn begin_checkpoint(&mut self, versions: Vec<(RowId, Change)>) -> Result<()> {
-        let database = self.take_database()?;
-        self.due_bytes = due_bytes(&self.config, &database);
-        // It stays if nothing comes of this.
-        self.database = Database::Idle(database);
-        let bytes = versions.iter().map(|(_, change)| (change.kv.key.len() + change.kv.value.len()) as u64).sum();
+    /// Begins a new segment, if the log up to there is to be handed to the database.
+    fn prepare_checkpoint(&mut self, bytes: u64) -> Result<bool> {
+        self.await_database()?;
         if !self.has_room(bytes) {
-            self.due_bytes += self.wal.bytes;
+            self.due_bytes += self.log.bytes();
         }
-        if self.wal.bytes < self.due_bytes {
-            return Ok(());
+        if self.log.bytes() < self.due_bytes {
+            return Ok(false);
         }
-        let new = Wal::create(&self.config.dir, self.summary.sequence + 1)?;
-        let mut database = self.take_database()?;
-        let old = std::mem::replace(&mut self.wal, new);
-        self.finished_logs.push(old.path);
-        let (logs, summary) = (std::mem::take(&mut self.finished_logs), self.summary.clone());
+        let log = self.log.split_off(self.summary.sequence + 1)?;
+        self.surveyed = Some((self.summary.clone(), log));
+        Ok(true)
+    }
+
+    /// Lets a thread write down what the log led to.
+    fn begin_checkpoint(&mut self, survey: Survey) -> Result<()> {
+        let Some((mut summary, log)) = self.surveyed.take() else { return Ok(()) };
+        // What was compacted since the last frame is not in the survey.
+        summary.compacted = survey.compacted;
+        self.await_database()?;
+        let Database::Idle(mut database) = std::mem::replace(&mut self.database, Database::Gone) else {
+            return Err(StoreError::Closed);
+        };
         let work = move || {
-            let outcome = database.write(&summary, versions, &logs);
-            (database, outcome.map_err(|error| (error, logs)))
+            let outcome = database.write(&summary, survey.versions);
+            (database, (outcome, log))
         };
         let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(work);
         self.database = Database::Busy(thread.map_err(disk(&self.config.dir))?);
         Ok(())
+    }
+
+    /// Makes do without what there was no space for.
+    fn unless_full<T>(&mut self, outcome: Result<T>) -> Result<Option<T>> {
+        match outcome {
+            Err(StoreError::NoSpace) => {
+                tracing::warn!(dir = %self.config.dir.display(), "the disk is full: nothing is put until there is space");
+                self.reserve.give_up();
+                Ok(None)
+            }
+            other => other.map(Some),
+        }
     }
 
     /// Whether a database of so many bytes is not going to fill the disk, as far as one can tell: sled's threads wait for
@@ -288,31 +286,38 @@ impl DiskJournal {
     }
 
     /// Waits for the database.
-    fn take_database(&mut self) -> Result<Checkpoint> {
-        match std::mem::replace(&mut self.database, Database::Gone) {
-            Database::Idle(database) => Ok(database),
-            Database::Busy(thread) => {
-                let panicked = |_| StoreError::Engine("the checkpoint thread panicked".into());
-                match thread.join().map_err(panicked)? {
-                    (database, Ok(())) => Ok(database),
-                    (database, Err((error, mut logs))) => {
-                        self.database = Database::Idle(database);
-                        logs.append(&mut self.finished_logs);
-                        self.finished_logs = logs;
-                        Err(error)
-                    }
-                }
+    fn await_database(&mut self) -> Result<()> {
+        let thread = match std::mem::replace(&mut self.database, Database::Gone) {
+            Database::Busy(thread) => thread,
+            other => {
+                self.database = other;
+                return Ok(());
             }
-            Database::Gone => Err(StoreError::Closed),
+        };
+        let panicked = |_| StoreError::Engine("the checkpoint thread panicked".into());
+        let (database, (outcome, log)) = thread.join().map_err(panicked)?;
+        self.due_bytes = due_bytes(&self.config, &database);
+        self.database = Database::Idle(database);
+        match outcome {
+            Ok(()) => self.log.retire(log, self.due_bytes + self.patience_bytes()),
+            Err(error) => {
+                self.log.put_back(log);
+                Err(error)
+            }
         }
+    }
+
+    /// How much longer than is due the log may be while a checkpoint is at work.
+    fn patience_bytes(&self) -> u64 {
+        self.due_bytes / 4
     }
 }
 
-/// How long a log may become: about twice what a checkpoint will write, so that writers seldom share the disk with one,
-/// and the time to open stays in proportion to what is there. So does the space: the log, the database, its successor
-/// and the reserves are less than five times of what is kept.
+/// How long the log may become: about thrice what a checkpoint will write, so that writers seldom share the disk with one,
+/// and the time to open stays in proportion to what is there. So does the space: but for a moment before a checkpoint is
+/// through, the log, the database and the reserves are less than five times of what is kept.
 fn due_bytes(config: &SledConfig, database: &Checkpoint) -> u64 {
-    config.checkpoint_bytes.max(2 * database.bytes.saturating_sub(2 * (RESERVE_BYTES + LAST_RESERVE_BYTES)))
+    config.checkpoint_bytes.max(3 * database.bytes.saturating_sub(4 * (RESERVE_BYTES + LAST_RESERVE_BYTES)))
 }
 
 impl Journal for DiskJournal {
@@ -329,10 +334,17 @@ impl Journal for DiskJournal {
     fn commit(&mut self, records: Vec<Record>) -> Result<()> {
         let fill = |payload: &mut Vec<u8>| records.iter().for_each(|record| put_record(payload, record));
         let sequence = self.summary.sequence + 1;
-        let mut reserves = [&mut self.reserve, &mut self.last_reserve].into_iter().filter(|reserve| reserve.held);
+        if matches!(&self.database, Database::Busy(thread) if thread.is_finished()) {
+            let reaped = self.await_database();
+            self.unless_full(reaped)?;
+        }
         loop {
-            match self.wal.append(sequence, fill) {
-                Err(StoreError::NoSpace) => reserves.next().ok_or(StoreError::NoSpace)?.give_up(),
+            match self.log.append(sequence, self.due_bytes / SEGMENTS, fill) {
+                Err(StoreError::NoSpace) if self.log.remove_spare() => {}
+                Err(StoreError::NoSpace) => {
+                    let mut reserves = [&mut self.reserve, &mut self.last_reserve].into_iter();
+                    reserves.find(|reserve| reserve.held).ok_or(StoreError::NoSpace)?.give_up();
+                }
                 other => break other?,
             }
         }
@@ -341,24 +353,22 @@ impl Journal for DiskJournal {
         Ok(())
     }
 
-    /// While the last database is still being written, the new log may grow a quarter longer; then that is waited for.
-    fn wants_checkpoint(&self) -> bool {
+    /// While the last database is still being written, the log may grow a quarter longer; then that is waited for.
+    fn wants_checkpoint(&mut self, bytes: usize) -> Result<bool> {
         let patience = match &self.database {
-            Database::Busy(thread) if !thread.is_finished() => self.due_bytes / 4,
+            Database::Busy(thread) if !thread.is_finished() => self.patience_bytes(),
             _ => 0,
         };
-        self.reserve.held && self.wal.bytes >= self.due_bytes + patience
+        if !self.reserve.held || self.log.bytes() < self.due_bytes + patience {
+            return Ok(false);
+        }
+        let prepared = self.prepare_checkpoint(bytes as u64);
+        self.unless_full(prepared).map(|prepared| prepared.unwrap_or(false))
     }
 
-    fn checkpoint(&mut self, versions: Vec<(RowId, Change)>) -> Result<()> {
-        match self.begin_checkpoint(versions) {
-            Err(StoreError::NoSpace) => {
-                tracing::warn!(dir = %self.config.dir.display(), "the disk is full: nothing is put until there is space");
-                self.reserve.give_up();
-                Ok(())
-            }
-            other => other,
-        }
+    fn checkpoint(&mut self, survey: Survey) -> Result<()> {
+        let begun = self.begin_checkpoint(survey);
+        self.unless_full(begun).map(drop)
     }
 
     fn size_bytes(&self) -> Result<Option<u64>> {
@@ -367,10 +377,11 @@ impl Journal for DiskJournal {
 
     fn close(&mut self) {
         // The directory is not given up while a thread still writes in it.
-        match self.take_database() {
-            Ok(_) | Err(StoreError::Closed) => {}
-            Err(error) => tracing::error!(%error, "the last checkpoint failed; its frames stay in the log"),
+        if let Err(error) = self.await_database() {
+            tracing::error!(%error, "the last checkpoint failed; its frames stay in the log");
         }
+        self.log.remove_spare();
+        self.database = Database::Gone;
         self.lock = None;
     }
 }

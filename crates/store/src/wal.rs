@@ -9,7 +9,8 @@
 //!
 //! A frame is begun only when the one before is on disk. So a crash can damage the last frame alone, which
 //! nobody was told of, and it is cut off; damage *before* an intact frame is damage to acknowledged data,
-//! and the log refuses to be read.
+//! and the log refuses to be read. Behind the last frame there may be others with lower numbers: they are of the log that
+//! the file was before (see [`crate::segments`]), and count for nothing.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
@@ -34,10 +35,13 @@ pub(crate) struct Wal {
 }
 
 impl Wal {
-    /// Begins a log whose first frame will be number `sequence`.
-    pub(crate) fn create(dir: &Path, sequence: u64) -> Result<Wal> {
+    /// Begins a log whose first frame will be number `sequence`, in the file of one that no longer counts if there is one.
+    pub(crate) fn create(dir: &Path, sequence: u64, spare: Option<&Path>) -> Result<Wal> {
         let path = dir.join(format!("wal-{sequence:020}"));
-        let file = File::create(&path).map_err(disk(&path))?;
+        if let Some(spare) = spare {
+            std::fs::rename(spare, &path).map_err(disk(spare))?;
+        }
+        let file = File::options().write(true).create(true).truncate(false).open(&path).map_err(disk(&path))?;
         sync_dir(dir)?;
         Ok(Wal { file, buffer: Vec::new(), path, bytes: 0 })
     }
@@ -96,21 +100,26 @@ pub(crate) fn first_frame(path: &Path) -> Result<u64> {
     number.ok_or_else(|| StoreError::Corrupt(format!("{} is no name of a log", path.display())))
 }
 
-/// Reads the frames of a log in order; returns how many bytes of it are good.
-/// Only in the `last` log may there be a torn frame at the end.
-pub(crate) fn replay(path: &Path, last: bool, mut frame: impl FnMut(u64, Reader<'_>) -> Result<()>) -> Result<u64> {
+/// Reads the frames of a log in order, from the one with the number `expected` on; returns how many bytes they are.
+pub(crate) fn replay(
+    path: &Path,
+    mut expected: u64,
+    mut frame: impl FnMut(u64, Reader<'_>) -> Result<()>,
+) -> Result<u64> {
     let mut file = File::open(path).map(BufReader::new).map_err(disk(path))?;
     let mut good = 0;
     let mut bytes = Vec::new();
-    while let Some((sequence, payload)) = next(&mut file, &mut bytes).map_err(disk(path))? {
+    while let Some((sequence, payload)) = next(&mut file, &mut bytes).map_err(disk(path))?
+        && sequence == expected
+    {
         frame(sequence, Reader(payload))?;
         good += (HEADER_BYTES + payload.len()) as u64;
+        expected += 1;
     }
     bytes.clear();
     file.seek(SeekFrom::Start(good)).and_then(|_| file.read_to_end(&mut bytes)).map_err(disk(path))?;
-    let intact_frame_beyond =
-        || (1..bytes.len()).any(|at| bytes[at..].starts_with(&MAGIC) && parse(&bytes[at..]).is_some());
-    if !bytes.is_empty() && (!last || intact_frame_beyond()) {
+    let newer = |at: usize| parse_from(&bytes[at..], expected).is_some();
+    if memchr::memmem::find_iter(&bytes, &MAGIC).any(newer) {
         return Err(StoreError::Corrupt(format!("{} is damaged at byte {good}", path.display())));
     }
     Ok(good)
@@ -125,7 +134,7 @@ fn next<'a>(file: &mut impl Read, bytes: &'a mut Vec<u8>) -> std::io::Result<Opt
             return Ok(None);
         }
     }
-    Ok(parse(bytes))
+    Ok(parse_from(bytes, 0))
 }
 
 /// How long a frame is as far as it is known: its header, and once that is there what follows.
@@ -134,8 +143,8 @@ fn frame_bytes(frame: &[u8]) -> u64 {
     HEADER_BYTES as u64 + u64::from(length)
 }
 
-/// The frame at the beginning of `log`, if it is whole.
-fn parse(log: &[u8]) -> Option<(u64, &[u8])> {
+/// The frame at the beginning of `log`, if it is whole and its number not below `least`.
+fn parse_from(log: &[u8], least: u64) -> Option<(u64, &[u8])> {
     let (header, rest) = log.split_first_chunk::<HEADER_BYTES>()?;
     let (magic, fields) = header.split_first_chunk::<4>()?;
     let mut reader = Reader(fields);
@@ -143,5 +152,5 @@ fn parse(log: &[u8]) -> Option<(u64, &[u8])> {
     let sequence = reader.i64().ok()? as u64;
     let crc = reader.u32().ok()?;
     let payload = rest.get(..length)?;
-    (*magic == MAGIC && crc == checksum(&[&fields[..12], payload])).then_some((sequence, payload))
+    (*magic == MAGIC && sequence >= least && crc == checksum(&[&fields[..12], payload])).then_some((sequence, payload))
 }
