@@ -18,7 +18,7 @@ mod walk;
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::decode::normalise;
 use crate::status::{ApiError, ApiResult};
@@ -63,98 +63,124 @@ const UNOWNED: [&str; 9] = [
     "f:selfLink",
 ];
 
-/// One entry of `managedFields`, decoded.
+/// One entry of `managedFields`, as it is stored.
 #[derive(Clone, Debug)]
-struct Entry {
-    manager: String,
-    operation: String,
-    api_version: String,
-    subresource: String,
-    time: String,
-    fields: FieldSet,
-}
+struct Entry(Value);
 
 impl Entry {
-    fn new(manager: Manager<'_>, operation: &str, api_version: &str, fields: FieldSet) -> Entry {
-        Entry {
-            manager: if manager.name.is_empty() { "unknown" } else { manager.name }.into(),
-            operation: operation.into(),
-            api_version: api_version.into(),
-            subresource: manager.subresource.into(),
-            time: coracle_clock::now_seconds().to_string(),
-            fields,
-        }
-    }
-
-    fn read(value: &Value) -> Entry {
-        let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
-        Entry {
-            manager: text("manager"),
-            operation: text("operation"),
-            api_version: text("apiVersion"),
-            subresource: text("subresource"),
-            time: text("time"),
-            fields: FieldSet::from_json(&value["fieldsV1"]),
-        }
-    }
-
-    fn to_value(&self) -> Value {
+    fn new(manager: Manager<'_>, operation: &str, api_version: &str, fields: &FieldSet) -> Entry {
         let mut value = json!({
-            "manager": self.manager, "operation": self.operation, "apiVersion": self.api_version,
-            "time": self.time, "fieldsType": "FieldsV1", "fieldsV1": self.fields.to_json(),
+            "manager": if manager.name.is_empty() { "unknown" } else { manager.name },
+            "operation": operation,
+            "apiVersion": api_version,
+            "time": coracle_clock::now_seconds().to_string(),
+            "fieldsType": "FieldsV1",
+            "fieldsV1": fields.to_json(),
         });
-        if !self.subresource.is_empty() {
-            value["subresource"] = self.subresource.as_str().into();
+        if !manager.subresource.is_empty() {
+            value["subresource"] = manager.subresource.into();
         }
-        value
+        Entry(value)
+    }
+
+    /// One that a client sent, with what belongs into it and nothing else.
+    fn read(value: &Value) -> Entry {
+        let mut entry =
+            json!({ "fieldsType": "FieldsV1", "fieldsV1": FieldSet::from_json(&value["fieldsV1"]).to_json() });
+        for key in ["manager", "operation", "apiVersion", "time"] {
+            entry[key] = value[key].as_str().unwrap_or_default().into();
+        }
+        if let Some(subresource) = value["subresource"].as_str().filter(|text| !text.is_empty()) {
+            entry["subresource"] = subresource.into();
+        }
+        Entry(entry)
+    }
+
+    fn text(&self, key: &str) -> &str {
+        self.0[key].as_str().unwrap_or_default()
+    }
+
+    fn manager(&self) -> &str {
+        self.text("manager")
+    }
+
+    fn operation(&self) -> &str {
+        self.text("operation")
+    }
+
+    fn api_version(&self) -> &str {
+        self.text("apiVersion")
+    }
+
+    fn subresource(&self) -> &str {
+        self.text("subresource")
+    }
+
+    fn time(&self) -> &str {
+        self.text("time")
+    }
+
+    fn fields(&self) -> FieldSet {
+        FieldSet::from_json(&self.0["fieldsV1"])
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0["fieldsV1"].as_object().is_none_or(Map::is_empty)
     }
 
     /// Whether it can be taken from a client.
     fn is_valid(&self) -> bool {
-        matches!(self.operation.as_str(), "Apply" | "Update") && !self.api_version.is_empty()
+        matches!(self.operation(), "Apply" | "Update") && !self.api_version().is_empty()
     }
 
     /// Whether two entries are one manager's. What an applier sends in another version replaces what it sent before.
     fn same(&self, other: &Entry) -> bool {
-        let who = |entry: &Entry| (entry.manager.clone(), entry.subresource.clone(), entry.operation.clone());
-        who(self) == who(other) && (self.operation == "Apply" || self.api_version == other.api_version)
+        let same = |key: &str| self.text(key) == other.text(key);
+        ["manager", "subresource", "operation"].into_iter().all(same)
+            && (self.operation() == "Apply" || self.api_version() == other.api_version())
     }
 
     /// Takes from it what is different now.
     fn lose(&mut self, differences: &BTreeMap<String, Difference>) {
-        if let Some((changed, removed)) = differences.get(&self.api_version) {
-            self.fields.subtract(changed);
-            self.fields.subtract(removed);
+        if let Some((changed, removed)) = differences.get(self.api_version()) {
+            set::subtract(&mut self.0["fieldsV1"], changed);
+            set::subtract(&mut self.0["fieldsV1"], removed);
         }
     }
 
     /// How a conflict of `manager` names the owner: who scales sees its kind alone.
     fn title(&self, manager: Manager<'_>) -> String {
-        let mut title = format!("{:?}", self.manager);
-        if !self.subresource.is_empty() {
-            title.push_str(&format!(" with subresource {:?}", self.subresource));
+        let mut title = format!("{:?}", self.manager());
+        if !self.subresource().is_empty() {
+            title.push_str(&format!(" with subresource {:?}", self.subresource()));
         }
-        if self.operation == "Update" {
-            let version = if manager.subresource == "scale" { SCALE } else { &self.api_version };
+        if self.operation() == "Update" {
+            let version = if manager.subresource == "scale" { SCALE } else { self.api_version() };
             title.push_str(&format!(" using {version}"));
         }
         title
     }
 }
 
+fn list(object: &Value) -> &[Value] {
+    object["metadata"]["managedFields"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// What is stored.
 fn entries(object: &Value) -> Vec<Entry> {
-    object["metadata"]["managedFields"].as_array().into_iter().flatten().map(Entry::read).collect()
+    list(object).iter().cloned().map(Entry).collect()
 }
 
 /// Writes the entries: appliers first, then by time.
 fn write(object: &mut Value, mut entries: Vec<Entry>) {
-    entries.retain(|entry| !entry.fields.is_empty());
-    let key = |entry: &Entry| {
-        let Entry { manager, operation, api_version, subresource, time, .. } = entry.clone();
-        (operation, time, manager, api_version, subresource)
+    entries.retain(|entry| !entry.is_empty());
+    let key = |entry: &'_ Entry| {
+        ["operation", "time", "manager", "apiVersion", "subresource"].map(|key| entry.text(key).to_owned())
     };
-    entries.sort_by_cached_key(key);
-    let list: Vec<Value> = entries.iter().map(Entry::to_value).collect();
+    if entries.len() > 1 {
+        entries.sort_by_cached_key(key);
+    }
+    let list: Vec<Value> = entries.into_iter().map(|entry| entry.0).collect();
     let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
     if list.is_empty() {
         meta.remove("managedFields");
@@ -232,10 +258,10 @@ pub fn apply(
     if live.is_some() && managers.is_empty() {
         let before = Manager { name: BEFORE_FIRST_APPLY, subresource: "", split: false };
         let all = walk::compare(node, &empty, &old).0;
-        managers.push(Entry::new(before, "Update", api_version, claimed(all, before)));
+        managers.push(Entry::new(before, "Update", api_version, &claimed(all, before)));
     }
     let wanted = claimed(walk::fields(node, applied, false), manager);
-    let mine = Entry::new(manager, "Apply", api_version, wanted);
+    let mine = Entry::new(manager, "Apply", api_version, &wanted);
     let (last, mut others): (Vec<Entry>, Vec<Entry>) = managers.into_iter().partition(|entry| entry.same(&mine));
     let last = last.into_iter().next();
 
@@ -256,7 +282,7 @@ pub fn apply(
         // The configuration was decoded as it was sent; the object is as Go writes it.
         normalise(ty, &mut new, &mut Vec::new()).map_err(ApiError::bad_request)?;
     }
-    if old == new && last.as_ref().is_some_and(|last| last.fields == mine.fields && last.api_version == api_version) {
+    if old == new && last.is_some_and(|last| last.fields() == wanted && last.api_version() == api_version) {
         return Ok(live.unwrap_or(&empty).clone());
     }
     for entry in &mut others {
@@ -279,10 +305,10 @@ fn conflicts(
     allowed: &FieldSet,
     manager: Manager<'_>,
 ) -> ApiResult<()> {
-    let changed = |entry: &Entry| differences.get(&entry.api_version).map(|(changed, _)| changed.difference(allowed));
+    let changed = |entry: &Entry| differences.get(entry.api_version()).map(|(changed, _)| changed.difference(allowed));
     let mut found: Vec<(String, Vec<String>)> = others
         .iter()
-        .filter_map(|entry| Some((entry.title(manager), entry.fields.intersection(&changed(entry)?).paths())))
+        .filter_map(|entry| Some((entry.title(manager), entry.fields().intersection(&changed(entry)?).paths())))
         .filter(|(_, paths)| !paths.is_empty())
         // Wherever the object has its number, a Scale has it there.
         .map(|(title, paths)| (title, if manager.subresource == "scale" { vec![REPLICAS.into()] } else { paths }))
@@ -317,13 +343,14 @@ fn resets(object: &Value) -> bool {
 /// Keeps the books when an object is written otherwise than by apply: what changed is the writer's now. `old` is what
 /// was stored, or nothing for a new object. A writer may set `managedFields` itself, though not through a subresource.
 pub fn track_update(old: Option<&Value>, new: &mut Value, versions: Versions<'_>, manager: Manager<'_>) {
+    let stored = |old: Option<&Value>| old.map(entries).unwrap_or_default();
     let mut managers = match old {
         Some(_) if manager.subresource.is_empty() && resets(new) => Vec::new(),
-        Some(old) if !manager.subresource.is_empty() => entries(old),
-        old => match (entries(new), old) {
-            (given, _) if given.iter().any(Entry::is_valid) => given,
-            (_, old) => old.map(entries).unwrap_or_default(),
-        },
+        Some(old) if !manager.subresource.is_empty() || list(new) == list(old) => entries(old),
+        old => {
+            let given: Vec<Entry> = list(new).iter().map(Entry::read).collect();
+            if given.iter().any(Entry::is_valid) { given } else { stored(old) }
+        }
     };
     if old.is_some() && managers.is_empty() {
         write(new, Vec::new());
@@ -339,11 +366,14 @@ pub fn track_update(old: Option<&Value>, new: &mut Value, versions: Versions<'_>
     for entry in &mut managers {
         entry.lose(&differences);
     }
+    managers.retain(|entry| !entry.is_empty());
     if !changed.is_empty() {
         let api_version = new["apiVersion"].as_str().unwrap_or_default();
-        let mut mine = Entry::new(manager, "Update", api_version, changed);
+        let mut mine = Entry::new(manager, "Update", api_version, &changed);
         if let Some(at) = managers.iter().position(|entry| entry.same(&mine)) {
-            mine.fields.add(managers.swap_remove(at).fields);
+            let mut fields = managers.swap_remove(at).0["fieldsV1"].take();
+            set::add(&mut fields, &changed);
+            mine.0["fieldsV1"] = fields;
         }
         managers.push(mine);
     }
@@ -352,18 +382,23 @@ pub fn track_update(old: Option<&Value>, new: &mut Value, versions: Versions<'_>
 
 /// At most [`MAX_UPDATERS`] entries of updates: the oldest of each version become one.
 fn capped(entries: Vec<Entry>) -> Vec<Entry> {
+    if entries.len() <= MAX_UPDATERS {
+        return entries;
+    }
     let (mut updaters, mut kept): (Vec<Entry>, Vec<Entry>) =
-        entries.into_iter().partition(|entry| entry.operation == "Update");
-    updaters.sort_by(|a, b| (&a.time, &a.manager).cmp(&(&b.time, &b.manager)));
+        entries.into_iter().partition(|entry| entry.operation() == "Update");
+    updaters.sort_by(|a, b| (a.time(), a.manager()).cmp(&(b.time(), b.manager())));
     while updaters.len() > MAX_UPDATERS {
         let oldest = updaters.remove(0);
-        let Some(next) = updaters.iter_mut().find(|entry| entry.api_version == oldest.api_version) else {
+        let Some(next) = updaters.iter_mut().find(|entry| entry.api_version() == oldest.api_version()) else {
             kept.push(oldest); // the only one of its version
             continue;
         };
-        next.manager = ANCIENT.into();
-        next.subresource = String::new();
-        next.fields = next.fields.union(&oldest.fields);
+        next.0["manager"] = ANCIENT.into();
+        if let Some(next) = next.0.as_object_mut() {
+            next.remove("subresource");
+        }
+        set::add(&mut next.0["fieldsV1"], &oldest.fields());
     }
     kept.append(&mut updaters);
     kept

@@ -53,16 +53,25 @@ impl PatchType {
 /// # Errors
 /// 400 if the patch cannot be read, 422 if it does not apply, 415 for strategic merge without a type.
 pub fn apply(patch_type: PatchType, object: &Value, patch: &[u8], ty: Option<&'static Type>) -> ApiResult<Value> {
+    match patch_type {
+        PatchType::Json => json::apply(object, patch),
+        _ => merge(patch_type, object, &read(patch)?, ty),
+    }
+}
+
+/// Applies a merge or strategic patch that is read already.
+///
+/// # Errors
+/// 422 if it does not apply, 415 for any other patch and for strategic merge without a type.
+pub fn merge(patch_type: PatchType, object: &Value, patch: &Value, ty: Option<&'static Type>) -> ApiResult<Value> {
+    let mut result = object.clone();
     match (patch_type, ty) {
-        (PatchType::Json, _) => json::apply(object, patch),
         (PatchType::Merge, _) => {
-            let mut result = object.clone();
-            merge::apply(&mut result, &read(patch)?);
+            merge::apply(&mut result, patch);
             Ok(result)
         }
         (PatchType::Strategic, Some(ty)) => {
-            let mut result = object.clone();
-            strategic::apply(&mut result, &read(patch)?, ty)?;
+            strategic::apply(&mut result, patch, ty)?;
             Ok(result)
         }
         _ => Err(ApiError::unsupported_media_type("application/json-patch+json, application/merge-patch+json")),

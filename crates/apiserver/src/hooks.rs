@@ -249,7 +249,7 @@ pub struct Reinvocation {
     pub ran: BTreeSet<String>,
     /// Those of them after whom the object did change.
     pub due: BTreeSet<String>,
-    /// The object as the last of them left it.
+    /// The object as the last of them left it, if anybody wants to know.
     pub left: Value,
 }
 

@@ -13,6 +13,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY};
 use http::{Response, StatusCode};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::body::Body;
@@ -138,9 +140,7 @@ fn parse(json: &[u8]) -> Value {
 pub fn view(json: Bytes, resource: &Resource, view: View, include: IncludeObject, columns: bool) -> Bytes {
     match view {
         View::Object => json,
-        View::Metadata(version) | View::MetadataList(version) => {
-            metadata_only(&parse(&json), version).to_string().into()
-        }
+        View::Metadata(version) | View::MetadataList(version) => metadata_of(&json, version),
         View::Table(version) => {
             let object = parse(&json);
             let meta = json!({ "resourceVersion": object["metadata"]["resourceVersion"] });
@@ -186,9 +186,7 @@ pub fn list(
     let resource = resource.clone();
     let items = items.map(move |item| match accept.view {
         View::Object => item,
-        View::Metadata(version) | View::MetadataList(version) => {
-            metadata_only(&parse(&item), version).to_string().into()
-        }
+        View::Metadata(version) | View::MetadataList(version) => metadata_of(&item, version),
         View::Table(version) => row(&parse(&item), &resource, include, version).to_string().into(),
     });
     let joined = joined(head, items);
@@ -265,6 +263,17 @@ fn row(object: &Value, resource: &Resource, include: IncludeObject, version: &st
         IncludeObject::Object => row["object"] = object.clone(),
     }
     row
+}
+
+/// An object's metadata as an object of its own, copied as it is written.
+fn metadata_of(json: &[u8], version: &str) -> Bytes {
+    #[derive(Deserialize)]
+    struct Part<'a> {
+        #[serde(borrow)]
+        metadata: &'a RawValue,
+    }
+    let metadata = serde_json::from_slice(json).map_or("null", |part: Part<'_>| part.metadata.get());
+    format!(r#"{{"apiVersion":"{version}","kind":"PartialObjectMetadata","metadata":{metadata}}}"#).into()
 }
 
 fn metadata_only(object: &Value, version: &str) -> Value {

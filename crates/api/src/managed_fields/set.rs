@@ -115,6 +115,41 @@ impl FieldSet {
     }
 }
 
+/// Takes the paths of a set out of `fieldsV1`, where they lie; tells whether nothing is left of it.
+pub(super) fn subtract(fields: &mut Value, set: &FieldSet) -> bool {
+    let Some(map) = fields.as_object_mut() else { return true };
+    let member = (map.is_empty() || map.contains_key(".")) && !set.member;
+    for (key, theirs) in &set.children {
+        if map.get_mut(key).is_some_and(|mine| subtract(mine, theirs)) {
+            map.remove(key);
+        }
+    }
+    mark(map, member);
+    map.is_empty() && !member
+}
+
+/// Adds the paths of a set to `fieldsV1`, where they lie.
+pub(super) fn add(fields: &mut Value, set: &FieldSet) {
+    let Some(map) = fields.as_object_mut() else { return };
+    let member = map.is_empty() || map.contains_key(".") || set.member;
+    for (key, theirs) in &set.children {
+        match map.get_mut(key) {
+            Some(mine) => add(mine, theirs),
+            None => drop(map.insert(key.clone(), theirs.to_json())),
+        }
+    }
+    mark(map, member);
+}
+
+/// Says of a path whether it is a member itself: what is empty is one anyway.
+fn mark(map: &mut Map<String, Value>, member: bool) {
+    if !member || map.len() == usize::from(map.contains_key(".")) {
+        map.remove(".");
+    } else if !map.contains_key(".") {
+        map.insert(".".into(), json!({}));
+    }
+}
+
 /// A key as people read it.
 pub(super) fn readable(key: &str) -> String {
     match key.split_at_checked(2) {

@@ -333,6 +333,16 @@ mod laws {
         }
 
         #[test]
+        fn a_set_changed_where_it_lies_is_what_it_would_be_elsewhere(mine in spec(), theirs in spec()) {
+            let [mine, theirs] = [mine, theirs].map(|spec| set(&json!({"spec": spec})));
+            let (mut less, mut more) = (mine.to_json(), mine.to_json());
+            set::subtract(&mut less, &theirs);
+            prop_assert_eq!(FieldSet::from_json(&less), mine.difference(&theirs));
+            set::add(&mut more, &theirs);
+            prop_assert_eq!(more, mine.union(&theirs).to_json());
+        }
+
+        #[test]
         fn managers_of_disjoint_fields_never_conflict(all in spec(), pick in any::<u8>()) {
             // Each top-level field goes to one of the two.
             let (mut mine, mut yours) = (json!({}), json!({}));

@@ -55,13 +55,13 @@ impl<'a> Versions<'a> {
         let own_version = new["apiVersion"].as_str().unwrap_or_default();
         let mut found = BTreeMap::from([(own_version.to_owned(), own)]);
         entries.retain(|entry| {
-            let version = &entry.api_version;
+            let version = entry.api_version();
             if !found.contains_key(version) {
                 let Some((new, node)) = self.see(new, version) else { return false };
                 // Of a new object, what was before is in no version.
                 let old = if old.get("apiVersion").is_some() { self.see(old, version) } else { None };
                 let old = old.map_or_else(|| json!({}), |(old, _)| old);
-                found.insert(version.clone(), walk::compare(node, &old, &new));
+                found.insert(version.to_owned(), walk::compare(node, &old, &new));
             }
             true
         });
@@ -70,15 +70,15 @@ impl<'a> Versions<'a> {
 
     /// An object without what `last` held and no one of `owners` holds.
     pub(super) fn without(&self, object: Value, last: &Entry, owners: &[&Entry]) -> Value {
-        let Some((merged, node)) = self.see(&object, &last.api_version) else { return object };
+        let Some((merged, node)) = self.see(&object, last.api_version()) else { return object };
         let mut owned: BTreeMap<&str, FieldSet> = BTreeMap::new();
         for owner in owners {
-            let set = owned.entry(&owner.api_version).or_default();
-            *set = set.union(&owner.fields);
+            let set = owned.entry(owner.api_version()).or_default();
+            set.add(owner.fields());
         }
-        let kept = owned.remove(last.api_version.as_str()).unwrap_or_default();
+        let kept = owned.remove(last.api_version()).unwrap_or_default();
         let mut pruned = merged.clone();
-        walk::prune(node, &mut pruned, &last.fields.difference(&kept), &kept);
+        walk::prune(node, &mut pruned, &last.fields().difference(&kept), &kept);
         if pruned == merged {
             return object;
         }

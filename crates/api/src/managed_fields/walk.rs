@@ -342,14 +342,22 @@ pub(super) fn compare(node: Node<'_>, old: &Value, new: &Value) -> (FieldSet, Fi
     let plain = |node| Child { node, entry: false, always: false };
     match (node, old, new) {
         (node, Value::Array(old), Value::Array(new)) if let Some(inside) = node.item() => {
-            let find = |list: &'_ [Value], key: &str| list.iter().position(|item| node.key(item) == key);
-            for item in new {
-                let key = node.key(item);
-                let before = find(old, &key).map(|at| &old[at]);
-                visit(key, plain(inside), before, Some(item));
+            // Most items are as they were; keys are made of the others alone.
+            let rest = |list: &'_ [Value], other: &[Value]| -> Vec<(String, usize)> {
+                let differs = |(at, item): &(usize, &Value)| other.get(*at) != Some(*item);
+                list.iter().enumerate().filter(differs).map(|(at, item)| (node.key(item), at)).collect()
+            };
+            let (before, after) = (rest(old, new), rest(new, old));
+            let find =
+                |list: &[(String, usize)], key: &str| list.iter().find(|(other, _)| other == key).map(|(_, at)| *at);
+            for (key, at) in &before {
+                if find(&after, key).is_none() {
+                    visit(key.clone(), plain(inside), Some(&old[*at]), None);
+                }
             }
-            for item in old.iter().filter(|item| find(new, &node.key(item)).is_none()) {
-                visit(node.key(item), plain(inside), Some(item), None);
+            for (key, at) in after {
+                let was = find(&before, &key).map(|at| &old[at]);
+                visit(key, plain(inside), was, Some(&new[at]));
             }
         }
         (Node::Set, Value::Array(old), Value::Array(new)) => {
@@ -361,7 +369,7 @@ pub(super) fn compare(node: Node<'_>, old: &Value, new: &Value) -> (FieldSet, Fi
             }
         }
         (node, Value::Object(old), Value::Object(new)) if node.granular() => {
-            for (key, value) in new {
+            for (key, value) in new.iter().filter(|(key, value)| old.get(*key) != Some(*value)) {
                 visit(format!("f:{key}"), node.child(key), old.get(key), Some(value));
             }
             for (key, value) in old.iter().filter(|(key, _)| !new.contains_key(*key)) {

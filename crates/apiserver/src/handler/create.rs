@@ -34,22 +34,29 @@ impl Call {
         }
         resource.strategy.default(&mut object);
         if track {
-            object = loop {
-                let mut tracked = object.clone();
-                self.track(&mut tracked, None);
+            let given = object["metadata"].get("managedFields").cloned();
+            loop {
+                self.track(&mut object, None);
                 if !self.learn().await? {
-                    break tracked;
+                    break;
                 }
-            };
+                // Found out anew, from what the client sent.
+                if let Some(meta) = object["metadata"].as_object_mut() {
+                    meta.remove("managedFields");
+                    meta.extend(given.clone().map(|given| ("managedFields".to_owned(), given)));
+                }
+            }
         }
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let mut admission = self.admission(Operation::Create, "", &name);
         admission.object = object;
         self.admit(&mut admission).await?;
         resource.strategy.default(&mut admission.object);
-        let template = admission.object.clone();
+        let object = std::mem::take(&mut admission.object);
+        let template = generated(&object).then(|| object.clone());
+        let mut next = Some(object);
         for attempt in 1.. {
-            let mut object = template.clone();
+            let Some(mut object) = next.take().or_else(|| template.clone()) else { break };
             let managed = object["metadata"].get("managedFields").cloned();
             meta::fill_on_create(&mut object);
             if !has_generation(&resource, &object)
@@ -72,7 +79,7 @@ impl Call {
                     self.warnings.extend(resource.strategy.warnings(&admission.object));
                     return Ok(outcome);
                 }
-                Err(_) if generated(&template) && attempt < GENERATE_ATTEMPTS => {}
+                Err(_) if template.is_some() && attempt < GENERATE_ATTEMPTS => {}
                 Err(existing) => return Err(self.already_exists(name, &existing)),
             }
         }

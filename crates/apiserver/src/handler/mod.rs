@@ -21,6 +21,7 @@ mod update;
 
 pub(crate) use body::read as read_body;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -298,9 +299,11 @@ impl Call {
     }
 
     /// An object of this request's version as it is to be stored.
-    async fn as_stored(&self, object: &Value) -> ApiResult<Value> {
-        let version = self.row.stored_as.as_ref().unwrap_or(&self.row.resource);
-        self.server.config.webhooks.convert_one(object.clone(), version).await
+    async fn as_stored<'a>(&self, object: &'a Value) -> ApiResult<Cow<'a, Value>> {
+        match &self.row.stored_as {
+            None => Ok(Cow::Borrowed(object)),
+            Some(version) => self.server.config.webhooks.convert_one(object.clone(), version).await.map(Cow::Owned),
+        }
     }
 
     /// An object of this resource as the answer, in the shape asked for.

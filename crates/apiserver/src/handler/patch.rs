@@ -16,30 +16,40 @@ use super::Call;
 use super::body;
 use crate::body::{Body, RequestBody};
 
-/// A patch as it came.
+/// A patch.
 #[derive(Clone, Debug)]
 pub(super) struct Patch {
     pub(super) kind: PatchType,
+    /// As it came.
     pub(super) bytes: Bytes,
+    /// What it says, if it is an object in JSON.
+    document: Option<Value>,
+    /// The fields that come twice in it.
+    duplicates: Vec<String>,
 }
 
 impl Patch {
     /// Reads it from a request. `strategic`: whether strategic merge is possible.
     pub(super) async fn read(parts: &Parts, body: RequestBody, strategic: bool) -> ApiResult<Self> {
         let media = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        Ok(Patch { kind: PatchType::of(media, strategic)?, bytes: body::read(body).await? })
-    }
-
-    /// The fields that come twice in it.
-    fn duplicates(&self) -> Vec<String> {
-        let found = decode::parse_json(&self.bytes).map(|(_, duplicates)| duplicates).unwrap_or_default();
-        let prefix = if self.kind == PatchType::Json { "json patch " } else { "" };
-        found.into_iter().map(|problem| format!("{prefix}{problem}")).collect()
+        let (kind, bytes) = (PatchType::of(media, strategic)?, body::read(body).await?);
+        let (document, mut duplicates) = match kind {
+            PatchType::Apply => Default::default(),
+            _ => decode::parse_json(&bytes).map(|(value, found)| (Some(value), found)).unwrap_or_default(),
+        };
+        if kind == PatchType::Json {
+            duplicates.iter_mut().for_each(|problem| problem.insert_str(0, "json patch "));
+        }
+        let document = document.filter(Value::is_object);
+        Ok(Patch { kind, bytes, document, duplicates })
     }
 
     /// The object with the patch applied.
     pub(super) fn apply(&self, object: &Value, ty: Option<&'static Type>) -> ApiResult<Value> {
-        patch::apply(self.kind, object, &self.bytes, ty)
+        match &self.document {
+            Some(document) if self.kind != PatchType::Json => patch::merge(self.kind, object, document, ty),
+            _ => patch::apply(self.kind, object, &self.bytes, ty),
+        }
     }
 }
 
@@ -65,12 +75,11 @@ impl Call {
             self.options.problems.forbidden("force", "may not be specified for non-apply patch");
             self.options.check_write("PatchOptions")?;
         }
-        let duplicates = patch.duplicates();
         let name = self.info.name.clone();
         let mut edit = |call: &mut Call, old: &Value| {
             let patched = patch.apply(old, ty)?;
             let resource = call.row.resource.clone();
-            let accepted = call.accept_object(&resource, patched, duplicates.clone());
+            let accepted = call.accept_object(&resource, patched, patch.duplicates.clone());
             let text = || patch.apply(old, ty).unwrap_or_default().to_string();
             let mut patched = accepted.map_err(|error| unfit(error, text))?;
             call.check_identity(&mut patched)?;

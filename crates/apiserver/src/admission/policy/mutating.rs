@@ -86,7 +86,7 @@ impl AdmissionPlugin for MutatingAdmissionPolicy {
                 request.reinvocation.ran.insert(key);
             }
         }
-        if !again {
+        if !again && !request.reinvocation.ran.is_empty() {
             request.reinvocation.left = request.object.clone();
         }
         if failures.is_empty() { Ok(()) } else { Err(denied(request, &failures)) }

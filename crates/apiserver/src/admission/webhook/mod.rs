@@ -284,7 +284,9 @@ impl AdmissionPlugin for MutatingAdmissionWebhook {
                 request.reinvocation.ran.insert(hook.uid.clone());
             }
         }
-        request.reinvocation.left = request.object.clone();
+        if !request.reinvocation.ran.is_empty() {
+            request.reinvocation.left = request.object.clone();
+        }
         Ok(())
     }
 }
