@@ -179,6 +179,13 @@ impl<K: Informable> Informer<K> {
         self.0.list_namespace(namespace).iter().map(typed).collect()
     }
 
+    /// Whether a namespace has none.
+    pub fn is_empty_in(&self, namespace: &str) -> bool {
+        let cache = self.0.cache.read().expect(LOCK);
+        let mut from = cache.objects.range(ObjectKey::new(namespace, "")..);
+        from.next().is_none_or(|(key, _)| key.namespace != namespace)
+    }
+
     /// Whether the first list is in the cache.
     pub fn has_synced(&self) -> bool {
         *self.0.synced.borrow()

@@ -1,15 +1,16 @@
 //! Namespace: the deletion of a namespace is the deletion of all that is in it.
 //!
-//! Watches namespaces. A namespace being deleted is emptied kind by kind, as discovery tells them, pods first;
-//! its conditions say what is still there. When nothing is, the finalizer `kubernetes` is taken off through the
+//! Watches namespaces, and pods for the last of a namespace to end. A namespace being deleted is emptied kind by kind,
+//! as discovery tells them, pods first; its conditions say what is still there. When nothing is, the finalizer `kubernetes` is taken off through the
 //! subresource `finalize`, and the API server lets the namespace go.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_client::{Informer, ObjectKey, Requeue, WorkQueue};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, NamespaceStatus};
+use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, NamespaceStatus, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
@@ -113,6 +114,20 @@ pub(crate) async fn run(context: Context) {
     let queue = WorkQueue::new();
     let namespaces: Informer<Namespace> = context.informer();
     enqueue_changes(&namespaces, &queue);
+    let pods: Informer<Pod> = context.informer();
+    pods.on_change({
+        let (pods, namespaces, queue) = (pods.clone(), namespaces.clone(), queue.clone());
+        move |change| {
+            let namespace = change.key().namespace;
+            if change.new.is_none() && pods.is_empty_in(&namespace) {
+                let key = ObjectKey::new("", namespace);
+                let ends = |namespace: Arc<Namespace>| namespace.metadata.deletion_timestamp.is_some();
+                if namespaces.get(&key).is_some_and(ends) {
+                    queue.add(key);
+                }
+            }
+        }
+    });
     namespaces.wait_for_sync().await;
     context.work(NAME, &queue, |key| sync(&context.client, &namespaces, key)).await;
 }

@@ -51,7 +51,7 @@ impl Call {
     }
 
     /// Deletes one object as `options` (DeleteOptions) ask.
-    pub(super) async fn delete_object(&mut self, name: &str, options: &Value) -> ApiResult<Deletion> {
+    pub(super) async fn delete_object(&self, name: &str, options: &Value) -> ApiResult<Deletion> {
         let dry_run = self.options.dry_run || dry_run(options)?;
         let storage = self.server.config.storage.clone();
         let key = self.row.key(&self.info.namespace, name);

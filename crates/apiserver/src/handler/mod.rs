@@ -95,6 +95,7 @@ pub(crate) async fn handle(
     let misplaced = match info.verb.as_str() {
         "create" => info.subresource.is_empty() && !info.name.is_empty(),
         "update" | "patch" => info.name.is_empty(),
+        "deletecollection" => resource.namespaced() && info.namespace.is_empty(),
         _ => false,
     };
     if misplaced || !wanted.contains(&info.verb) {
