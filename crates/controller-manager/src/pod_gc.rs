@@ -4,7 +4,7 @@
 //! a threshold, oldest first. Watches pods and nodes; there is one key, and it is put back while there is something
 //! to wait for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ use crate::error::{IgnoreNotFound, Result};
 use crate::pods;
 
 const NAME: &str = "pod-garbage-collector-controller";
+/// How often finished pods are counted.
+const PERIOD: Duration = Duration::from_secs(20);
 /// How long a node must be missing before its pods go.
 const QUARANTINE: Duration = Duration::from_secs(40);
 
@@ -52,8 +54,12 @@ pub(crate) async fn run(context: Context) {
             let node = pods::node_name(pod);
             !node.is_empty() && nodes.has_synced() && nodes.get(&ObjectKey::new("", node)).is_none()
         };
-        if change.new.is_some_and(|pod| is_never_bound(pod) || pods::is_finished(pod) || of_missing_node(pod)) {
+        let Some(pod) = change.new else { return };
+        if is_never_bound(pod) || of_missing_node(pod) {
             to.add(key());
+        } else if pods::is_finished(pod) && !pods::is_terminating(pod) {
+            // There is no hurry: one look for all that finish.
+            to.add_after(key(), PERIOD);
         }
     });
     let to = queue.clone();
@@ -99,9 +105,9 @@ impl PodCollector {
     /// The nodes that have been missing for long enough, and when the next one will have been.
     fn missing_nodes(&self, all: &[Arc<Pod>]) -> (Vec<String>, Option<Duration>) {
         let now = coracle_clock::instant();
-        let names = all.iter().map(|pod| pods::node_name(pod)).filter(|node| !node.is_empty());
-        let missing: std::collections::BTreeSet<_> =
-            names.filter(|node| self.nodes.get(&ObjectKey::new("", *node)).is_none()).map(ToOwned::to_owned).collect();
+        let mut missing: BTreeSet<_> = all.iter().map(|pod| pods::node_name(pod)).collect();
+        missing.retain(|node| !node.is_empty() && self.nodes.get(&ObjectKey::new("", *node)).is_none());
+        let missing: BTreeSet<_> = missing.into_iter().map(ToOwned::to_owned).collect();
         let mut since = self.missing.lock().expect("no code panics while it holds the missing nodes");
         since.retain(|node, _| missing.contains(node));
         let (mut gone, mut next) = (Vec::new(), None);

@@ -32,6 +32,8 @@ use crate::volumes::tear_down;
 const RUNTIME_CHECK: Duration = Duration::from_secs(10);
 /// How often an engine that is down is asked whether it is back.
 const RUNTIME_RETRY: Duration = Duration::from_secs(1);
+/// How often the runtime is asked for all that it has, against events that were lost.
+const RELIST: Duration = Duration::from_secs(60);
 
 /// One node's agent.
 pub struct Kubelet {
@@ -209,6 +211,8 @@ struct PodManager {
     shared: Arc<Shared>,
     pods: Informer<Pod>,
     workers: BTreeMap<String, WorkerHandle>,
+    /// What the runtime showed of each pod when it was last asked for all.
+    listed: BTreeMap<String, BTreeSet<String>>,
     done: mpsc::UnboundedSender<String>,
     finished: mpsc::UnboundedReceiver<String>,
 }
@@ -220,7 +224,7 @@ fn uid(pod: &Pod) -> String {
 impl PodManager {
     fn new(shared: Arc<Shared>, pods: Informer<Pod>) -> PodManager {
         let (done, finished) = mpsc::unbounded_channel();
-        PodManager { shared, pods, workers: BTreeMap::new(), done, finished }
+        PodManager { shared, pods, workers: BTreeMap::new(), listed: BTreeMap::new(), done, finished }
     }
 
     async fn run(mut self, messages: &mut mpsc::UnboundedReceiver<Message>) {
@@ -233,6 +237,7 @@ impl PodManager {
         for message in present {
             self.handle(message).await;
         }
+        let mut relist = coracle_clock::instant() + RELIST;
         loop {
             tokio::select! {
                 biased;
@@ -241,8 +246,39 @@ impl PodManager {
                     Some(message) => self.handle(message).await,
                     None => return,
                 },
+                () = coracle_clock::sleep_until(relist) => {
+                    if let Err(error) = self.relist().await {
+                        tracing::debug!(%error, "the runtime does not list what it has");
+                    }
+                    relist = coracle_clock::instant() + RELIST;
+                }
             }
         }
+    }
+
+    /// Asks the runtime for all it has, and tells the workers of those pods of which it shows something else than
+    /// the last time: an event may have been lost.
+    async fn relist(&mut self) -> Result<(), RuntimeError> {
+        let runtime = &self.shared.runtime;
+        let (sandboxes, containers) = futures::future::try_join(
+            runtime.list_sandboxes(&SandboxFilter::default()),
+            runtime.list_containers(&ContainerFilter::default()),
+        )
+        .await?;
+        let mut listed: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for sandbox in sandboxes {
+            listed.entry(sandbox.pod.uid).or_default().insert(format!("{} {:?}", sandbox.id, sandbox.state));
+        }
+        for container in containers {
+            listed.entry(container.pod.uid).or_default().insert(format!("{} {:?}", container.id, container.state));
+        }
+        for (uid, worker) in &self.workers {
+            if listed.get(uid) != self.listed.get(uid) {
+                worker.signals.runtime_changed();
+            }
+        }
+        self.listed = listed;
+        Ok(())
     }
 
     async fn handle(&mut self, message: Message) {

@@ -45,7 +45,7 @@ use crate::status::{PodFailure, WaitingReason};
 use crate::verdicts::{Verdict, Verdicts};
 use crate::volumes::TokenKey;
 
-/// How often a pod is looked at when nothing happens, against what events may have missed.
+/// How often a pod is looked at when nothing happens.
 const RESYNC: Duration = Duration::from_secs(60);
 /// After a failure of the runtime or the API server.
 const RETRY: Duration = Duration::from_secs(2);
@@ -277,11 +277,7 @@ impl PodWorker {
             }
             () = signals.wake.notified() => {}
             () = signals.objects_changed.notified() => self.volumes_stale = true,
-            () = coracle_clock::sleep(pause) => {
-                if pause == RESYNC {
-                    self.signals.runtime_changed.store(true, Ordering::SeqCst);
-                }
-            }
+            () = coracle_clock::sleep(pause) => {}
         }
     }
 
