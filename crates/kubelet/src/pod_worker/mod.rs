@@ -45,8 +45,8 @@ use crate::status::{PodFailure, WaitingReason};
 use crate::verdicts::{Verdict, Verdicts};
 use crate::volumes::TokenKey;
 
-/// How often a pod is looked at when nothing happens.
-const RESYNC: Duration = Duration::from_secs(60);
+/// How often a pod is looked at when nothing happens: whatever can happen wakes its worker.
+const RESYNC: Duration = Duration::from_secs(300);
 /// After a failure of the runtime or the API server.
 const RETRY: Duration = Duration::from_secs(2);
 
