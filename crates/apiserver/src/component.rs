@@ -27,6 +27,7 @@ use crate::auth::x509::X509Authenticator;
 use crate::body::Body;
 use crate::hooks::{Attributes, Authenticator, UserInfo};
 use crate::negotiate::Accept;
+use crate::pages::Pages;
 use crate::pki::{self, CertKey, PkiError};
 use crate::serve::{self, ServeError};
 use crate::{health, metrics, rbac, render};
@@ -54,6 +55,8 @@ pub struct Component {
     pub config: Value,
     /// Parts of it that run, each a check of its health.
     pub running: Arc<dyn Fn() -> Vec<&'static str> + Send + Sync>,
+    /// What else it shows.
+    pub pages: Pages,
     /// Told when it ends.
     pub shutdown: CancellationToken,
 }
@@ -123,7 +126,10 @@ impl Server {
                 "/metrics" => render::text(200, metrics::of_component()),
                 "/metrics/slis" => render::text(200, self.health.render()),
                 "/configz" => render::json_bytes(200, self.component.config.to_string()),
-                _ => render::text(404, "404 page not found\n"),
+                path => {
+                    let page = self.component.pages.answer(path);
+                    page.unwrap_or_else(|| render::text(404, "404 page not found\n"))
+                }
             },
         }
     }

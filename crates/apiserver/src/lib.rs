@@ -43,6 +43,7 @@ pub mod metrics;
 pub mod negotiate;
 pub mod openapi;
 pub mod options;
+pub mod pages;
 pub mod pki;
 pub mod rbac;
 pub mod render;

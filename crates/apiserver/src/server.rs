@@ -32,6 +32,7 @@ use crate::hooks::{
 use crate::metrics::Metrics;
 use crate::negotiate::{self, Accept, Offer};
 use crate::openapi::Documents;
+use crate::pages::Pages;
 use crate::request_info::RequestInfo;
 use crate::storage::Storage;
 use crate::webhook::Webhooks;
@@ -60,6 +61,8 @@ pub struct Config {
     pub connectors: BTreeMap<String, Arc<dyn Connector>>,
     /// Documents served as they are, by path: `/openid/v1/jwks`.
     pub documents: BTreeMap<String, serde_json::Value>,
+    /// What components of this process show below some paths.
+    pub pages: Pages,
     /// Passes group versions of extension servers on to them.
     pub aggregator: Arc<Aggregator>,
     /// Calls admission and conversion webhooks.
@@ -114,6 +117,7 @@ impl Config {
             virtual_resources: BTreeMap::new(),
             connectors: BTreeMap::new(),
             documents: BTreeMap::new(),
+            pages: Pages::default(),
             overload: Overload::Unlimited,
             audit: None,
             advertise: "127.0.0.1:6443".into(),
@@ -340,7 +344,8 @@ impl ApiServer {
             path if path == "/openapi/v2" || path == "/openapi/v3" || path.starts_with("/openapi/v3/") => {
                 return self.openapi.answer(&storage.table(), &self.config.aggregator, path, parts);
             }
-            path => discovery::answer(&storage.table(), path, &parts.headers, &self.config.advertise),
+            path => discovery::answer(&storage.table(), path, &parts.headers, &self.config.advertise)
+                .or_else(|| self.config.pages.answer(path)),
         };
         known.ok_or_else(ApiError::no_such_resource)
     }

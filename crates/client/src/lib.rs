@@ -31,7 +31,7 @@ pub mod transport;
 pub mod written;
 
 pub use events::{EventRecorder, EventType};
-pub use informer::{Change, Informer, Informers};
+pub use informer::{Change, Informable, Informer, Informers};
 pub use leader::{LeaderElectionConfig, LeaderElector};
 pub use object::{ObjectKey, controlled_by, controller_of, controller_reference, object_reference};
 pub use queue::{Requeue, WorkQueue, run_workers};

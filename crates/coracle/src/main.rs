@@ -55,6 +55,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Etcd { command: EtcdCommand::Env } => commands::etcd::env(data_dir),
         Command::Snapshot { command } => commands::snapshot::run(data_dir, command).await,
         Command::History(options) => commands::history::run(data_dir, options).await,
+        Command::Why(options) => commands::why::run(data_dir, options).await,
         Command::Get(options) => commands::get::run(data_dir, options).await,
         Command::Etcd { command: EtcdCommand::Serve { etcd_listen } } => {
             commands::etcd::serve(data_dir, etcd_listen).await

@@ -12,17 +12,22 @@
 //!            └─────────────────────────┘      └──────────────────────────────────────┘
 //! ```
 //!
-//! Read in this order: [`framework`] (what a plugin is), any file of [`plugins`], [`cycle`] (one
-//! decision), [`preemption`], [`queue`] (whose turn it is), [`cache`] (what is known about nodes),
-//! [`run`] (the loop).
+//! Read in this order: [`framework`] (what a plugin is), any file of `plugins`, [`cycle`] (one decision),
+//! [`queue`] (whose turn it is), [`snapshot`] and [`cache`] (what is known), `run` (the loop); then [`config`] and
+//! [`profile`] (which plugins there are) and [`explain`] (why).
 
 pub mod cache;
+pub mod config;
 pub mod cycle;
+pub mod explain;
 pub mod framework;
-pub mod plugins;
-pub mod preemption;
+pub mod node;
+mod plugins;
+pub mod pod;
+pub mod profile;
 pub mod queue;
 mod run;
+pub mod snapshot;
 mod volumes;
 
 #[cfg(test)]

@@ -3,105 +3,135 @@
 //! One task holds the queue and the cache and decides; bindings run beside it as futures of the same
 //! task, so a slow API server holds up neither the next decision nor the order of things.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
+use coracle_client::scheduling::resources::Resources;
 use coracle_client::{EventRecorder, EventType, Informers, ObjectKey, object_reference};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use k8s_openapi::api::core::v1::{Binding, Namespace, Node, ObjectReference, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolumeClaim, Pod, Taint, Toleration};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::{Cache, PodInfo};
-use crate::cycle::{FitError, schedule};
-use crate::framework::{ClusterEvent, Profile};
-use crate::plugins::{VolumeBinding, default_profile};
-use crate::preemption::{Candidate, preempt};
-use crate::queue::Queue;
+use crate::cache::Cache;
+use crate::config::Configuration;
+use crate::cycle::{FitError, Search, schedule};
+use crate::explain::{Decisions, Outcome, Trace};
+use crate::framework::{
+    Assumption, ClusterEvent, Declined, Happening, Nomination, Object, Placement, Point, PostFilter, Unfit, Work,
+};
+use crate::plugins::PREEMPTED;
+use crate::pod::PodInfo;
+use crate::profile::{Profile, Profiles};
+use crate::queue::{Queue, RefusedBy};
+use crate::snapshot::{Listed, Snapshot};
 use crate::volumes::Volumes;
 
 /// What the scheduler can be told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Config {
-    /// Only pods with this `spec.schedulerName` are ours.
-    pub scheduler_name: String,
+    /// Profiles and their plugins.
+    pub configuration: Configuration,
+    /// Where traces of decisions are kept, if they are.
+    pub decisions: Decisions,
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        Config { scheduler_name: "default-scheduler".into() }
-    }
+/// An object's states before and after a change.
+struct Delta<K> {
+    old: Option<Arc<K>>,
+    new: Option<Arc<K>>,
 }
 
 /// A change seen by an informer.
 enum Change {
-    Node { old: Option<Arc<Node>>, new: Option<Arc<Node>> },
-    Pod { old: Option<Arc<Pod>>, new: Option<Arc<Pod>> },
-    Namespace { old: Option<Arc<Namespace>>, new: Option<Arc<Namespace>> },
-    Storage,
+    Node(Delta<Node>),
+    Pod(Delta<Pod>),
+    Namespace(Delta<Namespace>),
+    /// What is only listed: it knows itself where, and which event that is.
+    Listed(SetListed),
 }
+
+type SetListed = Box<dyn FnOnce(&mut Snapshot) -> Option<Happening> + Send>;
 
 /// How a binding ended.
 struct Bound {
-    pod: Arc<PodInfo>,
-    node: String,
+    placement: Placement,
     result: anyhow::Result<()>,
 }
 
-type Work = Pin<Box<dyn Future<Output = Option<Bound>> + Send>>;
+/// What comes back from work at the API server.
+enum Done {
+    Bound(Box<Bound>),
+    /// Room could not be made for this pod.
+    Failed(ObjectKey),
+    Nothing,
+}
 
 /// Schedules pods until `shutdown`.
 ///
 /// # Errors
-/// None at present: what fails is tried again.
+/// The configuration makes no sense. What fails later is tried again.
 pub async fn run(client: Client, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let profiles = Profiles(config.configuration.build()?);
     let informers = Informers::new(client.clone(), shutdown.clone());
     let (sender, mut changes) = mpsc::unbounded_channel();
     let (pods, nodes, namespaces) = (informers.get::<Pod>(), informers.get::<Node>(), informers.get::<Namespace>());
-    let volumes = Volumes::new(&informers);
-    // Nodes before pods, so that the first pods find somewhere to go.
-    nodes.wait_for_sync().await;
+    let claims = informers.get::<PersistentVolumeClaim>();
+    let volumes = Volumes::new(claims.clone());
+    // Everything before pods, so that the first pods find somewhere to go.
+    use ClusterEvent::*;
+    listed(&informers, &sender, |s| &mut s.classes, Some((StorageClassAdd, StorageClassUpdate)), None).await;
+    listed(&informers, &sender, |s| &mut s.volumes, Some((PersistentVolumeAdd, PersistentVolumeUpdate)), None).await;
+    listed(&informers, &sender, |s| &mut s.csi_nodes, Some((CSINodeAdd, CSINodeUpdate)), None).await;
+    listed(&informers, &sender, |s| &mut s.csi_drivers, Some((CSIDriverAdd, CSIDriverUpdate)), None).await;
+    let capacity = Some((CSIStorageCapacityAdd, CSIStorageCapacityUpdate));
+    listed(&informers, &sender, |s| &mut s.capacities, capacity, None).await;
+    listed(&informers, &sender, |s| &mut s.attachments, None, Some(VolumeAttachmentDelete)).await;
+    listed(&informers, &sender, |s| &mut s.budgets, None, None).await;
+    listed(&informers, &sender, |s| &mut s.services, None, None).await;
+    claims.wait_for_sync().await;
+    let tell = sender.clone();
+    claims.on_change(move |change| {
+        let (key, old, new) = (change.key(), change.old.cloned(), change.new.cloned());
+        drop(tell.send(Change::Listed(Box::new(move |snapshot| {
+            snapshot.claims.set(key, new.clone());
+            let event = if old.is_none() { PersistentVolumeClaimAdd } else { PersistentVolumeClaimUpdate };
+            new.is_some().then(|| Happening { events: vec![event], object: Object::Claim(old, new) })
+        }))));
+    });
     namespaces.wait_for_sync().await;
-    volumes.wait_for_sync().await;
-    let tell = sender.clone();
-    nodes.on_change(move |c| drop(tell.send(Change::Node { old: c.old.cloned(), new: c.new.cloned() })));
-    let tell = sender.clone();
-    namespaces.on_change(move |c| drop(tell.send(Change::Namespace { old: c.old.cloned(), new: c.new.cloned() })));
+    nodes.wait_for_sync().await;
     pods.wait_for_sync().await;
     let tell = sender.clone();
-    pods.on_change(move |c| drop(tell.send(Change::Pod { old: c.old.cloned(), new: c.new.cloned() })));
+    namespaces
+        .on_change(move |c| drop(tell.send(Change::Namespace(Delta { old: c.old.cloned(), new: c.new.cloned() }))));
     let tell = sender.clone();
-    volumes.claims.on_change(move |_| drop(tell.send(Change::Storage)));
-    let tell = sender.clone();
-    volumes.volumes.on_change(move |_| drop(tell.send(Change::Storage)));
-    volumes.classes.on_change(move |_| drop(sender.send(Change::Storage)));
+    nodes.on_change(move |c| drop(tell.send(Change::Node(Delta { old: c.old.cloned(), new: c.new.cloned() }))));
+    pods.on_change(move |c| drop(sender.send(Change::Pod(Delta { old: c.old.cloned(), new: c.new.cloned() }))));
 
-    let lookup = volumes.clone();
-    let mut profile = default_profile();
-    profile.plugins.push((Box::new(VolumeBinding { claims: Arc::new(move |key, owner| lookup.state(key, owner)) }), 0));
-    let recorder = EventRecorder::new(client.clone(), &config.scheduler_name, None);
+    let names = config.configuration.scheduler_names();
+    let recorder = EventRecorder::new(client.clone(), names.first().copied().unwrap_or_default(), None);
     let mut scheduler = Scheduler {
         client,
-        config,
-        profile,
+        queue: Queue::new(config.configuration.backoff()),
+        decisions: config.decisions,
+        profiles,
         recorder,
         volumes,
         cache: Cache::default(),
-        queue: Queue::default(),
+        search: Search { start: 0, tie_break: coracle_clock::random_below },
         work: FuturesUnordered::new(),
     };
     loop {
         while let Ok(change) = changes.try_recv() {
             scheduler.observe(change);
         }
-        if let Some(pod) = scheduler.queue.pop(coracle_clock::instant()) {
-            scheduler.schedule(pod);
+        if let Some((pod, attempt)) = scheduler.queue.pop(coracle_clock::instant()) {
+            scheduler.schedule(pod, attempt);
             // Let watches and bindings go on between two decisions.
             tokio::task::yield_now().await;
             while let Some(Some(done)) = futures::FutureExt::now_or_never(scheduler.work.next()) {
@@ -120,15 +150,40 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) ->
     }
 }
 
+/// Keeps a list of the snapshot current; its events are those of an object that comes or changes, and that goes.
+async fn listed<K: coracle_client::Informable>(
+    informers: &Informers,
+    sender: &mpsc::UnboundedSender<Change>,
+    list: fn(&mut Snapshot) -> &mut Listed<K>,
+    set: Option<(ClusterEvent, ClusterEvent)>,
+    gone: Option<ClusterEvent>,
+) {
+    let informer = informers.get::<K>();
+    informer.wait_for_sync().await;
+    let tell = sender.clone();
+    informer.on_change(move |change| {
+        let (key, new, is_new) = (change.key(), change.new.cloned(), change.old.is_none());
+        drop(tell.send(Change::Listed(Box::new(move |snapshot| {
+            let event = match &new {
+                Some(_) => set.map(|(added, changed)| if is_new { added } else { changed }),
+                None => gone,
+            };
+            list(snapshot).set(key, new);
+            event.map(|event| Happening { events: vec![event], object: Object::Other })
+        }))));
+    });
+}
+
 struct Scheduler {
     client: Client,
-    config: Config,
-    profile: Profile,
+    profiles: Profiles,
+    decisions: Decisions,
     recorder: EventRecorder,
     volumes: Volumes,
     cache: Cache,
     queue: Queue,
-    work: FuturesUnordered<Work>,
+    search: Search,
+    work: FuturesUnordered<Work<Done>>,
 }
 
 fn node_of(pod: &Pod) -> Option<&str> {
@@ -139,219 +194,285 @@ fn has_ended(pod: &Pod) -> bool {
     matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
+fn scales_down(old: &Resources, new: &Resources) -> bool {
+    old.iter().any(|(name, amount)| new.get(name) < amount)
+}
+
 impl Scheduler {
     fn observe(&mut self, change: Change) {
-        let now = coracle_clock::instant();
         match change {
-            Change::Node { new: Some(node), old } => {
-                let unchanged = old.is_some_and(|old| {
-                    let offers = |n: &Node| n.status.as_ref().and_then(|s| s.allocatable.clone());
-                    old.spec == node.spec
-                        && old.metadata.labels == node.metadata.labels
-                        && offers(&old) == offers(&node)
-                });
-                self.cache.set_node(node);
-                // Heartbeats change nothing that a pod waits for.
-                if !unchanged {
-                    self.queue.happened(ClusterEvent::NodeChanged, now);
+            Change::Node(delta) => self.observe_node(delta),
+            Change::Namespace(Delta { old, new }) => {
+                let namespace =
+                    new.as_ref().or(old.as_ref()).map(|namespace| namespace.metadata.clone()).unwrap_or_default();
+                let (name, listed) = (namespace.name.unwrap_or_default(), &mut self.cache.listed().namespaces);
+                match new {
+                    Some(_) => drop(listed.insert(name, namespace.labels.unwrap_or_default())),
+                    None => drop(listed.remove(&name)),
                 }
             }
-            Change::Node { old, new: None } => {
-                self.cache.remove_node(old.and_then(|node| node.metadata.name.clone()).unwrap_or_default().as_str());
+            Change::Pod(Delta { old, new }) => self.observe_pod(old, new),
+            Change::Listed(set) => {
+                if let Some(happening) = set(self.cache.listed()) {
+                    self.happened(happening);
+                }
             }
-            Change::Namespace { new: Some(namespace), .. } => {
-                let labels = namespace.metadata.labels.clone().unwrap_or_default();
-                self.cache.set_namespace(namespace.metadata.name.clone().unwrap_or_default(), labels);
-            }
-            Change::Namespace { old, new: None } => {
-                let name = old.and_then(|namespace| namespace.metadata.name.clone());
-                self.cache.remove_namespace(&name.unwrap_or_default());
-            }
-            Change::Pod { old, new } => self.observe_pod(old, new, now),
-            Change::Storage => self.queue.happened(ClusterEvent::StorageChanged, now),
         }
     }
 
-    fn observe_pod(&mut self, old: Option<Arc<Pod>>, new: Option<Arc<Pod>>, now: coracle_clock::Instant) {
-        match new {
-            Some(pod) if has_ended(&pod) => self.pod_gone(&ObjectKey::of(pod.as_ref()), now),
-            Some(pod) => match node_of(&pod) {
-                Some(node) => {
-                    self.queue.remove(&ObjectKey::of(pod.as_ref()));
-                    let newly = !old
-                        .as_ref()
-                        .is_some_and(|old| node_of(old).is_some() && old.metadata.labels == pod.metadata.labels);
-                    self.cache.set_pod(pod.clone(), node);
-                    if newly {
-                        self.queue.happened(ClusterEvent::AssignedPodChanged, now);
-                    }
-                }
-                None => self.observe_pending(old, pod, now),
-            },
+    fn happened(&mut self, happening: Happening) {
+        self.queue.happened(happening, &self.profiles, coracle_clock::instant());
+    }
+
+    fn observe_node(&mut self, Delta { old, new }: Delta<Node>) {
+        let events = node_events(old.as_deref(), new.as_deref());
+        match &new {
+            Some(node) => self.cache.set_node(node.clone()),
             None => {
-                if let Some(old) = old {
-                    self.pod_gone(&ObjectKey::of(old.as_ref()), now);
-                }
+                let name = old.as_ref().and_then(|node| node.metadata.name.clone());
+                self.cache.remove_node(&name.unwrap_or_default());
             }
+        }
+        // Heartbeats change nothing that a pod waits for.
+        if !events.is_empty() {
+            self.happened(Happening { events, object: Object::Node(old, new) });
         }
     }
 
-    fn observe_pending(&mut self, old: Option<Arc<Pod>>, pod: Arc<Pod>, now: coracle_clock::Instant) {
-        let spec = pod.spec.as_ref();
-        let ours = spec.and_then(|s| s.scheduler_name.as_deref()).unwrap_or("default-scheduler");
-        if ours != self.config.scheduler_name {
+    fn observe_pod(&mut self, old: Option<Arc<Pod>>, new: Option<Arc<Pod>>) {
+        let Some(pod) = new.filter(|pod| !has_ended(pod)) else {
+            return old.map_or((), |old| self.pod_gone(PodInfo::new(old)));
+        };
+        let Some(node) = node_of(&pod) else { return self.observe_pending(old, pod) };
+        let info = Arc::new(PodInfo::new(pod.clone()));
+        self.queue.remove(&info.key);
+        self.cache.set_pod(info.clone(), node);
+        let old = old.filter(|old| node_of(old).is_some());
+        let same = old.as_ref().is_some_and(|old| old.spec == pod.spec && old.metadata.labels == pod.metadata.labels);
+        if same {
             return;
         }
-        let info = PodInfo::new(pod.clone());
-        if pod.metadata.deletion_timestamp.is_some() {
+        let old = old.map(PodInfo::new);
+        let mut events = Vec::new();
+        match &old {
+            None => events.push(ClusterEvent::AssignedPodAdd),
+            Some(old) => {
+                events.extend((old.labels() != info.labels()).then_some(ClusterEvent::AssignedPodLabelChange));
+                let less = scales_down(&old.requests, &info.requests);
+                events.extend(less.then_some(ClusterEvent::AssignedPodScaleDown));
+            }
+        }
+        self.happened(Happening { events, object: Object::Pod(old.map(Arc::new), Some(info)) });
+    }
+
+    fn observe_pending(&mut self, old: Option<Arc<Pod>>, pod: Arc<Pod>) {
+        let Some(profile) = self.profiles.of(&pod) else { return };
+        let now = coracle_clock::instant();
+        let info = Arc::new(PodInfo::new(pod.clone()));
+        if info.is_terminating() {
+            self.cache.drop_nomination(&info.key);
             return self.queue.remove(&info.key);
         }
-        // A status that we wrote ourselves is no reason to try again.
-        let unchanged = old.is_some_and(|old| {
-            old.spec == pod.spec && old.metadata.labels == pod.metadata.labels && old.metadata.uid == pod.metadata.uid
-        });
-        if unchanged {
-            return self.queue.renew(Arc::new(info));
-        }
-        if self.cache.holds(&info.key) {
+        if self.cache.assumes(&info.key) {
             return;
         }
-        let gate = self.profile.plugins.iter().find_map(|(plugin, _)| plugin.pre_enqueue(&info).err());
-        match gate {
-            Some(message) => {
-                self.queue.remove(&info.key);
-                let condition = scheduled_condition(&pod, "SchedulingGated", message);
-                self.patch_status(&info, condition);
+        let had = old.as_ref().and_then(|old| old.status.as_ref()?.nominated_node_name.clone());
+        match info.nominated_node() {
+            Some(node) => self.cache.nominate(info.clone(), node),
+            None if had.is_some() => self.cache.drop_nomination(&info.key),
+            None => {}
+        }
+        let rank = profile.at(Point::QueueSort).map(|plugin| plugin.rank(&info)).next().unwrap_or_default();
+        match self.queue.gate(&info.key) {
+            Some(None) => {
+                let Some(old) = old else { return self.queue.renew(info) };
+                let old = PodInfo::new(old);
+                let events = own_events(&old, &info);
+                // A status that we wrote ourselves is no reason to try again.
+                if events.is_empty() {
+                    return self.queue.renew(info);
+                }
+                let happening = Happening { events, object: Object::Pod(Some(Arc::new(old)), Some(info.clone())) };
+                self.queue.update(info, rank, &happening, &self.profiles, now);
             }
-            None => self.queue.set(Arc::new(info), now),
+            _ => {
+                let mut gates = profile.at(Point::PreEnqueue);
+                let gate = gates.find_map(|plugin| Some((plugin.name(), plugin.pre_enqueue(&info).err()?)));
+                let name = profile.scheduler_name.clone();
+                drop(gates);
+                self.queue.add(info.clone(), rank, gate.as_ref().map(|(plugin, _)| *plugin), now);
+                if let Some((_, refusal)) = gate {
+                    self.gated(&info, &name, refusal.message());
+                }
+            }
         }
     }
 
-    fn pod_gone(&mut self, key: &ObjectKey, now: coracle_clock::Instant) {
-        self.queue.remove(key);
-        if self.cache.holds(key) {
-            self.cache.remove_pod(key);
-            self.queue.happened(ClusterEvent::AssignedPodRemoved, now);
+    fn gated(&mut self, pod: &Arc<PodInfo>, scheduler: &str, message: String) {
+        if pod.spec().scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty()) {
+            let text = "Scheduling is blocked due to non-empty scheduling gates".to_owned();
+            self.patch_status(pod, scheduled_condition(&pod.pod, "SchedulingGated", text));
+        }
+        if self.decisions.is_on() {
+            let trace = Trace { outcome: Outcome::Gated { message }, ..Trace::new(pod, scheduler, 0) };
+            self.decisions.push(trace);
         }
     }
 
-    fn schedule(&mut self, pod: Arc<PodInfo>) {
+    fn pod_gone(&mut self, pod: PodInfo) {
+        self.queue.remove(&pod.key);
+        self.cache.drop_nomination(&pod.key);
+        if self.cache.holds(&pod.key) {
+            self.cache.remove_pod(&pod.key);
+            let events = vec![ClusterEvent::AssignedPodDelete];
+            self.happened(Happening { events, object: Object::Pod(Some(Arc::new(pod)), None) });
+        }
+    }
+
+    fn schedule(&mut self, pod: Arc<PodInfo>, attempt: u32) {
+        let Some(profile) = self.profiles.of(&pod.pod) else { return self.queue.remove(&pod.key) };
+        let mut trace = self.decisions.is_on().then(|| Trace::new(&pod, &profile.scheduler_name, attempt));
         let snapshot = self.cache.snapshot();
-        match schedule(&self.profile, &pod, &snapshot, coracle_clock::random_below) {
-            Ok(node) => {
+        let decision = schedule(profile, &pod, snapshot, &mut self.search, trace.as_mut())
+            .and_then(|node| Ok((reserve(profile, &pod, &node, snapshot)?, node)));
+        match decision {
+            Ok((assumed, node)) => {
                 tracing::debug!(pod = %pod.key, node, "assumed");
-                self.cache.assume(&pod, &node);
-                self.work.push(self.bind(pod, node));
+                if let Some(trace) = &mut trace {
+                    trace.outcome = Outcome::Scheduled { node: node.clone() };
+                }
+                let (client, volumes) = (self.client.clone(), self.volumes.clone());
+                let placement = Placement { client, volumes, pod: pod.clone(), node: node.clone(), assumed };
+                let work = bind(profile, placement.clone());
+                self.cache.assume(pod, &node, placement.assumed);
+                self.work.push(work);
             }
-            Err(error) => {
-                let outcome = preempt(&self.profile, &pod, &snapshot, &error);
+            Err(mut error) => {
+                let outcome = post_filter(profile, &pod, snapshot, &error);
+                if let Err(Declined { message, .. }) = &outcome {
+                    error.post_filter = message.clone();
+                }
+                if let Some(trace) = &mut trace {
+                    trace.outcome = unschedulable(profile, &error, &outcome);
+                }
                 self.refuse(&pod, &error, outcome);
             }
+        }
+        if let Some(trace) = trace {
+            self.decisions.push(trace);
         }
     }
 
     /// Tells why the pod cannot run now, makes room if that helps, and puts it where events can find it.
-    fn refuse(&mut self, pod: &Arc<PodInfo>, error: &FitError, outcome: Result<Candidate, String>) {
-        let why_not = outcome.as_ref().err().cloned().unwrap_or_default();
-        let message = match why_not.as_str() {
-            "" => error.message(),
-            why_not => format!("{} no new claims to deallocate, {why_not}", error.message()),
-        };
+    fn refuse(&mut self, pod: &Arc<PodInfo>, error: &FitError, outcome: PostFilter) {
+        let message = error.message();
         tracing::debug!(pod = %pod.key, message, "unschedulable");
-        self.recorder.event(
-            &object_reference(pod.pod.as_ref()),
-            EventType::Warning,
-            "FailedScheduling",
-            message.clone(),
-        );
+        self.tell_failure(pod, &message);
         let mut status = scheduled_condition(&pod.pod, "Unschedulable", message);
-        if let Ok(candidate) = outcome {
-            status["nominatedNodeName"] = candidate.node.clone().into();
-            for victim in &candidate.victims {
-                let note = format!("Preempted by pod {} on node {}", pod.uid(), candidate.node);
-                self.recorder.event(&object_reference(victim.pod.as_ref()), EventType::Normal, "Preempted", note);
-                self.work.push(self.evict(victim.clone()));
+        match outcome {
+            Ok(nomination) => {
+                status["nominatedNodeName"] = nomination.node.clone().into();
+                self.make_room(pod, nomination);
             }
+            Err(Declined { gives_up: true, .. }) if pod.nominated_node().is_some() => {
+                status["nominatedNodeName"] = Value::Null;
+                self.cache.drop_nomination(&pod.key);
+            }
+            Err(_) => {}
         }
         self.patch_status(pod, status);
-        let plugins = error.plugins();
-        let refused = self.profile.plugins.iter().filter(|(plugin, _)| plugins.contains(plugin.name()));
-        let mut events: Vec<_> = refused.flat_map(|(plugin, _)| plugin.unblocked_by()).copied().collect();
-        if events.is_empty() {
-            // No plugin refused: there are no nodes.
-            events.push(ClusterEvent::NodeChanged);
+        self.queue.failed(&pod.key, error.plugins(), &self.profiles, coracle_clock::instant());
+    }
+
+    /// Sends the victims away; less important pods for which room was made there look elsewhere.
+    fn make_room(&mut self, pod: &Arc<PodInfo>, Nomination { node, victims }: Nomination) {
+        let others = self.cache.listed().nominated.get(&node).into_iter().flat_map(|pods| pods.values());
+        let others: Vec<_> = others.filter(|other| other.priority < pod.priority).cloned().collect();
+        for other in others {
+            self.cache.drop_nomination(&other.key);
+            self.queue.activate(&other.key, coracle_clock::instant());
+            self.patch_status(&other, json!({ "nominatedNodeName": null }));
         }
-        self.queue.failed(&pod.key, events, coracle_clock::instant());
+        self.cache.nominate(pod.clone(), &node);
+        for victim in victims {
+            // One that goes already needs no telling.
+            if !victim.is_terminating() {
+                let note = format!("Preempted by pod {} on node {node}", pod.uid());
+                self.recorder.event(&object_reference(victim.pod.as_ref()), EventType::Normal, "Preempted", note);
+                self.work.push(self.evict(pod, victim));
+            }
+        }
     }
 
-    fn bind(&self, pod: Arc<PodInfo>, node: String) -> Work {
-        let (client, volumes) = (self.client.clone(), self.volumes.clone());
-        Box::pin(async move {
-            let result = async {
-                volumes.bind(&client, &pod, &node).await?;
-                let binding = Binding {
-                    metadata: ObjectMeta {
-                        name: Some(pod.key.name.clone()),
-                        namespace: Some(pod.key.namespace.clone()),
-                        uid: pod.pod.metadata.uid.clone(),
-                        ..Default::default()
-                    },
-                    target: ObjectReference {
-                        kind: Some("Node".into()),
-                        name: Some(node.clone()),
-                        ..Default::default()
-                    },
-                };
-                let api: Api<Pod> = Api::namespaced(client, &pod.key.namespace);
-                let _: Value =
-                    api.create_subresource("binding", &pod.key.name, &PostParams::default(), &binding).await?;
-                anyhow::Ok(())
-            };
-            let result = result.await;
-            Some(Bound { pod, node, result })
-        })
-    }
-
-    fn finished(&mut self, done: Option<Bound>) {
-        let Some(Bound { pod, node, result }) = done else { return };
+    fn tell_failure(&self, pod: &PodInfo, message: &str) {
+        // As long as upstream's event note may be.
+        const LONGEST: usize = 1024;
+        let text = match message.char_indices().nth(LONGEST) {
+            None => message.to_owned(),
+            Some(_) => message.chars().take(LONGEST - 4).chain(" ...".chars()).collect(),
+        };
         let object = object_reference(pod.pod.as_ref());
-        match result {
-            Ok(()) => {
-                self.queue.remove(&pod.key);
-                let message = format!("Successfully assigned {} to {node}", pod.key);
-                self.recorder.event(&object, EventType::Normal, "Scheduled", message);
-            }
-            Err(error) => {
-                self.cache.forget(&pod.key);
-                let gone = error
-                    .downcast_ref::<kube::Error>()
-                    .is_some_and(|e| matches!(e, kube::Error::Api(status) if status.code == 404));
-                if gone {
-                    return self.queue.remove(&pod.key);
-                }
-                tracing::debug!(pod = %pod.key, %error, "binding failed");
-                let message = format!("binding rejected: {error}");
-                self.recorder.event(&object, EventType::Warning, "FailedScheduling", message);
-                self.queue.failed(&pod.key, Vec::new(), coracle_clock::instant());
-            }
-        }
+        self.recorder.event(&object, EventType::Warning, "FailedScheduling", text);
     }
 
-    fn evict(&self, victim: Arc<PodInfo>) -> Work {
+    fn finished(&mut self, done: Done) {
+        let Bound { placement, result } = match done {
+            Done::Nothing => return,
+            Done::Failed(key) => return self.queue.activate(&key, coracle_clock::instant()),
+            Done::Bound(bound) => *bound,
+        };
+        if result.is_ok()
+            && let Some(profile) = self.profiles.of(&placement.pod.pod)
+        {
+            profile.at(Point::PostBind).for_each(|plugin| plugin.post_bind(&placement));
+        }
+        let Placement { pod, node, .. } = placement;
+        let Err(error) = result else {
+            self.queue.remove(&pod.key);
+            let message = format!("Successfully assigned {} to {node}", pod.key);
+            self.recorder.event(&object_reference(pod.pod.as_ref()), EventType::Normal, "Scheduled", message);
+            return;
+        };
+        self.cache.forget(&pod.key);
+        let refused = error.downcast_ref::<kube::Error>().and_then(|error| match error {
+            kube::Error::Api(status) => Some(status),
+            _ => None,
+        });
+        if refused.is_some_and(|status| status.code == 404) {
+            return self.queue.remove(&pod.key);
+        }
+        // Which plugin it was, and what the API server said to it.
+        let message = refused.map_or_else(|| format!("{error:#}"), |status| format!("{error}: {}", status.message));
+        tracing::debug!(pod = %pod.key, message, "binding failed");
+        self.tell_failure(&pod, &message);
+        self.patch_status(&pod, scheduled_condition(&pod.pod, "SchedulerError", message));
+        self.queue.failed(&pod.key, RefusedBy::new(), &self.profiles, coracle_clock::instant());
+        // What it held is free again.
+        let events = vec![ClusterEvent::AssignedPodDelete];
+        self.happened(Happening { events, object: Object::Pod(Some(pod), None) });
+    }
+
+    fn evict(&self, pod: &PodInfo, victim: Arc<PodInfo>) -> Work<Done> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &victim.key.namespace);
-        let message = format!("{}: preempting to accommodate a higher priority pod", self.config.scheduler_name);
+        let by = pod.spec().scheduler_name.clone().unwrap_or_default();
+        let message = format!("{by}: preempting to accommodate a higher priority pod");
+        let preemptor = pod.key.clone();
         Box::pin(async move {
             let status = json!({ "status": { "conditions": [{
-                "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
+                "type": "DisruptionTarget", "status": "True", "reason": PREEMPTED,
                 "message": message, "lastTransitionTime": Time(coracle_clock::now_seconds()),
             }] } });
             let _ = api.patch_status(&victim.key.name, &PatchParams::default(), &Patch::Strategic(&status)).await;
             let same = Preconditions { uid: victim.pod.metadata.uid.clone(), ..Default::default() };
             let parameters = DeleteParams { preconditions: Some(same), ..Default::default() };
-            if let Err(error) = api.delete(&victim.key.name, &parameters).await {
-                tracing::debug!(pod = %victim.key, %error, "victim not deleted");
+            match api.delete(&victim.key.name, &parameters).await {
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Done::Nothing,
+                Err(error) => {
+                    tracing::debug!(pod = %victim.key, %error, "victim not deleted");
+                    Done::Failed(preemptor)
+                }
+                Ok(_) => Done::Nothing,
             }
-            None
         })
     }
 
@@ -366,9 +487,122 @@ impl Scheduler {
             if let Err(error) = api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(&patch)).await {
                 tracing::debug!(name, %error, "status not written");
             }
-            None
+            Done::Nothing
         }));
     }
+}
+
+/// What upstream makes of a change of a node.
+fn node_events(old: Option<&Node>, new: Option<&Node>) -> Vec<ClusterEvent> {
+    let (Some(old), Some(new)) = (old, new) else {
+        return vec![if new.is_some() { ClusterEvent::NodeAdd } else { ClusterEvent::NodeDelete }];
+    };
+    let offers = |node: &Node| node.status.as_ref().and_then(|status| status.allocatable.clone());
+    let taints =
+        |node: &Node| -> (Vec<Taint>, bool) { (crate::node::taints(node).to_vec(), crate::node::is_cordoned(node)) };
+    [
+        (offers(old) != offers(new), ClusterEvent::NodeAllocatableChange),
+        (old.metadata.labels != new.metadata.labels, ClusterEvent::NodeLabelChange),
+        (taints(old) != taints(new), ClusterEvent::NodeTaintChange),
+    ]
+    .into_iter()
+    .filter_map(|(changed, event)| changed.then_some(event))
+    .collect()
+}
+
+/// What upstream makes of a change of a pending pod.
+fn own_events(old: &PodInfo, new: &PodInfo) -> Vec<ClusterEvent> {
+    let tolerations = |pod: &PodInfo| -> Vec<Toleration> { pod.tolerations().to_vec() };
+    let claims = |pod: &PodInfo| pod.pod.status.as_ref().and_then(|status| status.resource_claim_statuses.clone());
+    [
+        (old.labels() != new.labels(), ClusterEvent::PodLabelChange),
+        (scales_down(&old.requests, &new.requests), ClusterEvent::PodScaleDown),
+        (tolerations(old) != tolerations(new), ClusterEvent::PodTolerationChange),
+        (claims(old) != claims(new), ClusterEvent::PodGeneratedResourceClaimChange),
+    ]
+    .into_iter()
+    .filter_map(|(changed, event)| changed.then_some(event))
+    .collect()
+}
+
+/// Reserve: what all plugins will write for the pod on the node.
+fn reserve(
+    profile: &Profile,
+    pod: &PodInfo,
+    node: &str,
+    snapshot: &Snapshot,
+) -> Result<Vec<Assumption>, Box<FitError>> {
+    let mut all = Vec::new();
+    let Some(info) = snapshot.node(node) else { return Ok(all) };
+    for plugin in profile.at(Point::Reserve) {
+        all.extend(plugin.reserve(pod, info, snapshot).map_err(|refusal| FitError {
+            nodes: snapshot.len(),
+            before_nodes: Some(crate::cycle::Refused { plugin: plugin.name(), refusal }),
+            ..Default::default()
+        })?);
+    }
+    Ok(all)
+}
+
+/// PostFilter: the first plugin that makes room; or what all of them say.
+fn post_filter(profile: &Profile, pod: &PodInfo, snapshot: &Snapshot, error: &FitError) -> PostFilter {
+    let unfit = Unfit { profile, pod, snapshot, error, chance: coracle_clock::random_below };
+    let mut said = Declined::default();
+    if snapshot.is_empty() {
+        return Err(said);
+    }
+    for plugin in profile.at(Point::PostFilter) {
+        match plugin.post_filter(&unfit) {
+            Ok(nomination) => return Ok(nomination),
+            Err(declined) => {
+                let separator = if said.message.is_empty() { "" } else { ", " };
+                said.message = format!("{}{separator}{}", said.message, declined.message);
+                said.gives_up |= declined.gives_up;
+            }
+        }
+    }
+    Err(said)
+}
+
+/// What a trace says of a pod that must wait.
+fn unschedulable(profile: &Profile, error: &FitError, outcome: &PostFilter) -> Outcome {
+    let events = |plugin: &'static str| {
+        let events = profile.plugin(plugin).map(|plugin| plugin.events()).unwrap_or_default();
+        (plugin.to_owned(), events.iter().map(|event| format!("{event:?}")).collect())
+    };
+    let made = outcome.as_ref().ok();
+    Outcome::Unschedulable {
+        message: error.message(),
+        unblocked_by: error.plugins().into_iter().map(events).collect(),
+        nominated_node: made.map(|nomination| nomination.node.clone()),
+        victims: made.iter().flat_map(|nomination| &nomination.victims).map(|victim| victim.key.to_string()).collect(),
+    }
+}
+
+/// Permit, PreBind and Bind.
+fn bind(profile: &Profile, placement: Placement) -> Work<Done> {
+    let permits: Vec<_> = profile.at(Point::Permit).filter_map(|plugin| plugin.permit(&placement)).collect();
+    let writes: Vec<_> =
+        profile.at(Point::PreBind).filter_map(|plugin| Some((plugin.name(), plugin.pre_bind(&placement)?))).collect();
+    let binding = profile.at(Point::Bind).find_map(|plugin| Some((plugin.name(), plugin.bind(&placement)?)));
+    Box::pin(async move {
+        let result = async {
+            for permit in permits {
+                permit.await.map_err(|refusal| anyhow::anyhow!(refusal.message()))?;
+            }
+            for (plugin, write) in writes {
+                write.await.map_err(|error| error.context(format!("running PreBind plugin {plugin:?}")))?;
+            }
+            match binding {
+                Some((plugin, bind)) => {
+                    bind.await.map_err(|error| error.context(format!("running Bind plugin {plugin:?}")))
+                }
+                None => anyhow::bail!("no plugin binds"),
+            }
+        };
+        let result = result.await;
+        Done::Bound(Box::new(Bound { placement, result }))
+    })
 }
 
 /// The status part that says why a pod is not scheduled. The time of transition stays if only the words change.
@@ -387,7 +621,7 @@ fn scheduled_condition(pod: &Pod, reason: &str, message: String) -> Value {
 fn says(pod: &Pod, status: &Value) -> bool {
     let said = serde_json::to_value(&pod.status).unwrap_or_default();
     let new = |condition: &Value| !said["conditions"].as_array().is_some_and(|all| all.contains(condition));
-    let nominated = &status["nominatedNodeName"];
+    let nominated = status.get("nominatedNodeName");
     !status["conditions"].as_array().is_some_and(|conditions| conditions.iter().any(new))
-        && (nominated.is_null() || *nominated == said["nominatedNodeName"])
+        && nominated.is_none_or(|nominated| *nominated == said["nominatedNodeName"])
 }

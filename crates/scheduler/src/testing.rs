@@ -6,7 +6,12 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
 
-use crate::cache::{NodeInfo, PodInfo, Snapshot};
+use crate::cycle::{FitError, Search, schedule};
+use crate::framework::{Plugin, Refusal};
+use crate::node::NodeInfo;
+use crate::pod::PodInfo;
+use crate::profile::default_profile;
+use crate::snapshot::Snapshot;
 
 /// A node under construction: 4 CPUs, 8 GiB, 110 pods, zone-less.
 pub struct TestNode {
@@ -34,8 +39,19 @@ impl TestNode {
         self
     }
 
+    pub fn resource(mut self, name: &str, amount: &str) -> Self {
+        self.json["status"]["allocatable"][name] = amount.into();
+        self
+    }
+
     pub fn label(mut self, key: &str, value: &str) -> Self {
         self.json["metadata"]["labels"][key] = value.into();
+        self
+    }
+
+    /// Sets any field by its JSON pointer, making the objects on the way.
+    pub fn set(mut self, pointer: &str, value: Value) -> Self {
+        set(&mut self.json, pointer, value);
         self
     }
 
@@ -61,15 +77,44 @@ impl TestNode {
 }
 
 pub fn snapshot(nodes: Vec<TestNode>) -> Snapshot {
-    let infos = nodes.into_iter().map(TestNode::info);
-    Snapshot {
-        nodes: infos.map(|info| (info.name.clone(), Arc::new(info))).collect(),
-        namespaces: BTreeMap::from([("default".into(), BTreeMap::new())]),
-    }
+    let mut snapshot = Snapshot::default();
+    nodes.into_iter().for_each(|node| snapshot.set_node(node.info()));
+    snapshot.namespaces.insert("default".into(), BTreeMap::new());
+    snapshot.arrange();
+    snapshot
+}
+
+/// The first of equals.
+pub fn first(_: usize) -> usize {
+    0
+}
+
+/// What the default profile decides.
+pub fn decide(pod: TestPod, nodes: &Snapshot) -> Result<String, Box<FitError>> {
+    schedule(&default_profile(), &pod.info(), nodes, &mut Search { start: 0, tie_break: first }, None)
+}
+
+/// What a plugin says of one node.
+pub fn filtered(plugin: &dyn Plugin, pod: TestPod, nodes: &Snapshot, on: &str) -> Result<(), Refusal> {
+    let pod = pod.info();
+    let prepared = plugin.filter(&pod, nodes)?;
+    prepared.filter.map_or(Ok(()), |filter| filter.filter(nodes.node(on).unwrap()))
+}
+
+/// What a plugin makes of all nodes, by their names; nothing if it has no opinion.
+pub fn scored<'n>(plugin: &dyn Plugin, pod: TestPod, nodes: &'n Snapshot) -> Vec<(&'n str, i64)> {
+    let pod = pod.info();
+    let all: Vec<_> = nodes.nodes().collect();
+    let Some(score) = plugin.score(&pod, nodes, &all) else { return Vec::new() };
+    let mut scores: Vec<_> = all.iter().map(|node| score.score(node)).collect();
+    score.normalize(&mut scores, &all);
+    let mut named: Vec<_> = all.iter().map(|node| &node.name[..]).zip(scores).collect();
+    named.sort();
+    named
 }
 
 /// A pod under construction: one container, namespace `default`.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct TestPod {
     json: Value,
 }
@@ -84,6 +129,11 @@ pub fn pod(name: &str) -> TestPod {
 }
 
 impl TestPod {
+    pub fn named(mut self, name: &str) -> Self {
+        self.json["metadata"]["name"] = name.into();
+        self
+    }
+
     pub fn cpu(mut self, amount: &str) -> Self {
         self.json["spec"]["containers"][0]["resources"]["requests"]["cpu"] = amount.into();
         self
@@ -114,9 +164,10 @@ impl TestPod {
 fn set(json: &mut Value, pointer: &str, value: Value) {
     let mut at = json;
     for part in pointer.trim_start_matches('/').split('/') {
+        let part = part.replace("~1", "/").replace("~0", "~");
         at = match part.parse::<usize>() {
             Ok(index) => &mut at[index],
-            Err(_) => &mut at[part],
+            Err(_) => &mut at[&part[..]],
         };
     }
     *at = value;

@@ -10,7 +10,11 @@ use super::is_sidecar;
 
 /// Amounts of resources: cpu in thousandths of a core, everything else in whole units (bytes).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Resources(BTreeMap<String, i64>);
+pub struct Resources {
+    /// Those of [`CORE`]: a decision asks every node for them, so they are found without a search.
+    core: [Option<i64>; CORE.len()],
+    others: BTreeMap<String, i64>,
+}
 
 /// The name of the CPU resource, which is counted in thousandths.
 pub const CPU: &str = "cpu";
@@ -18,54 +22,93 @@ pub const CPU: &str = "cpu";
 pub const MEMORY: &str = "memory";
 /// The name of the resource that limits how many pods a node takes.
 pub const PODS: &str = "pods";
+const CORE: [&str; 4] = [CPU, MEMORY, PODS, "ephemeral-storage"];
 
 impl Resources {
     /// The amounts of a resource list, such as a node's allocatable.
     pub fn from_list(list: &BTreeMap<String, Quantity>) -> Self {
-        Resources(list.iter().map(|(name, quantity)| (name.clone(), amount(name, quantity))).collect())
+        let mut all = Resources::default();
+        for (name, quantity) in list {
+            all.set(name, amount(name, quantity));
+        }
+        all
     }
 
     /// The amount of one resource; 0 if it is not named.
     pub fn get(&self, name: &str) -> i64 {
-        self.0.get(name).copied().unwrap_or_default()
+        self.named(name).unwrap_or_default()
     }
 
     /// Whether the resource is named at all.
     pub fn has(&self, name: &str) -> bool {
-        self.0.contains_key(name)
+        self.named(name).is_some()
+    }
+
+    /// CPU, in thousandths of a core.
+    pub fn cpu(&self) -> i64 {
+        self.core[0].unwrap_or_default()
+    }
+
+    /// Memory, in bytes.
+    pub fn memory(&self) -> i64 {
+        self.core[1].unwrap_or_default()
+    }
+
+    /// How many pods.
+    pub fn pods(&self) -> i64 {
+        self.core[2].unwrap_or_default()
     }
 
     /// Sets the amount of one resource.
     pub fn set(&mut self, name: &str, amount: i64) {
-        self.0.insert(name.to_owned(), amount);
+        *self.entry(name) = amount;
     }
 
-    /// The resources and their amounts, by name.
+    /// The resources and their amounts: CPU, memory, pods and ephemeral storage, then the others by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, i64)> {
-        self.0.iter().map(|(name, amount)| (name.as_str(), *amount))
+        let core = CORE.into_iter().zip(self.core).filter_map(|(name, amount)| Some((name, amount?)));
+        core.chain(self.others.iter().map(|(name, amount)| (name.as_str(), *amount)))
     }
 
     /// Adds all of `other`.
     pub fn add(&mut self, other: &Resources) {
         for (name, amount) in other.iter() {
-            *self.0.entry(name.to_owned()).or_default() += amount;
+            *self.entry(name) += amount;
         }
     }
 
     /// Subtracts all of `other`.
     pub fn subtract(&mut self, other: &Resources) {
         for (name, amount) in other.iter() {
-            *self.0.entry(name.to_owned()).or_default() -= amount;
+            *self.entry(name) -= amount;
         }
     }
 
     /// Raises each amount to that of `other`, where that is higher.
     pub fn raise_to(&mut self, other: &Resources) {
         for (name, amount) in other.iter() {
-            let entry = self.0.entry(name.to_owned()).or_default();
+            let entry = self.entry(name);
             *entry = (*entry).max(amount);
         }
     }
+
+    fn named(&self, name: &str) -> Option<i64> {
+        match core(name) {
+            Some(at) => self.core[at],
+            None => self.others.get(name).copied(),
+        }
+    }
+
+    fn entry(&mut self, name: &str) -> &mut i64 {
+        match core(name) {
+            Some(at) => self.core[at].get_or_insert(0),
+            None => self.others.entry(name.to_owned()).or_default(),
+        }
+    }
+}
+
+fn core(name: &str) -> Option<usize> {
+    CORE.iter().position(|core| *core == name)
 }
 
 fn amount(name: &str, quantity: &Quantity) -> i64 {
@@ -115,7 +158,7 @@ pub fn nonzero_requests(spec: &PodSpec) -> (i64, i64) {
     const DEFAULT_MEMORY: i64 = 200 * 1024 * 1024;
     let sum = spec.containers.iter().fold((0, 0), |(cpu, memory), container| {
         let own = requests(container.resources.as_ref());
-        let or = |name: &str, default| own.0.get(name).copied().unwrap_or(default);
+        let or = |name: &str, default| own.named(name).unwrap_or(default);
         (cpu + or(CPU, DEFAULT_MILLI_CPU), memory + or(MEMORY, DEFAULT_MEMORY))
     });
     let whole = pod_requests(spec);

@@ -124,6 +124,12 @@ pub struct Scheduler {
     /// Only pods with this spec.schedulerName are scheduled.
     #[arg(long, default_value = "default-scheduler")]
     pub scheduler_name: String,
+    /// A KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1): profiles, plugins, weights and arguments.
+    #[arg(long, value_name = "FILE", conflicts_with = "scheduler_name")]
+    pub config: Option<PathBuf>,
+    /// Keep the traces of the last N decisions, for `coracle why`; 0 keeps none.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub explain_decisions: usize,
 }
 
 /// `coracle kubelet`.

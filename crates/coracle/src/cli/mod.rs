@@ -74,6 +74,11 @@ pub enum Command {
     /// For example: coracle history deployment/web -n shop. The store keeps the last hour (--etcd-compaction-interval
     /// of `coracle up`); an object that is deleted by now has a history too.
     History(History),
+    /// Say why a pod is on its node, or why it waits and what would change that.
+    ///
+    /// For example: coracle why pod/web -n shop. Each node's verdict or score by plugin, as of the last decision. The
+    /// scheduler of `coracle up` keeps its last hundred decisions.
+    Why(Why),
     /// List objects as they were at a revision of the store.
     ///
     /// For example: coracle get --at-revision 512 pods -A. A revision is what `coracle history` prints, or the

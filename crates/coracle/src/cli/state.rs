@@ -54,6 +54,25 @@ pub struct History {
     pub store: StoreFlags,
 }
 
+/// `coracle why`.
+#[derive(Debug, Args)]
+pub struct Why {
+    /// The pod: pod/NAME or NAME.
+    pub pod: String,
+    /// The namespace.
+    #[arg(long, short, default_value = "default")]
+    pub namespace: String,
+    /// Print all that is kept of it as JSON, newest first: `-o json`.
+    #[arg(long = "output", short, value_parser = ["json"], value_name = "json")]
+    pub output: Option<String>,
+    /// The kubeconfig (default: that of the data directory).
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// A scheduler that runs alone with --explain-decisions, such as https://127.0.0.1:10259.
+    #[arg(long, value_name = "URL")]
+    pub scheduler: Option<String>,
+}
+
 /// `coracle get`.
 #[derive(Debug, Args)]
 pub struct Get {

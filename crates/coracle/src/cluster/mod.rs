@@ -27,13 +27,14 @@ use coracle_client::transport::{Identity, peer};
 use coracle_controller_manager::Authority;
 use coracle_etcd::EtcdServer;
 use coracle_metrics_server::MetricsServer;
+use coracle_scheduler::explain::Decisions;
 use coracle_store::SharedStore;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::ClusterShape;
-use crate::commands::component::token_signer;
+use crate::commands::component::{explain, token_signer};
 use crate::data_dir::{ClusterConfig, DataDir, Lock, write_private};
 
 pub use control_plane::ControlPlane;
@@ -47,6 +48,9 @@ const RESTART_DELAY: Duration = Duration::from_secs(1);
 pub const DEFAULT_PORT: u16 = 6443;
 /// The number of nodes unless another is asked for.
 pub const DEFAULT_NODES: u8 = 2;
+
+/// So many of the scheduler's last decisions are kept, for `coracle why`.
+const KEPT_DECISIONS: usize = 100;
 
 /// A running cluster.
 #[derive(Debug)]
@@ -148,8 +152,11 @@ impl Cluster {
         });
 
         let user = client("system:kube-scheduler", &[]);
+        let decisions = Decisions::keep(KEPT_DECISIONS);
+        explain(&self.api.config.pages, &decisions);
+        let scheduler = coracle_scheduler::Config { decisions, ..Default::default() };
         supervise(&mut components, &self.shutdown, "scheduler", move |stop| {
-            coracle_scheduler::run(user.clone(), coracle_scheduler::Config::default(), stop)
+            coracle_scheduler::run(user.clone(), scheduler.clone(), stop)
         });
 
         for number in 0..config.nodes {

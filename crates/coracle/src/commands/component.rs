@@ -21,6 +21,7 @@ use coracle_apiserver::auth::front_proxy::RequestHeaders;
 use coracle_apiserver::auth::jwt::TokenKey;
 use coracle_apiserver::auth::static_token::StaticTokens;
 use coracle_apiserver::component::{Answers, Component, serve_plain};
+use coracle_apiserver::pages::Pages;
 use coracle_apiserver::pki::{CertKey, FRONT_PROXY, Pki};
 use coracle_apiserver::security::SecurityConfig;
 use coracle_apiserver::{endpoints, metrics, render, serve};
@@ -29,6 +30,8 @@ use coracle_controller_manager::{Authority, TokenSigner};
 use coracle_kubelet::runtime::docker::{DockerConfig, DockerRuntime, NetworkConfig};
 use coracle_kubelet::runtime::simulated::{SimulatedConfig, SimulatedRuntime};
 use coracle_kubelet::server::ServerCertificate;
+use coracle_scheduler::config::Configuration;
+use coracle_scheduler::explain::Decisions;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
@@ -37,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{self, ClientFlags, ServingFlags};
 use crate::cluster::{NodeOptions, run_node, run_node_on};
+use crate::commands::why::DECISIONS;
 use crate::data_dir::DataDir;
 
 /// A client by a kubeconfig; `agent` is the program it acts for.
@@ -74,6 +78,7 @@ fn hostname() -> String {
 struct Shown {
     config: Value,
     running: Arc<dyn Fn() -> Vec<&'static str> + Send + Sync>,
+    pages: Pages,
 }
 
 /// Runs `work`, as the leader if that was asked for, beside a server of health and metrics.
@@ -96,6 +101,7 @@ where
             client: client.clone(),
             config: shown.config,
             running: shown.running,
+            pages: shown.pages,
             shutdown: shutdown.clone(),
         };
         let certificate = match (&serving.tls_cert_file, &serving.tls_private_key_file) {
@@ -159,7 +165,7 @@ pub async fn controller_manager(data_dir: Option<PathBuf>, options: cli::Control
             "NodeLifecycleController": { "NodeMonitorGracePeriod": format!("{}s", options.node_monitor_grace_period) },
         },
     });
-    let shown = Shown { config: shown, running: Arc::new(move || health.running()) };
+    let shown = Shown { config: shown, running: Arc::new(move || health.running()), pages: Pages::default() };
     led("kube-controller-manager", &options.client, (&options.serving, 10257), shown, |client, shutdown| {
         coracle_controller_manager::run(client, config, shutdown)
     })
@@ -190,15 +196,34 @@ fn certificate_authority(path: &Path) -> anyhow::Result<String> {
 
 /// `coracle scheduler`.
 pub async fn scheduler(options: cli::Scheduler) -> anyhow::Result<()> {
-    let config = coracle_scheduler::Config { scheduler_name: options.scheduler_name };
-    let profiles = json!([{ "schedulerName": config.scheduler_name }]);
+    let configuration = match &options.config {
+        Some(path) => {
+            Configuration::parse(&read(path)?).with_context(|| format!("scheduler configuration {}", path.display()))?
+        }
+        None => Configuration::named(&options.scheduler_name),
+    };
+    let decisions = Decisions::keep(options.explain_decisions);
+    let names = configuration.scheduler_names().into_iter();
+    let profiles: Vec<_> = names.map(|name| json!({ "schedulerName": name })).collect();
     let election = leader_election(&options.client);
     let config_shown = json!({ "componentconfig": { "leaderElection": election, "profiles": profiles } });
-    let shown = Shown { config: config_shown, running: Arc::new(Vec::new) };
+    let pages = Pages::default();
+    explain(&pages, &decisions);
+    let shown = Shown { config: config_shown, running: Arc::new(Vec::new), pages };
+    let config = coracle_scheduler::Config { configuration, decisions };
     led("kube-scheduler", &options.client, (&options.serving, 10259), shown, |client, shutdown| {
         coracle_scheduler::run(client, config, shutdown)
     })
     .await
+}
+
+/// Shows a scheduler's decisions to `coracle why`, if it keeps them.
+pub fn explain(pages: &Pages, decisions: &Decisions) {
+    if decisions.is_on() {
+        let decisions = decisions.clone();
+        let page = move |pod: &str| Some(decisions.of(pod).iter().map(|trace| json!(trace.as_ref())).collect());
+        pages.attach(DECISIONS, Arc::new(page));
+    }
 }
 
 fn leader_election(flags: &ClientFlags) -> Value {

@@ -16,6 +16,7 @@ pub mod setup;
 pub mod snapshot;
 pub mod status;
 pub mod up;
+pub mod why;
 
 use clap::CommandFactory;
 use clap_complete::Shell;

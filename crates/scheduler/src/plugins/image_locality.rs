@@ -1,9 +1,9 @@
 //! ImageLocality: a node that has the images already starts the pod sooner.
 
-use std::collections::BTreeMap;
-
-use crate::cache::{NodeInfo, PodInfo, Snapshot};
-use crate::framework::{ClusterEvent, MAX_NODE_SCORE, Plugin, Score};
+use crate::framework::{MAX_NODE_SCORE, Plugin, Point, Score};
+use crate::node::{NodeInfo, image_name};
+use crate::pod::PodInfo;
+use crate::snapshot::Snapshot;
 
 const MB: i64 = 1024 * 1024;
 /// Below this an image is pulled so fast that it does not matter.
@@ -19,50 +19,65 @@ impl Plugin for ImageLocality {
         "ImageLocality"
     }
 
-    fn unblocked_by(&self) -> &'static [ClusterEvent] {
-        &[]
+    fn points(&self) -> &'static [Point] {
+        &[Point::Score]
     }
 
-    fn score<'a>(&'a self, pod: &'a PodInfo, snapshot: &'a Snapshot) -> Option<Box<dyn Score + 'a>> {
+    fn score<'a>(
+        &'a self,
+        pod: &'a PodInfo,
+        snapshot: &'a Snapshot,
+        _: &[&'a NodeInfo],
+    ) -> Option<Box<dyn Score + 'a>> {
         let containers = pod.spec().init_containers.iter().flatten().chain(&pod.spec().containers);
-        let images: Vec<_> = containers.filter_map(|c| c.image.as_deref()).map(normalized).collect();
+        let images: Vec<_> = containers.map(|c| c.image.as_deref().unwrap_or_default()).collect();
+        let max = MAX_CONTAINER_BYTES * images.len().max(1) as i64;
         // An image on many nodes counts fully, on few less: else all its pods would crowd there.
-        let spread = images
-            .iter()
-            .map(|image| {
-                let having = snapshot.nodes.values().filter(|node| image_bytes(node, image) > 0).count();
-                (image.clone(), having as f64 / snapshot.nodes.len().max(1) as f64)
-            })
-            .collect();
-        Some(Box::new(Locality { images, spread }))
+        let spread = images.into_iter().filter_map(|image| {
+            let name = image_name(image);
+            let having = snapshot.nodes_with_image(&name);
+            (having > 0).then(|| (name, having as f64 / snapshot.len() as f64))
+        });
+        let images: Vec<_> = spread.collect();
+        // Where no node holds any of them, all would get the same: 0.
+        (!images.is_empty()).then(|| Box::new(Locality { images, max }) as Box<dyn Score>)
     }
-}
-
-/// `nginx` and `nginx:latest` are one image.
-fn normalized(image: &str) -> String {
-    let last = image.rsplit('/').next().unwrap_or(image);
-    if last.contains([':', '@']) { image.to_owned() } else { format!("{image}:latest") }
-}
-
-fn image_bytes(node: &NodeInfo, image: &str) -> i64 {
-    let images = node.node.status.iter().flat_map(|status| status.images.iter().flatten());
-    images
-        .filter(|held| held.names.iter().flatten().any(|name| normalized(name) == image))
-        .filter_map(|held| held.size_bytes)
-        .max()
-        .unwrap_or(0)
 }
 
 struct Locality {
-    images: Vec<String>,
-    spread: BTreeMap<String, f64>,
+    images: Vec<(String, f64)>,
+    max: i64,
 }
 
 impl Score for Locality {
     fn score(&self, node: &NodeInfo) -> i64 {
-        let weigh = |image: &String| (image_bytes(node, image) as f64 * self.spread[image]) as i64;
-        let sum: i64 = self.images.iter().map(weigh).sum();
-        let max = MAX_CONTAINER_BYTES * self.images.len().max(1) as i64;
-        (sum.clamp(MIN_BYTES, max) - MIN_BYTES) * MAX_NODE_SCORE / (max - MIN_BYTES)
+        let held = |(image, spread): &(String, f64)| Some((*node.images.get(image)? as f64 * spread) as i64);
+        let sum: i64 = self.images.iter().filter_map(held).sum();
+        (sum.clamp(MIN_BYTES, self.max) - MIN_BYTES) * MAX_NODE_SCORE / (self.max - MIN_BYTES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{node, pod, scored, snapshot};
+
+    #[test]
+    fn a_node_is_better_the_more_of_the_images_it_holds() {
+        let image = |name: &str, mb: i64| json!({ "names": [name], "sizeBytes": mb * MB });
+        let nodes = snapshot(vec![
+            node("large").set("/status/images", json!([image("i:latest", 1000)])),
+            node("small").set("/status/images", json!([image("i", 22)])),
+            node("other").set("/status/images", json!([image("i:v2", 1000)])),
+            node("none"),
+        ]);
+        // The image is on half of the nodes: 500 of at most 1000 MB, of which 23 do not count.
+        let expected = [("large", 48), ("none", 0), ("other", 0), ("small", 0)];
+        assert_eq!(scored(&ImageLocality, pod("p"), &nodes), expected);
+        assert!(
+            ImageLocality.score(&pod("p").set("/spec/containers/0/image", "j".into()).info(), &nodes, &[]).is_none()
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! SchedulingGates: a pod with gates is not considered until all have been removed.
 
-use crate::cache::PodInfo;
-use crate::framework::{ClusterEvent, Plugin};
+use crate::framework::{ClusterEvent, Plugin, Point, Refusal};
+use crate::pod::PodInfo;
 
 #[derive(Debug)]
 pub(super) struct SchedulingGates;
@@ -11,12 +11,39 @@ impl Plugin for SchedulingGates {
         "SchedulingGates"
     }
 
-    fn unblocked_by(&self) -> &'static [ClusterEvent] {
-        &[ClusterEvent::PodChanged]
+    fn points(&self) -> &'static [Point] {
+        &[Point::PreEnqueue]
     }
 
-    fn pre_enqueue(&self, pod: &PodInfo) -> Result<(), String> {
+    fn events(&self) -> &'static [ClusterEvent] {
+        &[ClusterEvent::PodSchedulingGatesEliminated]
+    }
+
+    fn pre_enqueue(&self, pod: &PodInfo) -> Result<(), Refusal> {
         let gates: Vec<_> = pod.spec().scheduling_gates.iter().flatten().map(|gate| gate.name.as_str()).collect();
-        if gates.is_empty() { Ok(()) } else { Err(format!("waiting for scheduling gates: [{}]", gates.join(" "))) }
+        if gates.is_empty() {
+            return Ok(());
+        }
+        Err(Refusal::unresolvable(format!("waiting for scheduling gates: [{}]", gates.join(" "))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::pod;
+
+    #[test]
+    fn a_pod_waits_for_all_of_its_gates() {
+        for (gates, expected) in [
+            (json!([]), Ok(())),
+            (json!([{ "name": "a" }]), Err("waiting for scheduling gates: [a]".to_owned())),
+            (json!([{ "name": "a" }, { "name": "b" }]), Err("waiting for scheduling gates: [a b]".to_owned())),
+        ] {
+            let pod = pod("p").set("/spec/schedulingGates", gates).info();
+            assert_eq!(SchedulingGates.pre_enqueue(&pod).map_err(|refusal| refusal.message()), expected);
+        }
     }
 }

@@ -3,8 +3,12 @@
 use coracle_client::scheduling::tolerates;
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 
-use crate::cache::{NodeInfo, PodInfo, Snapshot};
-use crate::framework::{ClusterEvent, Filter, Plugin, PreFilter, Refusal, Score, default_normalize};
+use crate::framework::{
+    ClusterEvent, Filter, Happening, Object, Plugin, Point, PreFilter, Prepared, Refusal, Score, default_normalize,
+};
+use crate::node::{NodeInfo, taints};
+use crate::pod::PodInfo;
+use crate::snapshot::Snapshot;
 
 const REASON: &str = "node(s) had untolerated taint(s)";
 
@@ -16,34 +20,49 @@ impl Plugin for TaintToleration {
         "TaintToleration"
     }
 
-    fn unblocked_by(&self) -> &'static [ClusterEvent] {
-        &[ClusterEvent::NodeChanged, ClusterEvent::PodChanged]
+    fn points(&self) -> &'static [Point] {
+        &[Point::Filter, Point::PreScore, Point::Score]
+    }
+
+    fn events(&self) -> &'static [ClusterEvent] {
+        &[ClusterEvent::NodeAdd, ClusterEvent::NodeTaintChange, ClusterEvent::PodTolerationChange]
+    }
+
+    fn hint(&self, pod: &PodInfo, happened: &Happening) -> bool {
+        let Object::Node(old, Some(new)) = &happened.object else { return true };
+        let wanted = |node| untolerated(taints(node), pod.tolerations(), forbids).next().is_none();
+        wanted(new) && old.as_ref().is_none_or(|old| !wanted(old))
     }
 
     fn filter<'a>(&'a self, pod: &'a PodInfo, _: &'a Snapshot) -> PreFilter<'a> {
-        Ok(Some(Box::new(Tolerations(pod.spec().tolerations.as_deref().unwrap_or_default()))))
+        Prepared::filter(Tolerations(pod.tolerations()))
     }
 
-    fn score<'a>(&'a self, pod: &'a PodInfo, _: &'a Snapshot) -> Option<Box<dyn Score + 'a>> {
-        Some(Box::new(Tolerations(pod.spec().tolerations.as_deref().unwrap_or_default())))
+    fn score<'a>(&'a self, pod: &'a PodInfo, _: &'a Snapshot, _: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
+        Some(Box::new(Tolerations(pod.tolerations())))
     }
+}
+
+/// Whether a taint keeps pods away for sure.
+pub(super) fn forbids(taint: &Taint) -> bool {
+    matches!(&taint.effect[..], "NoSchedule" | "NoExecute")
+}
+
+/// The taints of some kind that nothing tolerates.
+pub(super) fn untolerated<'t>(
+    taints: &'t [Taint],
+    tolerations: &'t [Toleration],
+    kind: fn(&Taint) -> bool,
+) -> impl Iterator<Item = &'t Taint> {
+    let tolerated = |taint: &Taint| tolerations.iter().any(|toleration| tolerates(toleration, taint));
+    taints.iter().filter(move |taint| kind(taint) && !tolerated(taint))
 }
 
 struct Tolerations<'a>(&'a [Toleration]);
 
-impl Tolerations<'_> {
-    fn untolerated<'n>(&self, node: &'n NodeInfo, effects: &'n [&str]) -> impl Iterator<Item = &'n Taint> {
-        let taints = node.node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
-        let tolerations = self.0.to_vec();
-        taints
-            .filter(move |taint| effects.contains(&taint.effect.as_str()))
-            .filter(move |taint| !tolerations.iter().any(|toleration| tolerates(toleration, taint)))
-    }
-}
-
 impl Filter for Tolerations<'_> {
     fn filter(&self, node: &NodeInfo) -> Result<(), Refusal> {
-        match self.untolerated(node, &["NoSchedule", "NoExecute"]).next() {
+        match untolerated(node.taints(), self.0, forbids).next() {
             None => Ok(()),
             Some(_) => Err(Refusal::unresolvable(REASON)),
         }
@@ -52,10 +71,52 @@ impl Filter for Tolerations<'_> {
 
 impl Score for Tolerations<'_> {
     fn score(&self, node: &NodeInfo) -> i64 {
-        self.untolerated(node, &["PreferNoSchedule"]).count() as i64
+        untolerated(node.taints(), self.0, |taint| taint.effect == "PreferNoSchedule").count() as i64
     }
 
-    fn normalize(&self, scores: &mut [i64]) {
+    fn normalize(&self, scores: &mut [i64], _: &[&NodeInfo]) {
         default_normalize(scores, true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{filtered, node, pod, scored, snapshot};
+
+    #[test]
+    fn untolerated_taints_keep_pods_away_or_make_a_node_less_good() {
+        let tainted = |effect| node("n").taint("dedicated", "db", effect);
+        let tolerant = |effect: &str| {
+            pod("p").set(
+                "/spec/tolerations",
+                json!([{ "key": "dedicated", "operator": "Equal", "value": "db", "effect": effect }]),
+            )
+        };
+        let refused = Err(Refusal::unresolvable(REASON));
+        for (effect, pod, expected) in [
+            ("NoSchedule", pod("p"), refused.clone()),
+            ("NoExecute", pod("p"), refused.clone()),
+            ("PreferNoSchedule", pod("p"), Ok(())),
+            ("NoSchedule", tolerant("NoSchedule"), Ok(())),
+            ("NoSchedule", tolerant(""), Ok(())),
+            ("NoSchedule", tolerant("NoExecute"), refused),
+        ] {
+            assert_eq!(filtered(&TaintToleration, pod, &snapshot(vec![tainted(effect)]), "n"), expected, "{effect}");
+        }
+    }
+
+    #[test]
+    fn of_nodes_that_would_rather_not_the_one_with_fewer_reasons_is_best() {
+        let nodes = snapshot(vec![
+            node("a"),
+            node("b").taint("x", "", "PreferNoSchedule"),
+            node("c").taint("x", "", "PreferNoSchedule").taint("y", "", "PreferNoSchedule"),
+        ]);
+        assert_eq!(scored(&TaintToleration, pod("p"), &nodes), [("a", 100), ("b", 50), ("c", 0)]);
+        let tolerant = pod("p").set("/spec/tolerations", json!([{ "operator": "Exists" }]));
+        assert_eq!(scored(&TaintToleration, tolerant, &nodes), [("a", 100), ("b", 100), ("c", 100)]);
     }
 }

@@ -1,0 +1,228 @@
+//! All that a decision may look at, as of one moment.
+//!
+//! The cache keeps one snapshot current and lends it to each cycle: nothing is copied, because nothing changes
+//! while a decision is made.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use coracle_client::ObjectKey;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
+
+use crate::node::{NodeInfo, REGION, ZONE};
+use crate::pod::PodInfo;
+
+/// All that a decision may look at.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    nodes: Vec<NodeInfo>,
+    /// Where each node is in `nodes`.
+    index: BTreeMap<String, usize>,
+    /// In which order nodes are looked at: one of each zone in turn.
+    order: Vec<usize>,
+    /// How many nodes hold each image.
+    images: BTreeMap<String, usize>,
+    /// The nodes with pods that want to be near others, or away from them.
+    with_affinity: BTreeSet<String>,
+    /// Labels of namespaces, for affinity terms with a namespace selector.
+    pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Pods for which room was made on a node, and which are not there yet.
+    pub nominated: BTreeMap<String, BTreeMap<ObjectKey, Arc<PodInfo>>>,
+    /// Claims.
+    pub claims: Listed<PersistentVolumeClaim>,
+    /// Volumes.
+    pub volumes: Listed<PersistentVolume>,
+    /// Storage classes.
+    pub classes: Listed<StorageClass>,
+    /// The CSI drivers on each node.
+    pub csi_nodes: Listed<CSINode>,
+    /// What CSI drivers say of themselves.
+    pub csi_drivers: Listed<CSIDriver>,
+    /// How much storage there is where.
+    pub capacities: Listed<CSIStorageCapacity>,
+    /// The volumes attached to nodes.
+    pub attachments: Listed<VolumeAttachment>,
+    /// How many pods must stay.
+    pub budgets: Listed<PodDisruptionBudget>,
+    /// Services: their pods are spread.
+    pub services: Listed<Service>,
+}
+
+impl Snapshot {
+    /// The nodes, in the order in which they are looked at.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeInfo> {
+        self.order.iter().map(|at| &self.nodes[*at])
+    }
+
+    /// The node that is looked at as the `turn`th; there are [`len`](Snapshot::len).
+    pub fn nth(&self, turn: usize) -> &NodeInfo {
+        &self.nodes[self.order[turn]]
+    }
+
+    /// How many nodes there are.
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Whether there is no node.
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// A node by its name.
+    pub fn node(&self, name: &str) -> Option<&NodeInfo> {
+        self.index.get(name).map(|at| &self.nodes[*at])
+    }
+
+    /// The nodes with pods that want to be near others, or away from them.
+    pub fn nodes_with_affinity(&self) -> impl Iterator<Item = &NodeInfo> {
+        self.with_affinity.iter().filter_map(|name| self.node(name))
+    }
+
+    /// How many nodes hold an image, by its [name](crate::node::image_name).
+    pub fn nodes_with_image(&self, name: &str) -> usize {
+        self.images.get(name).copied().unwrap_or_default()
+    }
+
+    /// A node came, or another state of it; its pods stay.
+    pub fn set_node(&mut self, node: NodeInfo) {
+        let same_images = self.node(&node.name).is_some_and(|known| known.images == node.images);
+        if !same_images {
+            self.count_images(&node.name, false);
+        }
+        let name = node.name.clone();
+        match self.index.get(&name).map(|at| &mut self.nodes[*at]) {
+            Some(known) => {
+                if zone(known) != zone(&node) {
+                    self.order.clear();
+                }
+                (known.node, known.allocatable, known.images) = (node.node, node.allocatable, node.images);
+            }
+            None => {
+                if !node.with_affinity.is_empty() {
+                    self.with_affinity.insert(name.clone());
+                }
+                self.index.insert(name.clone(), self.nodes.len());
+                self.nodes.push(node);
+                self.order.clear();
+            }
+        }
+        if !same_images {
+            self.count_images(&name, true);
+        }
+    }
+
+    /// A node went.
+    pub fn remove_node(&mut self, name: &str) {
+        self.count_images(name, false);
+        self.with_affinity.remove(name);
+        let Some(at) = self.index.remove(name) else { return };
+        self.nodes.swap_remove(at);
+        if let Some(moved) = self.nodes.get(at) {
+            self.index.insert(moved.name.clone(), at);
+        }
+        self.order.clear();
+    }
+
+    /// Changes the pods of a node.
+    pub fn change_node(&mut self, name: &str, change: impl FnOnce(&mut NodeInfo)) {
+        let Some(at) = self.index.get(name) else { return };
+        let node = &mut self.nodes[*at];
+        let had = !node.with_affinity.is_empty();
+        change(node);
+        if had == node.with_affinity.is_empty() {
+            let node = node.name.clone();
+            if had {
+                self.with_affinity.remove(&node)
+            } else {
+                self.with_affinity.insert(node)
+            };
+        }
+    }
+
+    /// Makes the order of nodes good again after nodes came or went; nothing else may be asked before.
+    pub fn arrange(&mut self) {
+        if self.order.len() == self.nodes.len() {
+            return;
+        }
+        let mut zones: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+        for at in self.index.values() {
+            zones.entry(zone(&self.nodes[*at])).or_default().push(*at);
+        }
+        let longest = zones.values().map(Vec::len).max().unwrap_or_default();
+        self.order =
+            (0..longest).flat_map(|turn| zones.values().filter_map(move |zone| zone.get(turn).copied())).collect();
+    }
+
+    fn count_images(&mut self, node: &str, more: bool) {
+        let Some(at) = self.index.get(node) else { return };
+        for name in self.nodes[*at].images.keys() {
+            let count = self.images.entry(name.clone()).or_default();
+            *count = if more { *count + 1 } else { count.saturating_sub(1) };
+        }
+        self.images.retain(|_, count| *count > 0);
+    }
+}
+
+fn zone(node: &NodeInfo) -> (Option<String>, Option<String>) {
+    (node.labels().get(REGION).cloned(), node.labels().get(ZONE).cloned())
+}
+
+/// The objects of one kind, as last seen or as they are about to be written.
+#[derive(Debug)]
+pub struct Listed<K> {
+    seen: BTreeMap<ObjectKey, Arc<K>>,
+    /// What the scheduler decided to write, until the API server shows a newer state.
+    assumed: BTreeMap<ObjectKey, Arc<K>>,
+}
+
+impl<K> Default for Listed<K> {
+    fn default() -> Self {
+        Listed { seen: BTreeMap::new(), assumed: BTreeMap::new() }
+    }
+}
+
+impl<K> Listed<K> {
+    /// One object.
+    pub fn get(&self, key: &ObjectKey) -> Option<&Arc<K>> {
+        self.assumed.get(key).or_else(|| self.seen.get(key))
+    }
+
+    /// One object of a kind without namespaces.
+    pub fn named(&self, name: &str) -> Option<&Arc<K>> {
+        self.get(&ObjectKey::new("", name))
+    }
+
+    /// All objects, by key.
+    pub fn iter(&self) -> impl Iterator<Item = (&ObjectKey, &Arc<K>)> {
+        self.seen.iter().map(|(key, seen)| (key, self.assumed.get(key).unwrap_or(seen)))
+    }
+
+    /// The objects of a namespace, by name.
+    pub fn of_namespace<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<K>> {
+        let from = ObjectKey::new(namespace, "");
+        let own = self.seen.range(from..).take_while(move |(key, _)| key.namespace == namespace);
+        own.map(|(key, seen)| self.assumed.get(key).unwrap_or(seen))
+    }
+
+    /// What the API server shows now.
+    pub fn set(&mut self, key: ObjectKey, now: Option<Arc<K>>) {
+        self.assumed.remove(&key);
+        match now {
+            Some(object) => self.seen.insert(key, object),
+            None => self.seen.remove(&key),
+        };
+    }
+
+    /// What is about to be written.
+    pub fn assume(&mut self, key: ObjectKey, object: Arc<K>) {
+        self.assumed.insert(key, object);
+    }
+
+    /// It will not be written after all.
+    pub fn forget(&mut self, key: &ObjectKey) {
+        self.assumed.remove(key);
+    }
+}
