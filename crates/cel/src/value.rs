@@ -130,6 +130,11 @@ impl Value {
         Value::Optional(Some(Arc::new(self)))
     }
 
+    /// `semver(text)`; none if it is no version.
+    pub fn semver(text: &str) -> Option<Value> {
+        Version::parse(text, false).map(|version| Value::Semver(Arc::new(version)))
+    }
+
     /// JSON whose schema is not known.
     pub fn untyped(json: &Json) -> Value {
         match json {

@@ -304,6 +304,7 @@ mod tests {
                 "VolumeZone",
                 "PodTopologySpread",
                 "InterPodAffinity",
+                "DynamicResources",
             ]
         );
         let scores: Vec<_> = profile.scores().map(|(plugin, weight)| (plugin.name(), weight)).collect();
@@ -319,7 +320,7 @@ mod tests {
                 ("ImageLocality", 1),
             ]
         );
-        assert_eq!(names(profile, Point::PostFilter), ["DefaultPreemption"]);
+        assert_eq!(names(profile, Point::PostFilter), ["DynamicResources", "DefaultPreemption"]);
         assert_eq!(names(profile, Point::Bind), ["DefaultBinder"]);
     }
 

@@ -260,3 +260,91 @@ impl Decisions {
         kept.iter().rev().filter(|trace| trace.pod == pod).cloned().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cycle::{Search, schedule};
+    use crate::profile::default_profile;
+    use crate::snapshot::Snapshot;
+    use crate::testing::{TestPod, first, node, pod, snapshot};
+
+    fn trace(pod: TestPod, nodes: &Snapshot) -> Trace {
+        let mut trace = Trace { pod: "default/p".into(), scheduler: "default-scheduler".into(), ..Trace::default() };
+        trace.attempt = 1;
+        trace.time = "now".into();
+        let mut search = Search { start: 0, tie_break: first };
+        let decision = schedule(&default_profile(), &pod.info(), nodes, &mut search, Some(&mut trace));
+        trace.outcome = match decision {
+            Ok(node) => Outcome::Scheduled { node },
+            Err(error) => Outcome::Unschedulable {
+                message: error.message(),
+                unblocked_by: BTreeMap::from([("NodeResourcesFit".into(), vec!["NodeAdd".into()])]),
+                nominated_node: Some("b".into()),
+                victims: vec!["default/x".into()],
+            },
+        };
+        trace
+    }
+
+    fn nodes() -> Snapshot {
+        snapshot(vec![node("a").with(pod("x").cpu("2")), node("b"), node("c").taint("k", "v", "NoSchedule")])
+    }
+
+    #[test]
+    fn a_placed_pod_is_explained_by_scores() {
+        assert_eq!(
+            trace(pod("p").cpu("1"), &nodes()).to_string(),
+            "pod default/p, attempt 1 of default-scheduler at now
+goes to b: the best of 2 possible ones (3 of 3 looked at)
+
+score                                      b         a
+TaintToleration                        100×3     100×3
+NodeResourcesFit                        86×1      60×1
+NodeResourcesBalancedAllocation         87×1      62×1
+sum                                      473       422
+
+not possible:
+  c: node(s) had untolerated taint(s) (TaintToleration)
+"
+        );
+    }
+
+    #[test]
+    fn a_waiting_pod_is_explained_by_refusals_and_what_lifts_them() {
+        assert_eq!(
+            trace(pod("p").cpu("9"), &nodes()).to_string(),
+            "pod default/p, attempt 1 of default-scheduler at now
+must wait: 0/3 nodes are available: 1 node(s) had untolerated taint(s), 2 Insufficient cpu.
+
+not possible:
+  a, b: Insufficient cpu (NodeResourcesFit)
+  c: node(s) had untolerated taint(s) (TaintToleration)
+
+room is made on b; there go: default/x
+
+it is tried again when one of these happens, and every five minutes:
+  NodeResourcesFit: NodeAdd
+"
+        );
+    }
+
+    #[test]
+    fn a_trace_is_json_and_back() {
+        let trace = trace(pod("p").cpu("1"), &nodes());
+        let json = serde_json::to_value(&trace).unwrap();
+        assert_eq!(json["outcome"], serde_json::json!({ "result": "scheduled", "node": "b" }));
+        assert_eq!(serde_json::from_value::<Trace>(json).unwrap(), trace);
+    }
+
+    #[test]
+    fn the_last_decisions_are_kept_newest_first_and_none_if_none_are_wanted() {
+        let decisions = Decisions::keep(2);
+        for (pod, attempt) in [("a", 1), ("b", 1), ("a", 2)] {
+            decisions.push(Trace { pod: pod.into(), attempt, ..Trace::default() });
+        }
+        let kept: Vec<_> = decisions.of("a").iter().map(|trace| trace.attempt).collect();
+        assert_eq!(kept, [2]);
+        assert!(!Decisions::default().is_on());
+    }
+}

@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use coracle_client::ObjectKey;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::Client;
 
 use crate::cycle::FitError;
@@ -190,6 +191,13 @@ pub enum ClusterEvent {
     CSIStorageCapacityAdd,
     CSIStorageCapacityUpdate,
     VolumeAttachmentDelete,
+    ResourceClaimAdd,
+    ResourceClaimUpdate,
+    ResourceClaimDelete,
+    ResourceSliceAdd,
+    ResourceSliceUpdate,
+    DeviceClassAdd,
+    DeviceClassUpdate,
 }
 
 /// Of what object a [`Happening`] tells: its state before and after.
@@ -221,6 +229,8 @@ pub enum Assumption {
     Claim(Arc<PersistentVolumeClaim>),
     /// A volume, with the claim that it is for.
     Volume(Arc<PersistentVolume>),
+    /// A claim of devices, with what is allocated for it and to whom.
+    ResourceClaim(Arc<ResourceClaim>),
 }
 
 impl Assumption {
@@ -229,6 +239,9 @@ impl Assumption {
         match self {
             Assumption::Claim(claim) => snapshot.claims.assume(ObjectKey::of(claim.as_ref()), claim.clone()),
             Assumption::Volume(volume) => snapshot.volumes.assume(ObjectKey::of(volume.as_ref()), volume.clone()),
+            Assumption::ResourceClaim(claim) => {
+                snapshot.resource_claims.assume(ObjectKey::of(claim.as_ref()), claim.clone());
+            }
         }
     }
 
@@ -237,6 +250,7 @@ impl Assumption {
         match self {
             Assumption::Claim(claim) => snapshot.claims.forget(&ObjectKey::of(claim.as_ref())),
             Assumption::Volume(volume) => snapshot.volumes.forget(&ObjectKey::of(volume.as_ref())),
+            Assumption::ResourceClaim(claim) => snapshot.resource_claims.forget(&ObjectKey::of(claim.as_ref())),
         }
     }
 }

@@ -31,6 +31,8 @@ pub mod snapshot;
 mod volumes;
 
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod testing;
 
 pub use run::{Config, run};

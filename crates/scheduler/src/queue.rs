@@ -146,6 +146,11 @@ impl Queue {
         })
     }
 
+    /// The UID of the pod that has this name here.
+    pub fn uid(&self, key: &ObjectKey) -> Option<&str> {
+        self.pods.get(key).map(|waiting| waiting.pod.uid())
+    }
+
     /// A pending pod changed in nothing that matters to its turn.
     pub fn renew(&mut self, pod: Arc<PodInfo>) {
         if let Some(waiting) = self.pods.get_mut(&pod.key) {

@@ -41,7 +41,10 @@ impl World {
             ("NodeUnschedulable", is_cordoned(&node.node)),
             ("TaintToleration", untolerated(pod, node, "NoSchedule") > 0),
             ("NodeAffinity", !node_matches(pod.spec(), &node.node)),
-            ("NodePorts", node.pods.values().any(|other| pod.host_ports().any(|a| other.host_ports().any(|b| a.collides(&b))))),
+            (
+                "NodePorts",
+                node.pods.values().any(|other| pod.host_ports().any(|a| other.host_ports().any(|b| a.collides(&b)))),
+            ),
             ("NodeResourcesFit", !self.has_room(pod, node)),
             ("PodTopologySpread", !hard(pod).iter().all(|constraint| self.is_even(pod, node, constraint))),
             ("InterPodAffinity", !self.is_wanted(pod, node)),
@@ -65,7 +68,8 @@ impl World {
             keys && node_matches(pod.spec(), &node.node)
         };
         let Some(value) = node.labels().get(&constraint.topology_key) else { return false };
-        let domains: BTreeSet<_> = self.nodes.iter().filter(counts).map(|n| &n.labels()[&constraint.topology_key]).collect();
+        let domains: BTreeSet<_> =
+            self.nodes.iter().filter(counts).map(|n| &n.labels()[&constraint.topology_key]).collect();
         let count = |value: &String| {
             let there = |node: &&NodeInfo| counts(node) && node.labels()[&constraint.topology_key] == *value;
             let nodes = self.nodes.iter().filter(there);
@@ -84,7 +88,10 @@ impl World {
         let labelled = own.near.iter().all(|term| node.labels().contains_key(&term.key));
         let friends = own.near.iter().all(|term| self.near(node, &term.key, all) > 0);
         // Friends count only where their nodes have the key.
-        let nobody = !own.near.iter().any(|term| self.pods().any(|(other, on)| all(other) && on.labels().contains_key(&term.key)));
+        let nobody = !own
+            .near
+            .iter()
+            .any(|term| self.pods().any(|(other, on)| all(other) && on.labels().contains_key(&term.key)));
         let near = own.near.is_empty() || labelled && (friends || nobody && all(pod));
         let away = own.away.iter().all(|term| self.near(node, &term.key, |other| means(term, other)) == 0);
         let tolerated = self.pods().all(|(other, on)| {
@@ -107,7 +114,9 @@ impl World {
             (nodes.iter().map(|node| balanced(pod, node)).collect(), 1),
             (nodes.iter().map(|node| self.image(node)).collect(), 1),
         ];
-        (0..nodes.len()).map(|at| plugins.iter().map(|(scores, weight)| scores.get(at).unwrap_or(&0) * weight).sum()).collect()
+        (0..nodes.len())
+            .map(|at| plugins.iter().map(|(scores, weight)| scores.get(at).unwrap_or(&0) * weight).sum())
+            .collect()
     }
 
     fn spread(&self, pod: &PodInfo, nodes: &[&NodeInfo]) -> Vec<i64> {
@@ -118,7 +127,8 @@ impl World {
             (true, Some(_)) => vec![(HOSTNAME.into(), 3, None), (ZONE.into(), 5, None)],
             (false, _) => {
                 let soft = own.into_iter().filter(|constraint| constraint.when_unsatisfiable == "ScheduleAnyway");
-                soft.map(|constraint| (constraint.topology_key.clone(), constraint.max_skew, Some(constraint))).collect()
+                soft.map(|constraint| (constraint.topology_key.clone(), constraint.max_skew, Some(constraint)))
+                    .collect()
             }
         };
         if soft.is_empty() {
@@ -136,7 +146,10 @@ impl World {
                 let counts = |other: &NodeInfo| keys(other) && node_matches(pod.spec(), &other.node);
                 let count = match &key[..] {
                     HOSTNAME => node.pods.values().filter(|other| such(other)).count(),
-                    _ => self.pods().filter(|(other, on)| on.labels().get(key) == Some(value) && such(other) && counts(on)).count(),
+                    _ => self
+                        .pods()
+                        .filter(|(other, on)| on.labels().get(key) == Some(value) && such(other) && counts(on))
+                        .count(),
                 };
                 let values: BTreeSet<_> = considered.iter().filter_map(|node| node.labels().get(key)).collect();
                 let size = if key == HOSTNAME { considered.len() } else { values.len() };
@@ -232,23 +245,28 @@ fn balanced(pod: &PodInfo, node: &NodeInfo) -> i64 {
 
 fn nodes() -> impl Strategy<Value = Vec<TestNode>> {
     let one = (0..3usize, 1..5u32, 1..5u32, 0..6usize, 0..8u32, 0..4u32, any::<bool>());
-    let make = |(at, (zone, cpu, memory, taint, cordoned, image, ssd)): (usize, (usize, u32, u32, usize, u32, u32, bool))| {
-        let mut node = node(&format!("n{at}")).cpu(&cpu.to_string()).resource("memory", &format!("{memory}Gi")).max_pods("6");
-        if zone > 0 {
-            node = node.label(ZONE, &zone.to_string());
-        }
-        node = match taint {
-            0 => node.taint("k", "v", "NoSchedule"),
-            1 => node.taint("k", "v", "PreferNoSchedule"),
-            2 => node.taint("k", "v", "PreferNoSchedule").taint("l", "v", "PreferNoSchedule"),
-            _ => node,
+    let make =
+        |(at, (zone, cpu, memory, taint, cordoned, image, ssd)): (usize, (usize, u32, u32, usize, u32, u32, bool))| {
+            let mut node =
+                node(&format!("n{at}")).cpu(&cpu.to_string()).resource("memory", &format!("{memory}Gi")).max_pods("6");
+            if zone > 0 {
+                node = node.label(ZONE, &zone.to_string());
+            }
+            node = match taint {
+                0 => node.taint("k", "v", "NoSchedule"),
+                1 => node.taint("k", "v", "PreferNoSchedule"),
+                2 => node.taint("k", "v", "PreferNoSchedule").taint("l", "v", "PreferNoSchedule"),
+                _ => node,
+            };
+            if image > 0 {
+                node = node.set(
+                    "/status/images",
+                    json!([{ "names": ["i:latest"], "sizeBytes": i64::from(image) * 300_000_000 }]),
+                );
+            }
+            let node = node.set("/spec/unschedulable", (cordoned == 0).into());
+            if ssd { node.label("disk", "ssd") } else { node }
         };
-        if image > 0 {
-            node = node.set("/status/images", json!([{ "names": ["i:latest"], "sizeBytes": i64::from(image) * 300_000_000 }]));
-        }
-        let node = node.set("/spec/unschedulable", (cordoned == 0).into());
-        if ssd { node.label("disk", "ssd") } else { node }
-    };
     prop::collection::vec(one, 1..7).prop_map(move |all| all.into_iter().enumerate().map(make).collect())
 }
 

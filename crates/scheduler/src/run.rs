@@ -93,6 +93,11 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) ->
     listed(&informers, &sender, |s| &mut s.attachments, None, Some(VolumeAttachmentDelete)).await;
     listed(&informers, &sender, |s| &mut s.budgets, None, None).await;
     listed(&informers, &sender, |s| &mut s.services, None, None).await;
+    let claim = (ResourceClaimAdd, ResourceClaimUpdate);
+    listed(&informers, &sender, |s| &mut s.resource_claims, Some(claim), Some(ResourceClaimDelete)).await;
+    let slice = (ResourceSliceAdd, ResourceSliceUpdate);
+    listed(&informers, &sender, |s| &mut s.resource_slices, Some(slice), None).await;
+    listed(&informers, &sender, |s| &mut s.device_classes, Some((DeviceClassAdd, DeviceClassUpdate)), None).await;
     claims.wait_for_sync().await;
     let tell = sender.clone();
     claims.on_change(move |change| {
@@ -421,6 +426,10 @@ impl Scheduler {
             Done::Failed(key) => return self.queue.activate(&key, coracle_clock::instant()),
             Done::Bound(bound) => *bound,
         };
+        // Another pod of the same name by now: what became of this one is no matter.
+        if self.queue.uid(&placement.pod.key).is_some_and(|uid| uid != placement.pod.uid()) {
+            return;
+        }
         if result.is_ok()
             && let Some(profile) = self.profiles.of(&placement.pod.pod)
         {

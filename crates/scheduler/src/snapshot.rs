@@ -9,6 +9,7 @@ use std::sync::Arc;
 use coracle_client::ObjectKey;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 
 use crate::node::{NodeInfo, REGION, ZONE};
@@ -25,7 +26,7 @@ pub struct Snapshot {
     /// How many nodes hold each image.
     images: BTreeMap<String, usize>,
     /// The nodes with pods that want to be near others, or away from them.
-    with_affinity: BTreeSet<String>,
+    with_affinity: BTreeSet<usize>,
     /// Labels of namespaces, for affinity terms with a namespace selector.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Pods for which room was made on a node, and which are not there yet.
@@ -46,6 +47,12 @@ pub struct Snapshot {
     pub attachments: Listed<VolumeAttachment>,
     /// How many pods must stay.
     pub budgets: Listed<PodDisruptionBudget>,
+    /// Claims of devices.
+    pub resource_claims: Listed<ResourceClaim>,
+    /// The devices that drivers publish.
+    pub resource_slices: Listed<ResourceSlice>,
+    /// Sorts of devices.
+    pub device_classes: Listed<DeviceClass>,
     /// Services: their pods are spread.
     pub services: Listed<Service>,
 }
@@ -78,7 +85,7 @@ impl Snapshot {
 
     /// The nodes with pods that want to be near others, or away from them.
     pub fn nodes_with_affinity(&self) -> impl Iterator<Item = &NodeInfo> {
-        self.with_affinity.iter().filter_map(|name| self.node(name))
+        self.with_affinity.iter().map(|at| &self.nodes[*at])
     }
 
     /// How many nodes hold an image, by its [name](crate::node::image_name).
@@ -102,7 +109,7 @@ impl Snapshot {
             }
             None => {
                 if !node.with_affinity.is_empty() {
-                    self.with_affinity.insert(name.clone());
+                    self.with_affinity.insert(self.nodes.len());
                 }
                 self.index.insert(name.clone(), self.nodes.len());
                 self.nodes.push(node);
@@ -117,27 +124,30 @@ impl Snapshot {
     /// A node went.
     pub fn remove_node(&mut self, name: &str) {
         self.count_images(name, false);
-        self.with_affinity.remove(name);
         let Some(at) = self.index.remove(name) else { return };
         self.nodes.swap_remove(at);
+        self.with_affinity.remove(&at);
+        // The last one is in its place now.
         if let Some(moved) = self.nodes.get(at) {
             self.index.insert(moved.name.clone(), at);
+            if self.with_affinity.remove(&self.nodes.len()) {
+                self.with_affinity.insert(at);
+            }
         }
         self.order.clear();
     }
 
     /// Changes the pods of a node.
     pub fn change_node(&mut self, name: &str, change: impl FnOnce(&mut NodeInfo)) {
-        let Some(at) = self.index.get(name) else { return };
-        let node = &mut self.nodes[*at];
+        let Some(at) = self.index.get(name).copied() else { return };
+        let node = &mut self.nodes[at];
         let had = !node.with_affinity.is_empty();
         change(node);
         if had == node.with_affinity.is_empty() {
-            let node = node.name.clone();
             if had {
-                self.with_affinity.remove(&node)
+                self.with_affinity.remove(&at)
             } else {
-                self.with_affinity.insert(node)
+                self.with_affinity.insert(at)
             };
         }
     }

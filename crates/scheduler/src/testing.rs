@@ -14,6 +14,7 @@ use crate::profile::default_profile;
 use crate::snapshot::Snapshot;
 
 /// A node under construction: 4 CPUs, 8 GiB, 110 pods, zone-less.
+#[derive(Clone, Debug)]
 pub struct TestNode {
     json: Value,
     pods: Vec<TestPod>,

@@ -67,6 +67,7 @@ impl Volumes {
                     api.patch(&key.name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
                     waiting.push((key, true));
                 }
+                Assumption::ResourceClaim(_) => {}
             }
         }
         for (key, provisioned) in &waiting {

@@ -49,7 +49,7 @@ pub struct Version {
 
 impl Version {
     /// `lenient` allows a leading `v`, leading zeros and missing numbers.
-    fn parse(text: &str, lenient: bool) -> Option<Version> {
+    pub(crate) fn parse(text: &str, lenient: bool) -> Option<Version> {
         let text = if lenient { text.trim().trim_start_matches(['v', 'V']) } else { text };
         let (text, build) = text.split_once('+').unwrap_or((text, ""));
         let (numbers, before) = text.split_once('-').map_or((text, None), |(numbers, rest)| (numbers, Some(rest)));

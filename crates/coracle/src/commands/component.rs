@@ -221,7 +221,9 @@ pub async fn scheduler(options: cli::Scheduler) -> anyhow::Result<()> {
 pub fn explain(pages: &Pages, decisions: &Decisions) {
     if decisions.is_on() {
         let decisions = decisions.clone();
-        let page = move |pod: &str| Some(decisions.of(pod).iter().map(|trace| json!(trace.as_ref())).collect());
+        let page = move |pod: &str| -> Option<Value> {
+            Some(decisions.of(pod).iter().map(|trace| json!(trace.as_ref())).collect())
+        };
         pages.attach(DECISIONS, Arc::new(page));
     }
 }

@@ -3,6 +3,7 @@
 
 mod default_binder;
 mod default_preemption;
+mod dynamic_resources;
 mod image_locality;
 mod inter_pod_affinity;
 mod node_affinity;
@@ -28,7 +29,7 @@ use crate::config::arguments;
 use crate::framework::Plugin;
 
 /// Upstream's default plugins, in order, with the weights of their scores.
-pub const DEFAULTS: [(&str, i64); 18] = [
+pub const DEFAULTS: [(&str, i64); 19] = [
     ("SchedulingGates", 0),
     ("PrioritySort", 0),
     ("NodeUnschedulable", 0),
@@ -43,6 +44,8 @@ pub const DEFAULTS: [(&str, i64); 18] = [
     ("VolumeZone", 0),
     ("PodTopologySpread", 2),
     ("InterPodAffinity", 2),
+    // Before preemption: a claim that stands idle goes before a pod that works.
+    ("DynamicResources", 0),
     ("DefaultPreemption", 0),
     ("NodeResourcesBalancedAllocation", 1),
     ("ImageLocality", 1),
@@ -62,6 +65,7 @@ pub fn build(name: &str, args: Value) -> Result<Option<Box<dyn Plugin>>, String>
     match name {
         "DefaultBinder" => simple(Box::new(default_binder::DefaultBinder)),
         "DefaultPreemption" => some(Box::new(default_preemption::DefaultPreemption::new(arguments(name, args)?)?)),
+        "DynamicResources" => simple(Box::new(dynamic_resources::DynamicResources)),
         "ImageLocality" => simple(Box::new(image_locality::ImageLocality)),
         "InterPodAffinity" => some(Box::new(inter_pod_affinity::InterPodAffinity::new(arguments(name, args)?)?)),
         "NodeAffinity" => some(Box::new(node_affinity::NodeAffinity::new(arguments(name, args)?))),

@@ -247,11 +247,16 @@ impl Plugin for PodTopologySpread {
         // A topology with more values weighs more, or few zones would count for more than many nodes.
         let weights = sizes.map(|size| (size as f64 + 2.0).ln()).collect();
         if counts.iter().any(|counts| !counts.is_empty()) {
-            for node in snapshot.nodes().filter(|node| !keys_needed || has_keys(&constraints, node)) {
-                for (constraint, counts) in constraints.iter().zip(&mut counts) {
-                    let value = node.labels().get(constraint.key()).and_then(|value| counts.get_mut(value));
-                    if let Some(count) = value.filter(|_| constraint.includes(node, pod)) {
-                        *count += constraint.count(node, pod);
+            for node in snapshot.nodes() {
+                for (constraint, counts) in constraints.iter().zip(&mut counts).filter(|(_, counts)| !counts.is_empty())
+                {
+                    // Most nodes have none, and their labels need not be looked at.
+                    let more = constraint.count(node, pod);
+                    if more == 0 || keys_needed && !has_keys(&constraints, node) || !constraint.includes(node, pod) {
+                        continue;
+                    }
+                    if let Some(count) = node.labels().get(constraint.key()).and_then(|value| counts.get_mut(value)) {
+                        *count += more;
                     }
                 }
             }

@@ -19,3 +19,17 @@ impl Plugin for PrioritySort {
         pod.priority.into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::pod;
+
+    #[test]
+    fn higher_priority_ranks_higher_and_none_is_zero() {
+        let rank = |pod: crate::testing::TestPod| PrioritySort.rank(&pod.info());
+        assert!(rank(pod("p").priority(2)) > rank(pod("p").priority(1)));
+        assert_eq!(rank(pod("p")), rank(pod("p").priority(0)));
+        assert!(rank(pod("p").priority(-1)) < rank(pod("p")));
+    }
+}

@@ -1,4 +1,4 @@
-//! Claims for devices. Nothing allocates devices here, so an administrator does, as a scheduler would.
+//! Claims for devices. Where the pod has its node already an administrator allocates, as the scheduler would.
 
 use coracle_sim::{Cluster, Component};
 use serde_json::{Value, json};
@@ -165,6 +165,47 @@ fn a_pod_leaves_a_tainted_device_when_it_tolerates_it_no_longer() {
             ["Cancelling deletion", "Marking for deletion"].iter().all(|m| messages.iter().any(|said| said == m)),
             "{messages:?}"
         );
+        Ok(())
+    });
+}
+
+#[test]
+fn the_scheduler_allocates_devices_where_they_are() {
+    play(Cluster::builder().nodes(2), async |cluster| {
+        prepare(cluster).await?;
+        let selector = json!({ "cel": { "expression": "device.driver == 'gpu.example.com'" } });
+        cluster
+            .create(json!({ "apiVersion": API, "kind": "DeviceClass", "metadata": { "name": "gpus" },
+                            "spec": { "selectors": [selector] } }))
+            .await?;
+        cluster
+            .create(json!({ "apiVersion": API, "kind": "ResourceSlice", "metadata": { "name": "slice" }, "spec": {
+                "driver": "gpu.example.com", "nodeName": "coracle-2", "devices": [{ "name": "gpu-0" }],
+                "pool": { "name": "coracle-2", "generation": 1, "resourceSliceCount": 1 } } }))
+            .await?;
+        let anywhere = |name: &str| {
+            let mut pod = with_claim(name, &["sleep", "60"]);
+            pod["spec"].as_object_mut().map(|spec| spec.remove("nodeName"));
+            pod
+        };
+        cluster.create(anywhere("first")).await?;
+        cluster.settle().await;
+        assert_eq!(get(cluster, "pods", "first").await?["spec"]["nodeName"], "coracle-2");
+        let claim = claims(cluster).await?.remove(0);
+        assert_eq!(claim["status"]["allocation"]["devices"]["results"][0]["device"], "gpu-0");
+        assert_eq!(claim["status"]["reservedFor"][0]["name"], "first");
+        // The only device is in use until the first is done.
+        cluster.create(anywhere("second")).await?;
+        cluster.advance(seconds(5)).await;
+        let waiting = get(cluster, "pods", "second").await?;
+        let said = waiting["status"]["conditions"][0]["message"].as_str().unwrap_or_default();
+        assert_eq!(
+            said,
+            "0/2 nodes are available: 2 cannot allocate all claims. still not schedulable, preemption: 0/2 nodes are \
+             available: 2 Preemption is not helpful for scheduling."
+        );
+        cluster.advance(seconds(90)).await;
+        assert_eq!(get(cluster, "pods", "second").await?["spec"]["nodeName"], "coracle-2");
         Ok(())
     });
 }

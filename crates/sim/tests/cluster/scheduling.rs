@@ -90,3 +90,74 @@ fn replicas_are_spread_over_the_nodes() {
         Ok(())
     });
 }
+
+#[test]
+fn a_gated_pod_waits_until_its_gates_are_gone() {
+    simulate(async |cluster| {
+        let mut spec = one_container("nginx:1", &[]);
+        spec["schedulingGates"] = json!([{ "name": "example.com/quota" }]);
+        cluster.create(pod("gated", spec)).await?;
+        cluster.settle().await;
+        let gated = get(cluster, "pods", "gated").await?;
+        let condition = &gated["status"]["conditions"][0];
+        assert_eq!(condition["reason"], "SchedulingGated");
+        assert_eq!(condition["message"], "Scheduling is blocked due to non-empty scheduling gates");
+        cluster.patch("pods", "gated", json!({ "spec": { "schedulingGates": null } })).await?;
+        cluster.settle().await;
+        assert!(is_ready(&get(cluster, "pods", "gated").await?));
+        Ok(())
+    });
+}
+
+#[test]
+fn why_a_pod_is_pending_is_said_word_for_word_in_its_event_and_its_condition() {
+    play(Cluster::builder().nodes(2), async |cluster| {
+        cluster.patch("nodes", "coracle-2", json!({ "spec": { "unschedulable": true } })).await?;
+        let mut spec = one_container("nginx:1", &[]);
+        spec["containers"][0]["resources"] = json!({ "requests": { "cpu": "1000" } });
+        cluster.create(pod("large", spec)).await?;
+        cluster.settle().await;
+        let expected = "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) were unschedulable. no new claims to \
+                        deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
+        let large = get(cluster, "pods", "large").await?;
+        let condition = &large["status"]["conditions"][0];
+        assert_eq!((&condition["reason"], &condition["message"]), (&json!("Unschedulable"), &json!(expected)));
+        assert!(messages(cluster, "large").await?.contains(&expected.to_owned()));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_claim_that_waits_for_its_pod_gets_the_smallest_volume_where_the_pod_can_go() {
+    play(Cluster::builder().nodes(2), async |cluster| {
+        cluster
+            .create(json!({ "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": { "name": "local" },
+                            "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer" }))
+            .await?;
+        for (name, size, node) in
+            [("large", "9Gi", "coracle-2"), ("small", "5Gi", "coracle-2"), ("elsewhere", "5Gi", "coracle-1")]
+        {
+            let on_node = json!({ "key": "kubernetes.io/hostname", "operator": "In", "values": [node] });
+            cluster
+                .create(json!({ "apiVersion": "v1", "kind": "PersistentVolume", "metadata": { "name": name }, "spec": {
+                    "storageClassName": "local", "accessModes": ["ReadWriteOnce"], "capacity": { "storage": size },
+                    "local": { "path": "/mnt" }, "persistentVolumeReclaimPolicy": "Retain",
+                    "nodeAffinity": { "required": { "nodeSelectorTerms": [{ "matchExpressions": [on_node] }] } } } }))
+                .await?;
+        }
+        cluster
+            .create(json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "data" },
+                "spec": { "storageClassName": "local", "accessModes": ["ReadWriteOnce"],
+                          "resources": { "requests": { "storage": "4Gi" } } } }))
+            .await?;
+        cluster.settle().await;
+        let mut spec = one_container("mysql:8", &[]);
+        spec["volumes"] = json!([{ "name": "data", "persistentVolumeClaim": { "claimName": "data" } }]);
+        spec["nodeSelector"] = json!({ "kubernetes.io/hostname": "coracle-2" });
+        cluster.create(pod("db", spec)).await?;
+        cluster.settle().await;
+        assert_eq!(get(cluster, "persistentvolumeclaims", "data").await?["spec"]["volumeName"], "small");
+        assert_eq!(get(cluster, "pods", "db").await?["spec"]["nodeName"], "coracle-2");
+        Ok(())
+    });
+}

@@ -81,15 +81,17 @@ impl<'a> Allocator<'a> {
         for (at, claim) in claims.iter().enumerate() {
             for request in claim.spec.devices.iter().flat_map(|devices| devices.requests.iter().flatten()) {
                 let asks = match &request.exactly {
-                    Some(exact) => vec![Ask {
-                        name: None,
-                        class: class(&exact.device_class_name, &request.name, snapshot)?,
-                        selectors: Vec::new(),
-                        count: count(exact.allocation_mode.as_deref(), exact.count),
-                        admin: exact.admin_access == Some(true),
-                        tolerations: exact.tolerations.as_deref().unwrap_or_default(),
-                    }
-                    .with_selectors(exact.selectors.as_deref())?],
+                    Some(exact) => vec![
+                        Ask {
+                            name: None,
+                            class: class(&exact.device_class_name, &request.name, snapshot)?,
+                            selectors: Vec::new(),
+                            count: count(exact.allocation_mode.as_deref(), exact.count),
+                            admin: exact.admin_access == Some(true),
+                            tolerations: exact.tolerations.as_deref().unwrap_or_default(),
+                        }
+                        .with_selectors(exact.selectors.as_deref())?,
+                    ],
                     None => {
                         let alternatives = request.first_available.iter().flatten().map(|ask| {
                             Ask {
@@ -116,7 +118,9 @@ impl<'a> Allocator<'a> {
         let counters = slices.iter().flat_map(|slice| {
             let (driver, pool) = pool(slice);
             slice.spec.shared_counters.iter().flatten().flat_map(move |set| {
-                set.counters.iter().map(move |(name, counter)| ((driver, pool, &set.name[..], &name[..]), quantity(&counter.value.0)))
+                set.counters
+                    .iter()
+                    .map(move |(name, counter)| ((driver, pool, &set.name[..], &name[..]), quantity(&counter.value.0)))
             })
         });
         let mut counters: BTreeMap<CounterId<'a>, Quantity> = counters.collect();
@@ -125,7 +129,7 @@ impl<'a> Allocator<'a> {
         let taken: BTreeSet<_> = (0..devices.len()).filter(|at| held.contains(&devices[*at].id)).collect();
         for at in &taken {
             for (id, used) in devices[*at].consumed() {
-                counters.entry(id).and_modify(|left| *left = *left - used);
+                counters.entry(id).and_modify(|left| *left -= used);
             }
         }
         Ok(Allocator { claims, requests, devices, taken, counters, incomplete, suits: RefCell::default() })
@@ -172,7 +176,8 @@ impl<'a> Allocator<'a> {
 
     fn give_all(&self, (request, ask): (usize, usize), here: &[usize], given: &mut Given) -> bool {
         let suiting: Vec<_> = here.iter().filter(|device| self.suits((request, ask, **device))).collect();
-        let whole = |device: &usize| !self.incomplete.contains(&(self.devices[*device].id.0, self.devices[*device].id.1));
+        let whole =
+            |device: &usize| !self.incomplete.contains(&(self.devices[*device].id.0, self.devices[*device].id.1));
         if suiting.is_empty() || !suiting.iter().all(|device| whole(device)) {
             return false;
         }
@@ -219,7 +224,8 @@ impl<'a> Allocator<'a> {
     /// Whether the devices that a constraint of the claim is about have the same value of its attribute.
     fn constrained(&self, (request, ask, device): (usize, usize, usize), given: &Given) -> bool {
         let claim = self.requests[request].claim;
-        let constraints = self.claims[claim].spec.devices.iter().flat_map(|devices| devices.constraints.iter().flatten());
+        let constraints =
+            self.claims[claim].spec.devices.iter().flat_map(|devices| devices.constraints.iter().flatten());
         constraints.into_iter().all(|constraint| {
             if !self.is_about(constraint, request, ask) {
                 return true;
@@ -244,9 +250,13 @@ impl<'a> Allocator<'a> {
 
     fn is_about(&self, constraint: &DeviceConstraint, request: usize, ask: usize) -> bool {
         let wanted = &self.requests[request];
-        constraint.requests.as_ref().is_none_or(|names| names.is_empty() || names.iter().any(|name| {
-            *name == wanted.name || wanted.asks[ask].name.is_some_and(|sub| *name == format!("{}/{sub}", wanted.name))
-        }))
+        constraint.requests.as_ref().is_none_or(|names| {
+            names.is_empty()
+                || names.iter().any(|name| {
+                    *name == wanted.name
+                        || wanted.asks[ask].name.is_some_and(|sub| *name == format!("{}/{sub}", wanted.name))
+                })
+        })
     }
 
     fn counters_suffice(&self, device: usize, given: &Given) -> bool {
@@ -254,7 +264,7 @@ impl<'a> Allocator<'a> {
         let all = given.0.iter().map(|(.., device)| *device).chain([device]);
         for (id, amount) in all.flat_map(|device| self.devices[device].consumed()) {
             let entry = needed.entry(id).or_default();
-            *entry = *entry + amount;
+            *entry += amount;
         }
         needed.iter().all(|(id, amount)| self.counters.get(id).is_some_and(|left| amount <= left))
     }
@@ -281,7 +291,10 @@ impl<'a> Allocator<'a> {
             }));
             AllocationResult {
                 allocation_timestamp: Some(Time(coracle_clock::now_seconds())),
-                devices: Some(DeviceAllocationResult { config: (!config.is_empty()).then_some(config), results: Some(results) }),
+                devices: Some(DeviceAllocationResult {
+                    config: (!config.is_empty()).then_some(config),
+                    results: Some(results),
+                }),
                 node_selector: node_selector(node, ours().map(|(.., device)| &self.devices[*device])),
             }
         });
@@ -366,7 +379,9 @@ impl<'a> Published<'a> {
         let (driver, pool, _) = self.id;
         self.device.consumes_counters.iter().flatten().flat_map(move |consumed| {
             let counters = consumed.counters.iter();
-            counters.map(move |(name, counter)| ((driver, pool, &consumed.counter_set[..], &name[..]), quantity(&counter.value.0)))
+            counters.map(move |(name, counter)| {
+                ((driver, pool, &consumed.counter_set[..], &name[..]), quantity(&counter.value.0))
+            })
         })
     }
 
@@ -378,9 +393,13 @@ impl<'a> Published<'a> {
                 let (domain, name) = name.split_once('/').unwrap_or((self.id.0, name));
                 domains.entry(domain).or_default().push((name.to_owned(), value));
             }
-            domains.into_iter().map(|(domain, values)| (domain.to_owned(), values.into_iter().collect())).collect::<Value>()
+            domains
+                .into_iter()
+                .map(|(domain, values)| (domain.to_owned(), values.into_iter().collect()))
+                .collect::<Value>()
         };
-        let attributes = self.device.attributes.iter().flatten().filter_map(|(name, attribute)| Some((name, plain(attribute)?)));
+        let attributes =
+            self.device.attributes.iter().flatten().filter_map(|(name, attribute)| Some((name, plain(attribute)?)));
         let capacity = self.device.capacity.iter().flatten();
         let capacity = capacity.map(|(name, capacity)| (name, Value::Quantity(quantity(&capacity.value.0))));
         [
@@ -436,7 +455,8 @@ fn published(slice: &ResourceSlice) -> impl Iterator<Item = Published<'_>> {
 /// The devices that claims have for themselves.
 fn held(snapshot: &Snapshot) -> impl Iterator<Item = DeviceId<'_>> {
     let claims = snapshot.resource_claims.iter().filter_map(|(_, claim)| claim.status.as_ref()?.allocation.as_ref());
-    let results = claims.flat_map(|allocation| allocation.devices.iter().flat_map(|devices| devices.results.iter().flatten()));
+    let results =
+        claims.flat_map(|allocation| allocation.devices.iter().flat_map(|devices| devices.results.iter().flatten()));
     let own = results.filter(|result| result.admin_access != Some(true));
     own.map(|result| (&result.driver[..], &result.pool[..], &result.device[..]))
 }
@@ -464,10 +484,9 @@ fn node_selector<'a>(node: &NodeInfo, devices: impl Iterator<Item = &'a Publishe
     }
     let mut term = NodeSelectorTerm::default();
     for other in selectors {
-        for (all, own) in [
-            (&mut term.match_expressions, &other.match_expressions),
-            (&mut term.match_fields, &other.match_fields),
-        ] {
+        for (all, own) in
+            [(&mut term.match_expressions, &other.match_expressions), (&mut term.match_fields, &other.match_fields)]
+        {
             for requirement in own.iter().flatten() {
                 let all = all.get_or_insert_default();
                 if !all.contains(requirement) {

@@ -170,7 +170,8 @@ impl<'a> Wanted<'a> {
             }
             match claim.status.as_ref().and_then(|status| status.allocation.as_ref()) {
                 Some(allocation) => {
-                    let users = claim.status.as_ref().and_then(|status| status.reserved_for.as_ref()).map_or(0, Vec::len);
+                    let users =
+                        claim.status.as_ref().and_then(|status| status.reserved_for.as_ref()).map_or(0, Vec::len);
                     if !is_user(claim, pod) && users >= MAX_USERS {
                         return Err(Refusal::unresolvable(IN_USE));
                     }

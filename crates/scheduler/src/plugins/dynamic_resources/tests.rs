@@ -40,7 +40,8 @@ fn exactly(more: Value) -> Value {
 }
 
 fn claim(snapshot: &mut Snapshot, name: &str, devices: Value) {
-    let claim = json!({ "metadata": { "name": name, "namespace": "default", "uid": name }, "spec": { "devices": devices } });
+    let claim =
+        json!({ "metadata": { "name": name, "namespace": "default", "uid": name }, "spec": { "devices": devices } });
     snapshot.resource_claims.set(ObjectKey::new("default", name), object(claim));
 }
 
@@ -78,7 +79,12 @@ fn claims_are_allocated_where_there_are_devices_that_suit_them() {
         ("two", exactly(json!({ "count": 2 })), json!([]), [Ok(()), no(), no()]),
         ("three", exactly(json!({ "count": 3 })), json!([]), [no(), no(), no()]),
         ("all there are", exactly(json!({ "allocationMode": "All" })), json!([]), [Ok(()), Ok(()), no()]),
-        ("a small one", selector("device.attributes['gpu.example.com'].model == 's1'"), json!([]), [Ok(()), no(), no()]),
+        (
+            "a small one",
+            selector("device.attributes['gpu.example.com'].model == 's1'"),
+            json!([]),
+            [Ok(()), no(), no()],
+        ),
         (
             "one with much memory",
             selector("device.capacity['gpu.example.com'].memory.compareTo(quantity('20Gi')) > 0"),
@@ -91,11 +97,26 @@ fn claims_are_allocated_where_there_are_devices_that_suit_them() {
             json!([]),
             [Ok(()), Ok(()), no()],
         ),
-        ("what no device has", selector("device.attributes['gpu.example.com'].colour == 'red'"), json!([]), [no(), no(), no()]),
+        (
+            "what no device has",
+            selector("device.attributes['gpu.example.com'].colour == 'red'"),
+            json!([]),
+            [no(), no(), no()],
+        ),
         ("two requests", both.clone(), json!([]), [Ok(()), no(), no()]),
         ("two of one model", both.clone(), json!([{ "matchAttribute": "gpu.example.com/model" }]), [no(), no(), no()]),
-        ("two as far apart as may be", both.clone(), json!([{ "distinctAttribute": "gpu.example.com/model" }]), [Ok(()), no(), no()]),
-        ("two of one length of name", both, json!([{ "matchAttribute": "gpu.example.com/numa" }]), [Ok(()), no(), no()]),
+        (
+            "two as far apart as may be",
+            both.clone(),
+            json!([{ "distinctAttribute": "gpu.example.com/model" }]),
+            [Ok(()), no(), no()],
+        ),
+        (
+            "two of one length of name",
+            both,
+            json!([{ "matchAttribute": "gpu.example.com/numa" }]),
+            [Ok(()), no(), no()],
+        ),
         ("two or else one", first, json!([]), [Ok(()), Ok(()), no()]),
     ] {
         let mut nodes = cluster();
