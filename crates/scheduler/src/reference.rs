@@ -243,30 +243,30 @@ fn balanced(pod: &PodInfo, node: &NodeInfo) -> i64 {
     ((1.0 - ((part("cpu") - part("memory")) / 2.0).abs()) * 100.0) as i64
 }
 
+/// Zone, CPU, memory, taint, cordon, image and disk.
+type Drawn = (usize, u32, u32, usize, u32, u32, bool);
+
 fn nodes() -> impl Strategy<Value = Vec<TestNode>> {
     let one = (0..3usize, 1..5u32, 1..5u32, 0..6usize, 0..8u32, 0..4u32, any::<bool>());
-    let make =
-        |(at, (zone, cpu, memory, taint, cordoned, image, ssd)): (usize, (usize, u32, u32, usize, u32, u32, bool))| {
-            let mut node =
-                node(&format!("n{at}")).cpu(&cpu.to_string()).resource("memory", &format!("{memory}Gi")).max_pods("6");
-            if zone > 0 {
-                node = node.label(ZONE, &zone.to_string());
-            }
-            node = match taint {
-                0 => node.taint("k", "v", "NoSchedule"),
-                1 => node.taint("k", "v", "PreferNoSchedule"),
-                2 => node.taint("k", "v", "PreferNoSchedule").taint("l", "v", "PreferNoSchedule"),
-                _ => node,
-            };
-            if image > 0 {
-                node = node.set(
-                    "/status/images",
-                    json!([{ "names": ["i:latest"], "sizeBytes": i64::from(image) * 300_000_000 }]),
-                );
-            }
-            let node = node.set("/spec/unschedulable", (cordoned == 0).into());
-            if ssd { node.label("disk", "ssd") } else { node }
+    let make = |(at, (zone, cpu, memory, taint, cordoned, image, ssd)): (usize, Drawn)| {
+        let mut node =
+            node(&format!("n{at}")).cpu(&cpu.to_string()).resource("memory", &format!("{memory}Gi")).max_pods("6");
+        if zone > 0 {
+            node = node.label(ZONE, &zone.to_string());
+        }
+        node = match taint {
+            0 => node.taint("k", "v", "NoSchedule"),
+            1 => node.taint("k", "v", "PreferNoSchedule"),
+            2 => node.taint("k", "v", "PreferNoSchedule").taint("l", "v", "PreferNoSchedule"),
+            _ => node,
         };
+        if image > 0 {
+            node = node
+                .set("/status/images", json!([{ "names": ["i:latest"], "sizeBytes": i64::from(image) * 300_000_000 }]));
+        }
+        let node = node.set("/spec/unschedulable", (cordoned == 0).into());
+        if ssd { node.label("disk", "ssd") } else { node }
+    };
     prop::collection::vec(one, 1..7).prop_map(move |all| all.into_iter().enumerate().map(make).collect())
 }
 

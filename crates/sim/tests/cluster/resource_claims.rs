@@ -190,7 +190,8 @@ fn the_scheduler_allocates_devices_where_they_are() {
         };
         cluster.create(anywhere("first")).await?;
         cluster.settle().await;
-        assert_eq!(get(cluster, "pods", "first").await?["spec"]["nodeName"], "coracle-2");
+        let first = get(cluster, "pods", "first").await?;
+        assert_eq!(first["spec"]["nodeName"], "coracle-2", "{}", first["status"]["conditions"]);
         let claim = claims(cluster).await?.remove(0);
         assert_eq!(claim["status"]["allocation"]["devices"]["results"][0]["device"], "gpu-0");
         assert_eq!(claim["status"]["reservedFor"][0]["name"], "first");
