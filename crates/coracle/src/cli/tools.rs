@@ -31,6 +31,9 @@ pub struct Load {
 pub struct Bench {
     /// What to measure.
     pub what: BenchKind,
+    /// Only workloads whose name contains one of these (scheduler).
+    #[arg(value_name = "WORKLOAD")]
+    pub workloads: Vec<String>,
     /// How often.
     #[arg(long, default_value_t = 5)]
     pub runs: usize,
@@ -57,4 +60,6 @@ pub enum BenchKind {
     Store,
     /// The controllers: many Deployments on nodes that only pretend to run containers.
     Controllers,
+    /// The scheduler: the workloads of upstream's scheduler_perf.
+    Scheduler,
 }

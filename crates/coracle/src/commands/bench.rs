@@ -3,6 +3,7 @@
 mod api;
 mod controllers;
 mod grpc;
+mod scheduler;
 mod store;
 mod wire;
 
@@ -41,6 +42,9 @@ pub async fn run(options: Bench) -> anyhow::Result<()> {
     if let BenchKind::Controllers = options.what {
         return controllers::run().await;
     }
+    if let BenchKind::Scheduler = options.what {
+        return scheduler::run(&options.workloads).await;
+    }
     let docker = ensure_engine(&Display::new()).await?;
     ensure_pause(&docker).await?;
     let folder = std::env::temp_dir().join(format!("coracle-bench-{}", std::process::id()));
@@ -49,7 +53,7 @@ pub async fn run(options: Bench) -> anyhow::Result<()> {
         BenchKind::Startup => startup(&dir, options.runs).await,
         BenchKind::Pods => pods(&dir, &docker, options.runs).await,
         BenchKind::Memory => memory(&dir).await,
-        BenchKind::Api | BenchKind::Store | BenchKind::Controllers => Ok(()),
+        BenchKind::Api | BenchKind::Store | BenchKind::Controllers | BenchKind::Scheduler => Ok(()),
     };
     if folder.exists() {
         down::run(Some(folder), Down { purge: true }).await?;
