@@ -207,8 +207,11 @@ pub(crate) fn label_values(expression: &Value, path: &str, errors: &mut FieldErr
     }
 }
 
-fn percent(value: &Value) -> Option<u32> {
-    value.as_str()?.strip_suffix('%')?.parse().ok()
+/// A percentage, however large.
+fn percent(value: &Value) -> Option<u64> {
+    let digits =
+        value.as_str()?.strip_suffix('%').filter(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))?;
+    Some(digits.parse().unwrap_or(u64::MAX))
 }
 
 /// Whether an IntOrString is nothing: 0 or `0%`.
@@ -227,13 +230,10 @@ pub(crate) fn at_most_all(object: &Value, path: &str, key: &str, errors: &mut Fi
 pub(crate) fn count_or_percent(object: &Value, path: &str, key: &str, errors: &mut FieldErrors) {
     let path = join(path, key);
     match &object[key] {
-        Value::String(text) => {
-            let digits = text.strip_suffix('%').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
-            if !digits {
-                let why = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or \
-                           '93%', regex used for validation is '[0-9]+%')";
-                errors.invalid(&path, text.as_str(), why);
-            }
+        Value::String(text) if percent(&object[key]).is_none() => {
+            let why = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or \
+                       '93%', regex used for validation is '[0-9]+%')";
+            errors.invalid(&path, text.as_str(), why);
         }
         Value::Number(number) if number.as_i64().is_some_and(|n| n < 0) => {
             errors.invalid(&path, object[key].clone(), "must be greater than or equal to 0");

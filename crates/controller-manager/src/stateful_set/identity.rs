@@ -19,8 +19,9 @@ pub(super) fn spec(set: &StatefulSet) -> StatefulSetSpec {
     set.spec.clone().unwrap_or_default()
 }
 
-/// The ordinal in the name of one of the set's pods; none for other pods.
-pub(super) fn ordinal_of(set: &StatefulSet, pod: &Pod) -> Option<i32> {
+/// The ordinal in the name of one of the set's pods; none for other pods. Wider than its start and its number of
+/// replicas are, so that counting cannot overflow.
+pub(super) fn ordinal_of(set: &StatefulSet, pod: &Pod) -> Option<i64> {
     let (parent, ordinal) = pod.metadata.name.as_deref()?.rsplit_once('-')?;
     let digits = ordinal.bytes().all(|byte| byte.is_ascii_digit());
     if digits && Some(parent) == set.metadata.name.as_deref() { ordinal.parse().ok() } else { None }
@@ -32,7 +33,7 @@ pub(super) fn revision_of(pod: &Pod) -> &str {
 }
 
 /// The pod of an ordinal, at a revision.
-pub(super) fn new_pod(set: &StatefulSet, ordinal: i32, revision: &str, template: &PodTemplateSpec) -> Pod {
+pub(super) fn new_pod(set: &StatefulSet, ordinal: i64, revision: &str, template: &PodTemplateSpec) -> Pod {
     let mut pod = pods::from_template(template, "", controller_reference(set));
     pod.metadata.generate_name = None;
     pod.metadata.name = Some(format!("{}-{ordinal}", set.name_any()));
@@ -45,7 +46,7 @@ pub(super) fn new_pod(set: &StatefulSet, ordinal: i32, revision: &str, template:
 }
 
 /// Gives a pod the labels and volumes of its ordinal, which an adopted one may lack.
-pub(super) fn identify(set: &StatefulSet, ordinal: i32, pod: &mut Pod) {
+pub(super) fn identify(set: &StatefulSet, ordinal: i64, pod: &mut Pod) {
     let name = pod.name_any();
     pod.labels_mut().insert(POD_NAME.into(), name);
     pod.labels_mut().insert(POD_INDEX.into(), ordinal.to_string());
@@ -70,12 +71,12 @@ pub(super) fn identify(set: &StatefulSet, ordinal: i32, pod: &mut Pod) {
 }
 
 /// What a template's claim for an ordinal is called.
-pub(super) fn claim_name(set: &StatefulSet, template: &PersistentVolumeClaim, ordinal: i32) -> String {
+pub(super) fn claim_name(set: &StatefulSet, template: &PersistentVolumeClaim, ordinal: i64) -> String {
     format!("{}-{}-{ordinal}", template.name_any(), set.name_any())
 }
 
 /// The claim of a template for an ordinal.
-pub(super) fn new_claim(set: &StatefulSet, template: &PersistentVolumeClaim, ordinal: i32) -> PersistentVolumeClaim {
+pub(super) fn new_claim(set: &StatefulSet, template: &PersistentVolumeClaim, ordinal: i64) -> PersistentVolumeClaim {
     let mut labels = template.labels().clone();
     labels.extend(spec(set).selector.match_labels.unwrap_or_default());
     PersistentVolumeClaim {

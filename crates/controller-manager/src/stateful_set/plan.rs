@@ -75,7 +75,7 @@ struct Step<'a> {
     /// One place for each ordinal the set is to have.
     replicas: Vec<Option<&'a Arc<Pod>>>,
     /// Pods of other ordinals, the highest first.
-    condemned: Vec<(i32, &'a Arc<Pod>)>,
+    condemned: Vec<(i64, &'a Arc<Pod>)>,
     actions: Vec<Action>,
 }
 
@@ -130,7 +130,7 @@ impl<'a> Step<'a> {
 
     /// Sees to it that the pod of an ordinal is there, as it should be.
     fn keep(&mut self, index: usize) -> Progress {
-        let ordinal = start(&self.spec) + i32::try_from(index).unwrap_or(i32::MAX);
+        let ordinal = start(&self.spec).saturating_add_unsigned(index as u64);
         let Some(pod) = self.replicas[index] else {
             return self.create(index, ordinal);
         };
@@ -155,7 +155,7 @@ impl<'a> Step<'a> {
         Ok(())
     }
 
-    fn create(&mut self, index: usize, ordinal: i32) -> Progress {
+    fn create(&mut self, index: usize, ordinal: i64) -> Progress {
         let partition = self.spec.update_strategy.as_ref().and_then(|strategy| {
             let rolling = strategy.type_.as_deref() != Some("OnDelete");
             rolling.then(|| strategy.rolling_update.as_ref().and_then(|rolling| rolling.partition))
@@ -180,12 +180,12 @@ impl<'a> Step<'a> {
     }
 
     /// The claims of an ordinal, in the order of their templates; none for those that do not exist.
-    fn claims(&self, ordinal: i32) -> Vec<Option<Arc<PersistentVolumeClaim>>> {
+    fn claims(&self, ordinal: i64) -> Vec<Option<Arc<PersistentVolumeClaim>>> {
         let templates = self.spec.volume_claim_templates.iter().flatten();
         templates.map(|template| (self.state.claim)(&identity::claim_name(self.state.set, template, ordinal))).collect()
     }
 
-    fn create_claims(&mut self, ordinal: i32, pod: &Pod) -> Progress {
+    fn create_claims(&mut self, ordinal: i64, pod: &Pod) -> Progress {
         let templates = self.spec.volume_claim_templates.clone().unwrap_or_default();
         for (template, claim) in templates.iter().zip(self.claims(ordinal)) {
             match claim {
@@ -208,7 +208,7 @@ impl<'a> Step<'a> {
     }
 
     /// Gives the claims of an ordinal the owners that the retention policy wants.
-    fn own_claims(&mut self, ordinal: i32, pod: &Pod, condemned: bool) {
+    fn own_claims(&mut self, ordinal: i64, pod: &Pod, condemned: bool) {
         for claim in self.claims(ordinal).into_iter().flatten() {
             let owners = identity::claim_owners(self.state.set, &claim, pod, condemned);
             if claim.owner_references() != owners {
@@ -263,8 +263,8 @@ impl<'a> Step<'a> {
     }
 }
 
-fn start(spec: &StatefulSetSpec) -> i32 {
-    spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).unwrap_or_default()
+fn start(spec: &StatefulSetSpec) -> i64 {
+    spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).unwrap_or_default().into()
 }
 
 fn is_running_and_ready(pod: &Pod) -> bool {

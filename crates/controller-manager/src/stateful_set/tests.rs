@@ -46,7 +46,8 @@ impl World {
     fn of(set: StatefulSet, pods: &[(i32, &str, &str)]) -> Self {
         let mut world = World::new(set);
         for (ordinal, revision, state) in pods {
-            let pod = identity::new_pod(&world.set, *ordinal, revision, &world.set.spec.as_ref().unwrap().template);
+            let pod =
+                identity::new_pod(&world.set, (*ordinal).into(), revision, &world.set.spec.as_ref().unwrap().template);
             world.add(pod, state);
         }
         world.revisions = ("old", "new");
@@ -144,6 +145,7 @@ fn ordered_pods_come_one_by_one_and_wait_for_each_other() {
     check(json!({ "minReadySeconds": 10 }), &[(0, "new", "ready")], &[]);
     check(json!({}), &[(0, "new", "ready"), (2, "new", "ready")], &["+web-1@new"]);
     check(json!({ "ordinals": { "start": 5 } }), &[(5, "new", "ready")], &["+web-6@new"]);
+    check(json!({ "ordinals": { "start": i32::MAX } }), &[(i32::MAX, "new", "ready")], &["+web-2147483648@new"]);
 }
 
 #[test]
@@ -267,7 +269,7 @@ fn a_pod_waits_for_the_claim_of_its_former_self_to_go() {
 proptest! {
     #[test]
     fn from_anywhere_a_set_arrives_where_its_spec_says(
-        (replicas, start, partition) in (0..5i32, 0..3i32, 0..6i32),
+        (replicas, start, partition) in (0..5i32, 0..3i64, 0..6i32),
         parallel: bool, on_delete: bool,
         (when_deleted, when_scaled) in ("Retain|Delete", "Retain|Delete"),
         there in proptest::collection::btree_map(0..8i32, ("old|new", "ready|Failed|Succeeded"), 0..8),
@@ -280,16 +282,17 @@ proptest! {
         let strategy = if on_delete { json!({ "type": "OnDelete" }) } else { rolling };
         spec.update_strategy = serde_json::from_value(strategy).unwrap();
         // Two pods that are not ready are never scaled down in order: each waits for the other.
-        let state = |ordinal: i32, state| if parallel || (start..start + replicas).contains(&ordinal) { state } else { "ready" };
+        let end = start + i64::from(replicas);
+        let state = |ordinal: i32, state| if parallel || (start..end).contains(&ordinal.into()) { state } else { "ready" };
         let there: Vec<_> =
             there.iter().map(|(ordinal, (of, is))| (*ordinal, of.as_str(), state(*ordinal, is.as_str()))).collect();
         let mut world = World::of(set, &there);
         let steps = (0..100).take_while(|_| world.step()).count();
         prop_assert!(steps < 100, "still at it: {:?}", world.actions());
         let ordinals: BTreeSet<_> = world.pods.iter().filter_map(|pod| identity::ordinal_of(&world.set, pod)).collect();
-        prop_assert_eq!(ordinals, (start..start + replicas).collect::<BTreeSet<_>>());
+        prop_assert_eq!(ordinals, (start..end).collect::<BTreeSet<_>>());
         if !on_delete {
-            let below = |pod: &Pod| identity::ordinal_of(&world.set, pod).unwrap() - start < partition;
+            let below = |pod: &Pod| identity::ordinal_of(&world.set, pod).unwrap() - start < partition.into();
             prop_assert!(world.pods.iter().all(|pod| below(pod) || identity::revision_of(pod) == "new"));
         }
     }
