@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 use crate::context::Context;
 use crate::discovery::{self, Served};
 use crate::error::{IgnoreNotFound, Result};
-use graph::{FOREGROUND, Graph, Node, ORPHAN, OwnerState, Verdict, Work};
+use graph::{Action, Graph, Node, ORPHAN, OwnerState, Work};
 
 const NAME: &str = "garbage-collector-controller";
 
@@ -45,7 +45,7 @@ pub(crate) async fn run(context: Context) {
     let collector = Collector {
         client: context.client.clone(),
         recorder: context.recorder(NAME),
-        state: Arc::new(State { graph: Mutex::default(), resources: Mutex::default(), queue: queue.clone() }),
+        state: Arc::new(State { graph: Mutex::default(), queue: queue.clone() }),
     };
     let refresh = Arc::new(Notify::new());
     collector.watch_new_resources(&context, &refresh).await;
@@ -66,8 +66,6 @@ pub(crate) async fn run(context: Context) {
 /// What the watches and the workers share.
 struct State {
     graph: Mutex<Graph>,
-    /// The resources watched; nodes name theirs by its place here.
-    resources: Mutex<Vec<Served>>,
     queue: WorkQueue<Key>,
 }
 
@@ -95,12 +93,12 @@ impl State {
     }
 
     fn served(&self, node: &Node) -> Option<Served> {
-        self.resources.lock().expect(LOCK).get(node.resource).cloned()
+        self.graph.lock().expect(LOCK).served(node).cloned()
     }
 
     /// Follows one resource until the end. Returns only with `shutdown`.
     async fn watch(self: Arc<Self>, client: Client, resource: usize, synced: Arc<tokio::sync::Semaphore>) {
-        let Some(served) = self.resources.lock().expect(LOCK).get(resource).cloned() else { return };
+        let Some(served) = self.graph.lock().expect(LOCK).resources.get(resource).cloned() else { return };
         let stream = watcher(served.metadata(&client, None), watcher::Config::default());
         let mut stream = std::pin::pin!(stream);
         let mut listed = BTreeSet::new();
@@ -150,7 +148,7 @@ impl Collector {
             }
         };
         let follow_definitions = |served: &Served| served.resource.plural == "customresourcedefinitions";
-        let known = self.state.resources.lock().expect(LOCK).clone();
+        let known = self.state.graph.lock().expect(LOCK).resources.clone();
         let wanted = |served: &Served| {
             let name = (served.resource.group.as_str(), served.resource.plural.as_str());
             let is_known = known.iter().any(|known| known.name() == served.name());
@@ -165,7 +163,7 @@ impl Collector {
                 definitions.on_change(move |_| refresh.notify_one());
             }
             let resource = {
-                let mut resources = self.state.resources.lock().expect(LOCK);
+                let resources = &mut self.state.graph.lock().expect(LOCK).resources;
                 resources.push(served);
                 resources.len() - 1
             };
@@ -197,32 +195,32 @@ impl Collector {
             return Ok(());
         };
         if node.waits_for_dependents {
-            return self.finish_foreground(uid, &node, &meta).await;
+            let action = self.state.graph.lock().expect(LOCK).finish_foreground(uid);
+            return self.act(uid, &node, &meta, action).await;
         }
         let mut owners = Vec::new();
         for reference in meta.owner_references.iter().flatten() {
             owners.push((reference.uid.clone(), self.owner_state(uid, &node, reference).await?));
         }
-        let dependents = self.state.graph.lock().expect(LOCK).dependents(uid);
-        match graph::verdict(&owners, !dependents.is_empty()) {
-            Verdict::Keep => Ok(()),
-            Verdict::Release(gone) => self.release(&node, &meta, &gone).await,
-            Verdict::DeleteInForeground => {
-                // A dependent that waits itself may be an owner further up. So that nobody waits in a circle for ever,
-                // this one no longer holds its owners up.
-                if dependents.iter().any(|(_, dependent)| dependent.waits_for_dependents) {
-                    self.unblock_owners(&node, &meta).await?;
-                }
-                self.delete(&node, uid, DeleteParams::foreground()).await
-            }
-            Verdict::Delete => {
-                let has = |name: &str| meta.finalizers.iter().flatten().any(|finalizer| finalizer == name);
-                let params = match () {
-                    () if has(ORPHAN) => DeleteParams::orphan(),
-                    () if has(FOREGROUND) => DeleteParams::foreground(),
-                    () => DeleteParams::background(),
-                };
-                self.delete(&node, uid, params).await
+        let finalizers = meta.finalizers.as_deref().unwrap_or_default();
+        let actions = self.state.graph.lock().expect(LOCK).actions(uid, finalizers, &owners);
+        for action in actions {
+            self.act(uid, &node, &meta, action).await?;
+        }
+        Ok(())
+    }
+
+    async fn act(&self, uid: &str, node: &Node, meta: &ObjectMeta, action: Action) -> Result<()> {
+        match action {
+            Action::Release(gone) => self.release(node, meta, &gone).await,
+            Action::Unblock => self.unblock_owners(node, meta).await,
+            Action::Delete(Some(ORPHAN)) => self.delete(node, uid, DeleteParams::orphan()).await,
+            Action::Delete(Some(_)) => self.delete(node, uid, DeleteParams::foreground()).await,
+            Action::Delete(None) => self.delete(node, uid, DeleteParams::background()).await,
+            Action::Finish(finalizer) => self.remove_finalizer(node, meta, finalizer).await,
+            Action::LookAt(dependents) => {
+                dependents.into_iter().for_each(|dependent| self.state.queue.add(Key::Delete(dependent)));
+                Ok(())
             }
         }
     }
@@ -241,23 +239,29 @@ impl Collector {
 
     async fn owner_state(&self, uid: &str, node: &Node, reference: &OwnerReference) -> Result<OwnerState> {
         let namespace = &node.key.namespace;
-        {
+        let group = reference.api_version.rsplit_once('/').map_or("", |(group, _)| group);
+        let served = {
             let graph = self.state.graph.lock().expect(LOCK);
             if graph.is_absent(reference, namespace) {
                 return Ok(OwnerState::Dangling);
             }
             match graph.get(&reference.uid) {
-                Some(owner) if owner.is_meant(reference, namespace) => {
+                Some(owner) if graph.is_meant(owner, reference, namespace) => {
                     return Ok(if owner.waits_for_dependents { OwnerState::Waiting } else { OwnerState::Solid });
                 }
-                Some(owner) if ![namespace, ""].contains(&&*owner.key.namespace) => self.tell(uid, node, reference),
+                Some(owner) if ![namespace, ""].contains(&&*owner.key.namespace) => {
+                    self.tell(uid, graph.served(node), node, reference);
+                }
                 _ => {}
             }
-        }
+            let of_kind = |served: &&Served| served.resource.kind == reference.kind && served.resource.group == group;
+            graph.resources.iter().find(of_kind).cloned()
+        };
         // Nobody has seen it there: ask. Of a kind that nobody serves, it may come back; then it is not for us to judge.
-        let group = reference.api_version.rsplit_once('/').map_or("", |(group, _)| group);
-        let of_kind = |served: &&Served| served.resource.kind == reference.kind && served.resource.group == group;
-        let served = self.state.resources.lock().expect(LOCK).iter().find(of_kind).cloned();
+        let served = match served {
+            Some(served) => served.in_version(&self.client, &reference.api_version).await?,
+            None => None,
+        };
         let Some(served) = served else {
             let message = format!("no matches for kind {:?} in version {:?}", reference.kind, reference.api_version);
             return Err(crate::Error::Other(message));
@@ -268,8 +272,8 @@ impl Collector {
         let owner = served.metadata(&self.client, Some(namespace)).get_opt(&reference.name).await?;
         match owner.filter(|owner| owner.metadata.uid.as_ref() == Some(&reference.uid)) {
             None => {
-                let key = ObjectKey::new(if served.namespaced { namespace } else { "" }, &reference.name);
-                self.state.graph.lock().expect(LOCK).note_absent(key, &reference.uid);
+                let namespace = if served.namespaced { namespace } else { "" };
+                self.state.graph.lock().expect(LOCK).note_absent(reference, namespace);
                 Ok(OwnerState::Dangling)
             }
             Some(owner) if Node::new(0, &owner.metadata).waits_for_dependents => Ok(OwnerState::Waiting),
@@ -278,8 +282,8 @@ impl Collector {
     }
 
     /// Tells that an owner is in another namespace.
-    fn tell(&self, uid: &str, node: &Node, owner: &OwnerReference) {
-        let Some(Served { resource, .. }) = self.state.served(node) else { return };
+    fn tell(&self, uid: &str, served: Option<&Served>, node: &Node, owner: &OwnerReference) {
+        let Some(Served { resource, .. }) = served.cloned() else { return };
         let ObjectKey { namespace, name } = &node.key;
         let object = ObjectReference {
             api_version: Some(resource.api_version),
@@ -331,19 +335,6 @@ impl Collector {
     async fn remove_finalizer(&self, node: &Node, meta: &ObjectMeta, finalizer: &str) -> Result<()> {
         let kept: Vec<_> = meta.finalizers.iter().flatten().filter(|name| *name != finalizer).collect();
         self.patch(node, meta, json!({ "finalizers": kept })).await
-    }
-
-    async fn finish_foreground(&self, uid: &str, node: &Node, meta: &ObjectMeta) -> Result<()> {
-        let blocking = self.state.graph.lock().expect(LOCK).blocking(uid);
-        if blocking.is_empty() {
-            return self.remove_finalizer(node, meta, FOREGROUND).await;
-        }
-        for (dependent, node) in blocking {
-            if !node.deleting {
-                self.state.queue.add(Key::Delete(dependent));
-            }
-        }
-        Ok(())
     }
 
     async fn orphan_dependents(&self, uid: &str) -> Result<()> {

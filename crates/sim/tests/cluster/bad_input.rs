@@ -236,6 +236,43 @@ fn an_owner_in_another_namespace_is_none_and_told_of() {
 }
 
 #[test]
+fn an_owner_of_another_kind_is_none_and_of_an_unknown_version_may_be_one() {
+    quiet(async |cluster| {
+        let there = cluster.create(config_map("owner", json!([]))).await?;
+        for (name, field, value) in [
+            ("good", "name", "owner"),
+            ("other-name", "name", "nobody"),
+            ("other-kind", "kind", "Secret"),
+            ("unknown-kind", "kind", "Thing"),
+            ("unknown-version", "apiVersion", "v9"),
+        ] {
+            let mut owner = owner(&there);
+            owner[field] = value.into();
+            cluster.create(config_map(name, json!([owner]))).await?;
+        }
+        // A version that is served, though it is not the one that its group prefers.
+        let hpa = json!({
+            "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": { "name": "hpa" },
+            "spec": { "maxReplicas": 3, "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": "none" } },
+        });
+        let mut older = owner(&cluster.create(hpa).await?);
+        older["apiVersion"] = "autoscaling/v1".into();
+        cluster.create(config_map("older-version", json!([older]))).await?;
+        cluster.settle().await;
+        let left = async |cluster: &Cluster| -> anyhow::Result<Vec<String>> {
+            let maps = cluster.list("configmaps", Some("default")).await?;
+            Ok(maps.iter().map(name).filter(|name| name != "kube-root-ca.crt").collect())
+        };
+        assert_eq!(left(cluster).await?, ["good", "older-version", "owner", "unknown-kind", "unknown-version"]);
+        cluster.delete("configmaps", "owner").await?;
+        cluster.delete("horizontalpodautoscalers", "hpa").await?;
+        cluster.settle().await;
+        assert_eq!(left(cluster).await?, ["unknown-kind", "unknown-version"]);
+        Ok(())
+    });
+}
+
+#[test]
 fn a_share_of_pods_that_nobody_scales_is_told_of() {
     quiet(async |cluster| {
         cluster.create(pod("web", one_container("nginx:1", &[]))).await?;
