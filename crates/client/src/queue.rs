@@ -17,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{self, Counted, QueueStats};
 
-/// First delay after a failure; each further one doubles it, up to [`MAX_DELAY`].
+/// First delay after a failure; each further one doubles it, up to the longest.
 const BASE_DELAY: Duration = Duration::from_millis(5);
-/// The longest delay after failures.
+/// The longest delay after failures, unless a queue has its own.
 const MAX_DELAY: Duration = Duration::from_secs(1000);
 
 struct State<K> {
@@ -34,6 +34,7 @@ struct State<K> {
     /// When each delayed key is due; a key waits for its earliest time only.
     due: BTreeMap<K, (Instant, u64)>,
     failures: BTreeMap<K, u32>,
+    max_delay: Duration,
     counter: u64,
     stats: QueueStats,
 }
@@ -75,11 +76,19 @@ impl<K: Clone + Ord> WorkQueue<K> {
                 delayed: BTreeMap::new(),
                 due: BTreeMap::new(),
                 failures: BTreeMap::new(),
+                max_delay: MAX_DELAY,
                 counter: 0,
                 stats: QueueStats::default(),
             })),
             changed: Arc::new(Notify::new()),
         }
+    }
+
+    /// An empty queue in which no key waits longer than that after failures.
+    pub fn with_max_delay(max_delay: Duration) -> Self {
+        let queue = Self::new();
+        queue.state.lock().expect(LOCK).max_delay = max_delay;
+        queue
     }
 
     /// Adds a key, unless it already waits.
@@ -110,15 +119,15 @@ impl<K: Clone + Ord> WorkQueue<K> {
 
     /// Adds a key after the delay that its failures so far have earned, and counts one more.
     pub fn add_rate_limited(&self, key: K) {
-        let failures = {
+        let (failures, max_delay) = {
             let mut state = self.state.lock().expect(LOCK);
             state.stats.retries += 1;
             let count = state.failures.entry(key.clone()).or_default();
             *count += 1;
-            *count - 1
+            (*count - 1, state.max_delay)
         };
-        let delay = BASE_DELAY.checked_mul(1u32.checked_shl(failures).unwrap_or(u32::MAX)).unwrap_or(MAX_DELAY);
-        self.add_after(key, delay.min(MAX_DELAY));
+        let delay = BASE_DELAY.checked_mul(1u32.checked_shl(failures).unwrap_or(u32::MAX)).unwrap_or(max_delay);
+        self.add_after(key, delay.min(max_delay));
     }
 
     /// Forgets a key's failures.
