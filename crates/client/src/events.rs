@@ -1,9 +1,11 @@
 //! Events: what components tell people about objects.
 //!
-//! A repetition (same object, type, reason and message within ten minutes) raises the count of the event that is
-//! there instead of adding one, which is how `kubectl` comes to print `3s (x4 over 2m)`.
+//! A repetition (same object, type, reason and message) raises the count of the event that is there instead of adding
+//! one, which is how `kubectl` comes to print `3s (x4 over 2m)`. Where ever new messages are told of one object for the
+//! same reason, one event stands for all further ones, and says what the last of them did. So much is client-go's
+//! `EventCorrelator`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
@@ -33,8 +35,11 @@ impl EventType {
     }
 }
 
-/// How long a repetition is counted on the old event.
-const REPETITION_WINDOW: Duration = Duration::from_secs(600);
+/// With so many messages the events about one object for one reason are combined, if no pause between them is longer
+/// than this.
+const SIMILAR_MAX: usize = 10;
+const SIMILAR_WINDOW: Duration = Duration::from_secs(600);
+const COMBINED: &str = "(combined from similar events): ";
 /// So many events about one object are written at once, and then one more every so often: upstream's limit, so that what
 /// goes wrong again and again drowns nothing.
 const BURST: f64 = 25.0;
@@ -81,9 +86,18 @@ impl EventRecorder {
     }
 }
 
-struct Written {
+/// What is remembered of an event.
+#[derive(Clone, Debug)]
+struct Observed {
     name: String,
     count: i32,
+    first: jiff::Timestamp,
+    last: jiff::Timestamp,
+}
+
+/// The messages told of one object for one reason.
+struct Similar {
+    messages: BTreeSet<String>,
     last: jiff::Timestamp,
 }
 
@@ -115,59 +129,109 @@ impl Allowance {
     }
 }
 
-async fn write_events(client: Client, source: EventSource, mut receiver: mpsc::Receiver<Occurrence>) {
-    let (mut known, mut allowance) = (BTreeMap::<String, Written>::new(), Allowance::default());
-    while let Some(occurrence) = receiver.recv().await {
-        let object = &occurrence.object;
+/// Decides what becomes of each occurrence.
+#[derive(Default)]
+struct Correlator {
+    similar: BTreeMap<String, Similar>,
+    observed: BTreeMap<String, Observed>,
+    allowance: Allowance,
+}
+
+impl Correlator {
+    /// The event that stands for an occurrence, and its message; none if it is not to be written.
+    fn correlate(&mut self, occurrence: &Occurrence) -> Option<(Observed, String)> {
+        let Occurrence { object, kind, reason, message, at } = occurrence;
         let about = format!("{:?}/{:?}/{:?}/{:?}", object.kind, object.namespace, object.name, object.uid);
-        if !allowance.take(&about, occurrence.at) {
-            continue;
+        let why = format!("{about}/{}/{reason}", kind.as_str());
+        let (key, message) = if self.is_one_of_many(&why, message, *at) {
+            (why, format!("{COMBINED}{message}"))
+        } else {
+            (format!("{why}/{:?}/{message}", object.field_path), message.clone())
+        };
+        if self.observed.len() >= REMEMBERED_MAX {
+            forget_older_half(&mut self.observed, |observed| observed.last);
         }
-        let what = (object.field_path.as_deref(), occurrence.kind.as_str(), &occurrence.reason, &occurrence.message);
-        let key = format!("{about}/{what:?}");
-        if known.len() >= REMEMBERED_MAX {
-            forget_older_half(&mut known, |written| written.last);
+        let observed = self.observed.entry(key).or_insert_with(|| Observed {
+            // Upstream names an event after its object and the time in nanoseconds.
+            name: format!(
+                "{}.{:x}{}",
+                object.name.as_deref().unwrap_or_default(),
+                at.as_nanosecond(),
+                coracle_clock::name_suffix(2)
+            ),
+            count: 0,
+            first: *at,
+            last: *at,
+        });
+        (observed.count, observed.last) = (observed.count.saturating_add(1), *at);
+        // What is not written is counted all the same.
+        self.allowance.take(&about, *at).then(|| (observed.clone(), message))
+    }
+
+    /// Whether a message is beyond those that have events of their own.
+    fn is_one_of_many(&mut self, why: &str, message: &str, now: jiff::Timestamp) -> bool {
+        if self.similar.len() >= REMEMBERED_MAX {
+            forget_older_half(&mut self.similar, |similar| similar.last);
         }
+        let new = || Similar { messages: BTreeSet::new(), last: now };
+        let similar = self.similar.entry(why.to_owned()).or_insert_with(new);
+        if now.duration_since(similar.last).unsigned_abs() > SIMILAR_WINDOW {
+            *similar = new();
+        }
+        similar.last = now;
+        let is_known = similar.messages.contains(message);
+        let is_one = !is_known && similar.messages.len() + 1 >= SIMILAR_MAX;
+        if !is_known && !is_one {
+            similar.messages.insert(message.to_owned());
+        }
+        is_one
+    }
+}
+
+async fn write_events(client: Client, source: EventSource, mut receiver: mpsc::Receiver<Occurrence>) {
+    let mut correlator = Correlator::default();
+    while let Some(occurrence) = receiver.recv().await {
+        let Some((observed, message)) = correlator.correlate(&occurrence) else { continue };
         // Events about cluster-scoped objects live in the default namespace.
-        let namespace = object.namespace.clone().filter(|ns| !ns.is_empty()).unwrap_or_else(|| "default".into());
-        let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
-        let repeated =
-            known.get_mut(&key).filter(|w| occurrence.at.duration_since(w.last).unsigned_abs() < REPETITION_WINDOW);
-        if let Some(old) = repeated {
-            old.count += 1;
-            old.last = occurrence.at;
-            let patch = json!({ "count": old.count, "lastTimestamp": Time(occurrence.at) });
-            match api.patch(&old.name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+        let namespace = occurrence.object.namespace.clone().filter(|ns| !ns.is_empty());
+        let namespace = namespace.unwrap_or_else(|| "default".into());
+        if observed.count > 1 {
+            let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
+            let patch = json!({ "count": observed.count, "lastTimestamp": Time(observed.last), "message": message });
+            match api.patch(&observed.name, &PatchParams::default(), &Patch::Merge(&patch)).await {
                 Ok(_) => continue,
-                Err(error) => tracing::debug!(%error, "event not updated; writing a new one"),
+                // The server has forgotten it, or was never told.
+                Err(kube::Error::Api(refusal)) if refusal.code == 404 => {}
+                Err(error) => {
+                    tracing::debug!(reason = occurrence.reason, %error, "event not updated");
+                    continue;
+                }
             }
         }
-        let event = new_event(&occurrence, &source, namespace);
-        let name = event.metadata.name.clone().unwrap_or_default();
-        match written::create(&client, event.metadata.namespace.as_deref().unwrap_or_default(), &event).await {
-            Ok(_) => drop(known.insert(key, Written { name, count: 1, last: occurrence.at })),
-            Err(error) => tracing::debug!(reason = occurrence.reason, %error, "event not written"),
+        let reason = occurrence.reason.clone();
+        let event = new_event(occurrence, observed, message, &source, namespace.clone());
+        if let Err(error) = written::create(&client, &namespace, &event).await {
+            tracing::debug!(reason, %error, "event not written");
         }
     }
 }
 
-fn new_event(occurrence: &Occurrence, source: &EventSource, namespace: String) -> Event {
-    // Upstream names an event after its object and the time in nanoseconds.
-    let name = format!(
-        "{}.{:x}{}",
-        occurrence.object.name.as_deref().unwrap_or_default(),
-        occurrence.at.as_nanosecond(),
-        coracle_clock::name_suffix(2)
-    );
+fn new_event(
+    occurrence: Occurrence,
+    observed: Observed,
+    message: String,
+    source: &EventSource,
+    namespace: String,
+) -> Event {
     Event {
-        metadata: ObjectMeta { name: Some(name), namespace: Some(namespace), ..Default::default() },
-        involved_object: occurrence.object.clone(),
+        metadata: ObjectMeta { name: Some(observed.name), namespace: Some(namespace), ..Default::default() },
+        involved_object: occurrence.object,
         type_: Some(occurrence.kind.as_str().into()),
-        reason: Some(occurrence.reason.clone()),
-        message: Some(occurrence.message.clone()),
-        count: Some(1),
-        first_timestamp: Some(Time(occurrence.at)),
-        last_timestamp: Some(Time(occurrence.at)),
+        reason: Some(occurrence.reason),
+        message: Some(message),
+        count: Some(observed.count),
+        first_timestamp: Some(Time(observed.first)),
+        last_timestamp: Some(Time(observed.last)),
         reporting_component: source.component.clone(),
         reporting_instance: Some(source.host.clone().unwrap_or_default()),
         source: Some(source.clone()),
@@ -178,6 +242,65 @@ fn new_event(occurrence: &Occurrence, source: &EventSource, namespace: String) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is written of messages told of one object for one reason: in which second, what, and what then stands in
+    /// which event.
+    #[track_caller]
+    fn check(told: &[(i64, &str)], expected: &[&str]) {
+        let (mut correlator, mut names) = (Correlator::default(), Vec::new());
+        let written = told.iter().filter_map(|&(second, message)| {
+            let object = ObjectReference { name: Some("o".into()), ..ObjectReference::default() };
+            let at = jiff::Timestamp::from_second(second).unwrap();
+            let (kind, message) = (EventType::Normal, message.to_owned());
+            let (observed, message) =
+                correlator.correlate(&Occurrence { object, kind, reason: "Reason".into(), message, at })?;
+            let number = names.iter().position(|name| *name == observed.name).unwrap_or_else(|| {
+                names.push(observed.name.clone());
+                names.len() - 1
+            });
+            Some(format!(
+                "{number}: {message} (x{} over {}s)",
+                observed.count,
+                (observed.last - observed.first).get_seconds()
+            ))
+        });
+        assert_eq!(written.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn repetitions_are_counted_and_many_messages_combined() {
+        check(
+            &[(0, "a"), (5, "b"), (9, "a"), (9000, "a")],
+            &["0: a (x1 over 0s)", "1: b (x1 over 0s)", "0: a (x2 over 9s)", "0: a (x3 over 9000s)"],
+        );
+        let nine: Vec<_> = ["1", "2", "3", "4", "5", "6", "7", "8", "9"].map(|message| (0, message)).into();
+        let alone: Vec<_> = nine.iter().enumerate().map(|(i, (_, text))| format!("{i}: {text} (x1 over 0s)")).collect();
+        let with = |told: &[(i64, &'static str)], expected: &[&str]| {
+            let expected: Vec<&str> = alone.iter().map(String::as_str).chain(expected.iter().copied()).collect();
+            check(&[&nine, told].concat(), &expected);
+        };
+        with(
+            &[(1, "10"), (2, "11"), (3, "4"), (600, "10"), (1201, "10")],
+            &[
+                "9: (combined from similar events): 10 (x1 over 0s)",
+                "9: (combined from similar events): 11 (x2 over 1s)",
+                "3: 4 (x2 over 3s)",
+                "9: (combined from similar events): 10 (x3 over 599s)",
+                // After more than ten quiet minutes they are no longer many.
+                "10: 10 (x1 over 0s)",
+            ],
+        );
+        with(&[(600, "10")], &["9: (combined from similar events): 10 (x1 over 0s)"]);
+        with(&[(601, "10")], &["9: 10 (x1 over 0s)"]);
+    }
+
+    #[test]
+    fn what_is_not_written_is_counted() {
+        let often: Vec<_> = (0..26).map(|_| (0, "a")).chain([(300, "a")]).collect();
+        let expected: Vec<_> = (1..=25).map(|count| format!("0: a (x{count} over 0s)")).collect();
+        let expected = expected.iter().map(String::as_str).chain(["0: a (x27 over 300s)"]).collect::<Vec<_>>();
+        check(&often, &expected);
+    }
 
     #[test]
     fn what_repeats_is_written_25_times_and_then_every_five_minutes() {
