@@ -251,7 +251,10 @@ impl NodeController {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::fixed_point::rest;
 
     fn node(conditions: &[(&str, &str)], taints: &[(&str, &str)], unschedulable: bool) -> Node {
         let conditions: Vec<_> =
@@ -310,6 +313,43 @@ mod tests {
                 taints.iter().map(|taint| (taint.key.as_str(), taint.effect.as_str())).collect::<Vec<_>>()
             });
             assert_eq!(wanted, expected, "{conditions:?} {taints:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn from_any_conditions_and_taints_a_node_comes_to_rest(
+            conditions in proptest::collection::btree_map("Ready|(Memory|Disk|PID)Pressure|NetworkUnavailable", "True|False|Unknown", 0..5),
+            taints in proptest::collection::btree_set(("mine|node\\.kubernetes\\.io/(not-ready|unreachable|disk-pressure|unschedulable)", "NoSchedule|NoExecute"), 0..5),
+            unschedulable: bool,
+            silent: bool,
+        ) {
+            let conditions: Vec<_> = conditions.iter().map(|(type_, status)| (type_.as_str(), status.as_str())).collect();
+            let before: Vec<_> = taints.iter().map(|(key, effect)| (key.as_str(), effect.as_str())).collect();
+            let start = node(&conditions, &before, unschedulable);
+            let (_, node) = rest((0, start), |(second, old)| {
+                let (mut node, now) = (old.clone(), Timestamp::from_second(*second).unwrap());
+                if let Some(conditions) = unknown_conditions(&node, now).filter(|_| silent) {
+                    node.status.get_or_insert_default().conditions = Some(conditions);
+                }
+                if let Some(taints) = wanted_taints(&node, now) {
+                    node.spec.get_or_insert_default().taints = Some(taints);
+                }
+                // Time passes only as long as something changes: what is at rest is so at any time.
+                (if node == *old { *second } else { second + 1 }, node)
+            });
+            let taints: Vec<_> = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()).map(|taint| (taint.key.as_str(), taint.effect.as_str())).collect();
+            let has = |key: &str, effect: &str| taints.contains(&(key, effect));
+            let ready = condition(&node, "Ready").map(|condition| condition.status.as_str());
+            prop_assert!(!silent || ready == Some("Unknown"));
+            for effect in ["NoSchedule", "NoExecute"] {
+                prop_assert_eq!(has(UNREACHABLE, effect), ready == Some("Unknown"));
+                prop_assert_eq!(has(NOT_READY, effect), ready == Some("False"));
+                prop_assert_eq!(has("mine", effect), before.contains(&("mine", effect)));
+            }
+            prop_assert_eq!(has(UNSCHEDULABLE, "NoSchedule"), unschedulable);
+            prop_assert_eq!(unknown_conditions(&node, now()).filter(|_| silent), None);
+            prop_assert_eq!(wanted_taints(&node, now()), None);
         }
     }
 }

@@ -62,6 +62,11 @@ fn status(quota: &ResourceQuota, objects: &[(GroupResource, Vec<Value>)]) -> Res
     ResourceQuotaStatus { hard: Some(hard), used: Some(used) }
 }
 
+/// What the quota's status is to say, if it does not say so.
+fn changed(quota: &ResourceQuota, objects: &[(GroupResource, Vec<Value>)]) -> Option<ResourceQuotaStatus> {
+    Some(status(quota, objects)).filter(|status| !same(quota.status.as_ref(), status))
+}
+
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
     let queue = WorkQueue::new();
@@ -103,8 +108,7 @@ impl QuotaController {
                 objects.push((resource, values.map_err(|error| Error::Other(error.to_string()))?));
             }
         }
-        let status = status(&quota, &objects);
-        if !same(quota.status.as_ref(), &status) {
+        if let Some(status) = changed(&quota, &objects) {
             let mut changed = quota.as_ref().clone();
             changed.status = Some(status);
             let api: Api<ResourceQuota> = Api::namespaced(self.client().clone(), &key.namespace);
@@ -164,9 +168,11 @@ fn same(old: Option<&ResourceQuotaStatus>, new: &ResourceQuotaStatus) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+    use crate::fixed_point::rest;
 
     #[test]
     fn names_count_resources() {
@@ -193,5 +199,33 @@ mod tests {
         let status = status(&serde_json::from_value(quota).unwrap(), &objects);
         let used = serde_json::to_value(status.used).unwrap();
         assert_eq!(used, json!({ "pods": "2", "requests.cpu": "1500m", "count/jobs.batch": "0" }));
+    }
+
+    proptest! {
+        #[test]
+        fn from_any_status_a_quota_comes_to_say_what_is_used(
+            hard in proptest::collection::btree_map("pods|requests\\.(cpu|memory)|count/secrets|configmaps", "[1-9](k|Mi)?", 0..4),
+            said in proptest::option::of(proptest::collection::btree_map("pods|requests\\.cpu|services", "[0-9]{1,3}m?", 0..3)),
+            pods in proptest::collection::vec((1..9u32, "Pending|Running|Succeeded|Failed"), 0..5),
+        ) {
+            let quota = json!({ "spec": { "hard": hard }, "status": said.map(|used| json!({ "hard": used, "used": used })) });
+            let pod = |(cpu, phase): &(u32, String)| json!({
+                "spec": { "containers": [{ "name": "c", "resources": { "requests": { "cpu": format!("{cpu}00m") } } }] },
+                "status": { "phase": phase },
+            });
+            let objects = [((String::new(), "pods".to_owned()), pods.iter().map(pod).collect::<Vec<_>>())];
+            let quota: ResourceQuota = serde_json::from_value(quota).unwrap();
+            let quota = rest(quota, |quota| match changed(quota, &objects) {
+                Some(status) => ResourceQuota { status: Some(status), ..quota.clone() },
+                None => quota.clone(),
+            });
+            let status = serde_json::to_value(quota.status).unwrap();
+            let running = pods.iter().filter(|(_, phase)| phase == "Pending" || phase == "Running");
+            let of = |name: &str| status["used"][name].as_str().map(|used| used.parse::<Quantity>().unwrap().to_millis());
+            let cpu: i64 = running.clone().map(|(cpu, _)| i64::from(*cpu) * 100).sum();
+            for (name, used) in [("pods", running.count() as i64 * 1000), ("requests.cpu", cpu), ("count/secrets", 0)] {
+                prop_assert_eq!(of(name), hard.contains_key(name).then_some(used), "{}", name);
+            }
+        }
     }
 }

@@ -158,9 +158,14 @@ pub(super) fn plan_claim(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use proptest::prelude::*;
     use serde_json::{Value, from_value, json};
 
     use super::*;
+    use crate::fixed_point::rest;
 
     fn pod(node: &str, phase: &str, claim: Value, made: Value) -> Pod {
         from_value(json!({
@@ -249,5 +254,67 @@ mod tests {
         assert_eq!(base_name("web", "gpu"), "web-gpu-");
         let long = base_name(&"p".repeat(60), &"c".repeat(30));
         assert_eq!((long.len(), long.matches('p').count(), long.matches('c').count()), (56, 37, 18));
+    }
+
+    proptest! {
+        /// Pods of any state with any claims: what a claim's users are, who made it, and whether it is allocated.
+        #[test]
+        fn from_any_state_pods_and_claims_come_to_rest(
+            pods in proptest::collection::btree_map(0..3u8, ("n|", "Pending|Running|Succeeded", any::<bool>()), 0..4),
+            claims in proptest::collection::btree_map(0..3u8, (proptest::option::of(0..4u8), proptest::collection::btree_set(0..4u8, 0..3), any::<bool>(), any::<bool>()), 0..4),
+        ) {
+            let uid = |number: u8| format!("p{number}");
+            let pods: Vec<Pod> = pods.iter().map(|(number, (node, phase, deleting))| {
+                let wanted = json!({ "name": "gpu", "resourceClaimName": format!("c{number}") });
+                let mut pod = pod(node, phase, wanted, json!([]));
+                (pod.metadata.name, pod.metadata.uid) = (Some(uid(*number)), Some(uid(*number)));
+                pod.metadata.deletion_timestamp = deleting.then(|| Time("2026-01-01T00:00:00Z".parse().unwrap()));
+                pod
+            }).collect();
+            let of_uid = |uid: &str| pods.iter().find(|pod| pod.metadata.uid.as_deref() == Some(uid));
+            let claims: BTreeMap<String, ResourceClaim> = claims.iter().map(|(number, (owner, users, allocated, deleting))| {
+                let users: Vec<_> = users.iter().map(|number| uid(*number)).collect();
+                let mut made = claim(&owner.map(uid).unwrap_or_default(), &users.iter().map(String::as_str).collect::<Vec<_>>(), *allocated, *deleting && *allocated);
+                made.metadata.name = Some(format!("c{number}"));
+                made.metadata.owner_references = made.metadata.owner_references.filter(|_| owner.is_some());
+                (format!("c{number}"), made)
+            }).collect();
+            let claims = rest(claims, |claims| {
+                let mut claims = claims.clone();
+                for pod in &pods {
+                    for mut claim in to_reserve(pod, |name| claims.get(name).cloned().map(Arc::new)) {
+                        let status = claim.status.get_or_insert_default();
+                        status.reserved_for.get_or_insert_default().push(ResourceClaimConsumerReference {
+                            resource: "pods".into(), name: pod.name_any(), uid: pod.uid().unwrap(), api_group: None,
+                        });
+                        claims.insert(claim.name_any(), claim);
+                    }
+                }
+                let look = |(name, mut claim): (String, ResourceClaim)| {
+                    let users = claim.status.clone().unwrap().reserved_for.unwrap_or_default();
+                    let needs = |user: &ResourceClaimConsumerReference| of_uid(&user.uid).is_some_and(|pod| !is_done(pod));
+                    let owner = controller_of(&claim.metadata).and_then(|owner| of_uid(&owner.uid));
+                    let plan = plan_claim(&claim, users.into_iter().filter(needs).collect(), owner);
+                    claim.status = plan.status.or(claim.status);
+                    if plan.unprotect {
+                        claim.finalizers_mut().retain(|finalizer| finalizer != FINALIZER);
+                    }
+                    if plan.delete {
+                        claim.metadata.deletion_timestamp = Some(Time("2026-01-01T00:00:00Z".parse().unwrap()));
+                    }
+                    let gone = claim.metadata.deletion_timestamp.is_some() && claim.finalizers().is_empty();
+                    (!gone).then_some((name, claim))
+                };
+                claims.into_iter().filter_map(look).collect()
+            });
+            for claim in claims.values() {
+                let status = claim.status.clone().unwrap();
+                let users = status.reserved_for.unwrap_or_default();
+                prop_assert!(users.iter().all(|user| of_uid(&user.uid).is_some_and(|pod| !is_done(pod))), "{claim:?}");
+                prop_assert!(claim.metadata.deletion_timestamp.is_none() || !users.is_empty(), "nobody holds {claim:?}");
+                let owner = controller_of(&claim.metadata).and_then(|owner| of_uid(&owner.uid));
+                prop_assert!(!owner.is_some_and(is_done) || !users.is_empty(), "outlives its pod: {claim:?}");
+            }
+        }
     }
 }

@@ -91,9 +91,12 @@ impl TaintEviction {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+    use crate::fixed_point::rest;
 
     #[test]
     fn a_pod_stays_as_long_as_it_tolerates_every_taint() {
@@ -121,6 +124,41 @@ mod tests {
         ] {
             let stay = may_stay(&tolerations, &taints, now, now);
             assert_eq!(stay, expected.map(Duration::from_secs), "{tolerations:?} {taints:?}");
+        }
+    }
+
+    proptest! {
+        /// Looked at whenever it was said to be, a pod stays or goes, and after few looks.
+        #[test]
+        fn from_any_taints_and_tolerations_a_pod_comes_to_stay_or_to_go(
+            taints in proptest::collection::vec(("a|b", "NoExecute|NoSchedule", proptest::option::of(0..100i64)), 0..4),
+            tolerations in proptest::collection::vec((proptest::option::of("a|b"), proptest::option::of(-5..500i64)), 0..4),
+        ) {
+            let at = |second| Timestamp::from_second(second).unwrap();
+            let taints: Vec<Taint> = taints.iter().map(|(key, effect, added)| {
+                let (key, effect) = (key.clone(), effect.clone());
+                Taint { key, effect, value: None, time_added: added.map(|second| Time(at(second))) }
+            }).collect();
+            let tolerations: Vec<Toleration> = tolerations.iter().map(|(key, toleration_seconds)| Toleration {
+                key: key.clone(), operator: Some("Exists".into()), toleration_seconds: *toleration_seconds, ..Toleration::default()
+            }).collect();
+            let (mut looks, since) = (0, at(50));
+            let (gone, last) = rest((false, since), |(gone, now)| {
+                looks += 1;
+                match may_stay(&tolerations, &taints, since, *now) {
+                    _ if *gone => (true, *now),
+                    None => (false, *now),
+                    Some(left) => (left.is_zero(), *now + left),
+                }
+            });
+            prop_assert!(looks <= 4, "{looks} looks");
+            let outstays = |taint: &Taint| {
+                let mut tolerating = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).peekable();
+                let tolerated = tolerating.peek().is_some();
+                !tolerated || tolerating.any(|toleration| toleration.toleration_seconds.is_some())
+            };
+            prop_assert_eq!(gone, taints.iter().filter(|taint| taint.effect == "NoExecute").any(outstays));
+            prop_assert!(last <= at(600));
         }
     }
 }

@@ -25,7 +25,7 @@ use kube::{Api, Client, ResourceExt};
 
 use crate::context::Context;
 use crate::error::{Error, IgnoreNotFound, Result};
-use plan::{BIND_COMPLETED, BOUND_BY_CONTROLLER, ClaimAction, HOST_PATH, STORAGE_PROVISIONER, VolumeAction};
+use plan::{ClaimAction, HOST_PATH, STORAGE_PROVISIONER, VolumeAction};
 
 const NAME: &str = "persistentvolume-controller";
 
@@ -189,31 +189,17 @@ impl Binder {
     async fn bind(&self, mut claim: PersistentVolumeClaim, mut volume: PersistentVolume) -> Result<()> {
         let name = volume.name_any();
         if !plan::is_bound_to(&volume, &claim) {
-            let spec = volume.spec.get_or_insert_default();
-            let chosen = spec.claim_ref.is_none();
-            spec.claim_ref = Some(plan::reference_to(&claim));
-            if chosen {
-                volume.annotations_mut().insert(BOUND_BY_CONTROLLER.into(), "yes".into());
-            }
+            plan::bind_volume(&mut volume, &claim);
             volume = self.volume_api().replace(&name, &PostParams::default(), &volume).await?;
         }
         self.set_volume_phase(volume.clone(), "Bound", None).await?;
-        let spec = claim.spec.get_or_insert_default();
-        let chosen = spec.volume_name.as_deref().unwrap_or_default().is_empty();
-        if chosen {
-            spec.volume_name = Some(name);
-            claim.annotations_mut().insert(BOUND_BY_CONTROLLER.into(), "yes".into());
-        }
-        let completed = claim.annotations_mut().insert(BIND_COMPLETED.into(), "yes".into()).is_some();
+        let before = claim.clone();
+        plan::bind_claim(&mut claim, &volume);
         let api = self.claim_api(&claim);
-        if chosen || !completed {
+        if claim != before {
             claim = api.replace(&claim.name_any(), &PostParams::default(), &claim).await?;
         }
-        let spec = volume.spec.unwrap_or_default();
-        let status = claim.status.get_or_insert_default();
-        status.phase = Some("Bound".into());
-        status.access_modes = spec.access_modes;
-        status.capacity = spec.capacity;
+        plan::bound_status(&mut claim, &volume);
         api.replace_status(&claim.name_any(), &PostParams::default(), &claim).await?;
         Ok(())
     }
@@ -288,13 +274,7 @@ impl Binder {
             VolumeAction::FailDelete(message) => self.fail_delete(volume, message).await,
             VolumeAction::Unbind => {
                 let mut volume = volume;
-                let chosen = volume.annotations_mut().remove(BOUND_BY_CONTROLLER).is_some();
-                let spec = volume.spec.get_or_insert_default();
-                if chosen {
-                    spec.claim_ref = None;
-                } else if let Some(reference) = &mut spec.claim_ref {
-                    (reference.uid, reference.resource_version) = (None, None);
-                }
+                plan::unbind(&mut volume);
                 let volume = self.volume_api().replace(&name, &PostParams::default(), &volume).await?;
                 self.set_volume_phase(volume, "Available", None).await
             }

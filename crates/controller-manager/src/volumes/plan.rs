@@ -293,8 +293,44 @@ fn policy(volume: &PersistentVolume) -> &str {
     policy.unwrap_or("Retain")
 }
 
+/// The volume's side of a binding.
+pub(super) fn bind_volume(volume: &mut PersistentVolume, claim: &PersistentVolumeClaim) {
+    let spec = volume.spec.get_or_insert_default();
+    if spec.claim_ref.replace(reference_to(claim)).is_none() {
+        volume.annotations_mut().insert(BOUND_BY_CONTROLLER.into(), "yes".into());
+    }
+}
+
+/// The claim's side of a binding, but for its status.
+pub(super) fn bind_claim(claim: &mut PersistentVolumeClaim, volume: &PersistentVolume) {
+    let spec = claim.spec.get_or_insert_default();
+    if spec.volume_name.as_deref().unwrap_or_default().is_empty() {
+        spec.volume_name = Some(volume.name_any());
+        claim.annotations_mut().insert(BOUND_BY_CONTROLLER.into(), "yes".into());
+    }
+    claim.annotations_mut().insert(BIND_COMPLETED.into(), "yes".into());
+}
+
+/// The status of a claim bound to this volume.
+pub(super) fn bound_status(claim: &mut PersistentVolumeClaim, volume: &PersistentVolume) {
+    let spec = volume.spec.clone().unwrap_or_default();
+    let status = claim.status.get_or_insert_default();
+    (status.phase, status.access_modes, status.capacity) = (Some("Bound".into()), spec.access_modes, spec.capacity);
+}
+
+/// Takes a volume's side of a binding back: all of it, if it was chosen here.
+pub(super) fn unbind(volume: &mut PersistentVolume) {
+    let chosen = volume.annotations_mut().remove(BOUND_BY_CONTROLLER).is_some();
+    let spec = volume.spec.get_or_insert_default();
+    if chosen {
+        spec.claim_ref = None;
+    } else if let Some(reference) = &mut spec.claim_ref {
+        (reference.uid, reference.resource_version) = (None, None);
+    }
+}
+
 /// The reference by which a volume names its claim.
-pub(super) fn reference_to(claim: &PersistentVolumeClaim) -> ObjectReference {
+fn reference_to(claim: &PersistentVolumeClaim) -> ObjectReference {
     coracle_client::object_reference(claim)
 }
 

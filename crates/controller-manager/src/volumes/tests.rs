@@ -1,13 +1,18 @@
 //! Binding as tables.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::plan::{self, BIND_COMPLETED, ClaimAction, HOST_PATH, PROVISIONED_BY, VolumeAction, World};
+use super::plan::{
+    self, BIND_COMPLETED, BOUND_BY_CONTROLLER, ClaimAction, HOST_PATH, PROVISIONED_BY, VolumeAction, World,
+};
+use crate::fixed_point::rest;
 
 fn claim(annotations: Value, spec: Value) -> PersistentVolumeClaim {
     let mut all = json!({ "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "10Gi" } } });
@@ -151,4 +156,96 @@ fn a_volume_follows_its_claim_and_then_its_reclaim_policy() {
     }
     let foreign = plan::volume(&with("Delete", false, "Released"), None);
     assert!(matches!(foreign, VolumeAction::FailDelete(message) if message.contains("no deletable volume plugin")));
+}
+
+/// Claims and volumes by name.
+type Storage = (BTreeMap<String, PersistentVolumeClaim>, BTreeMap<String, PersistentVolume>);
+
+fn set_phase(volume: &mut PersistentVolume, phase: &str) {
+    volume.status.get_or_insert_default().phase = Some(phase.into());
+}
+
+/// Looks at every claim and volume once, and does what is to be done.
+fn reconcile((claims, volumes): &Storage) -> Storage {
+    let (mut claims, mut volumes) = (claims.clone(), volumes.clone());
+    for name in claims.keys().cloned().collect::<Vec<_>>() {
+        let claim = claims.get_mut(&name).unwrap();
+        let known: Vec<_> = volumes.values().cloned().map(Arc::new).collect();
+        match (World { volumes: &known, classes: &classes() }).claim(claim) {
+            ClaimAction::Nothing => {}
+            ClaimAction::SetClass(class) => claim.spec.get_or_insert_default().storage_class_name = Some(class),
+            ClaimAction::Bind(volume) => {
+                let mut volume = *volume;
+                if !plan::is_bound_to(&volume, claim) {
+                    plan::bind_volume(&mut volume, claim);
+                }
+                set_phase(&mut volume, "Bound");
+                plan::bind_claim(claim, &volume);
+                plan::bound_status(claim, &volume);
+                volumes.insert(volume.name_any(), volume);
+            }
+            ClaimAction::Provision(class) => {
+                let made = plan::provisioned(claim, &class, "/data".as_ref());
+                volumes.entry(made.name_any()).or_insert(made);
+            }
+            waits => {
+                let is_lost = matches!(waits, ClaimAction::Lost { .. });
+                claim.status.get_or_insert_default().phase = Some(if is_lost { "Lost" } else { "Pending" }.into());
+            }
+        }
+    }
+    for name in volumes.keys().cloned().collect::<Vec<_>>() {
+        let volume = volumes.get_mut(&name).unwrap();
+        let reference = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()?.name.clone());
+        match plan::volume(volume, reference.and_then(|name| claims.get(&name))) {
+            VolumeAction::Nothing => {}
+            VolumeAction::SetPhase(phase) => set_phase(volume, phase),
+            VolumeAction::Delete => drop(volumes.remove(&name)),
+            VolumeAction::FailDelete(_) => set_phase(volume, "Failed"),
+            VolumeAction::Unbind => {
+                plan::unbind(volume);
+                set_phase(volume, "Available");
+            }
+        }
+    }
+    (claims, volumes)
+}
+
+proptest! {
+    #[test]
+    fn from_any_state_claims_and_volumes_come_to_rest(
+        // Its class, the volume that it names, and whether it says that it is bound.
+        claims in proptest::collection::btree_map("c[0-2]", (proptest::option::of("local|standard|late|ebs|none|"), proptest::option::of("v[0-3]"), any::<bool>()), 0..4),
+        // Its class and phase, its claim, whether that is named by UID, or by one that it no longer has; whether the
+        // claim was chosen here, the reclaim policy, and whether it was provisioned.
+        volumes in proptest::collection::btree_map("v[0-3]", (
+            "local|standard", "Available|Bound|Released|Failed|", proptest::option::of(("c[0-3]", 0..3u8)), any::<bool>(), "Retain|Delete", any::<bool>(),
+        ), 0..5),
+    ) {
+        let claims: BTreeMap<_, _> = claims.into_iter().map(|(name, (class, volume, bound))| {
+            let annotations = if bound { json!({ BIND_COMPLETED: "yes" }) } else { json!({}) };
+            let mut made = claim(annotations, json!({ "storageClassName": class, "volumeName": volume }));
+            (made.metadata.name, made.metadata.uid) = (Some(name.clone()), Some(name.clone()));
+            (name, made)
+        }).collect();
+        let volumes = volumes.into_iter().map(|(name, (class, phase, reference, chosen, policy, provisioned))| {
+            let uid = |claim: &str, which: u8| [None, Some(claim.to_owned()), Some("former".to_owned())][usize::from(which)].clone();
+            let reference = reference.map(|(claim, which)| json!({ "name": claim, "namespace": "ns", "uid": uid(&claim, which) }));
+            let spec = json!({ "claimRef": reference, "persistentVolumeReclaimPolicy": policy });
+            let mut made = volume(&name, "10Gi", &class, spec, &phase).as_ref().clone();
+            for (key, value, _) in [(BOUND_BY_CONTROLLER, "yes", chosen), (PROVISIONED_BY, HOST_PATH, provisioned)].into_iter().filter(|row| row.2) {
+                made.annotations_mut().insert(key.into(), value.into());
+            }
+            (name, made)
+        }).collect();
+        let (claims, volumes) = rest((claims, volumes), reconcile);
+        let phase = |claim: &PersistentVolumeClaim| claim.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();
+        for claim in claims.values().filter(|claim| phase(claim) == "Bound") {
+            let volume = claim.spec.as_ref().and_then(|spec| volumes.get(spec.volume_name.as_ref()?)).unwrap();
+            prop_assert!(plan::is_bound_to(volume, claim) && plan::volume_phase(volume) == "Bound", "{claim:?} {volume:?}");
+        }
+        for volume in volumes.values().filter(|volume| plan::volume_phase(volume) == "Bound") {
+            prop_assert!(claims.values().any(|claim| plan::is_bound_to(volume, claim)), "{volume:?} of nobody");
+        }
+    }
 }
