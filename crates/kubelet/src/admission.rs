@@ -1,7 +1,8 @@
 //! Admission: whether this node takes a pod that is bound to it.
 //!
 //! The scheduler has looked before, but it may have seen another state of the node, and who sets a pod's `nodeName` by
-//! hand has asked nobody. A pod that is not taken fails at once, with upstream's reason and message.
+//! hand has asked nobody. A pod that is not taken fails at once, with upstream's reason and message. For a critical one
+//! that lacks nothing but room, others [make room](crate::preemption).
 
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use coracle_client::scheduling::resources::{CPU, MEMORY, PODS, Resources, pod_re
 use coracle_client::scheduling::{host_ports, node_matches, tolerates};
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
 
+use crate::preemption::{self, Shortage, is_critical};
 use crate::status::PodFailure;
 
 const OS: &str = "linux";
@@ -32,9 +34,15 @@ const SAFE_SYSCTLS: [(&str, &str); 12] = [
 /// The reason that a node seen afresh may no longer give.
 pub(crate) const NODE_AFFINITY: &str = "NodeAffinity";
 
-/// Whether a node with `others` on it takes a pod; if not, why. One that has been started is not turned away by what
+/// Whether a node with `others` on it takes a pod, and which of them have to go for it; if not, why. One that has been
+/// started is not turned away by what
 /// was said about the node since. `unsafe_sysctls` are those that this node allows besides the safe ones.
-pub(crate) fn admit(pod: &Pod, node: &Node, others: &[Arc<Pod>], unsafe_sysctls: &[String]) -> Result<(), PodFailure> {
+pub(crate) fn admit(
+    pod: &Pod,
+    node: &Node,
+    others: &[Arc<Pod>],
+    unsafe_sysctls: &[String],
+) -> Result<Vec<Arc<Pod>>, PodFailure> {
     let empty = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&empty);
     sysctls(spec, unsafe_sysctls)?;
@@ -52,7 +60,20 @@ pub(crate) fn admit(pod: &Pod, node: &Node, others: &[Arc<Pod>], unsafe_sysctls:
         let message = "SupplementalGroupsPolicy=Strict is not supported in this node";
         return Err(PodFailure::rejected("SupplementalGroupsPolicyNotSupported", message));
     }
-    fits(spec, node, others)?;
+    let (missing, failure) = fits(spec, node, others);
+    match failure {
+        Some(failure) if !is_critical(pod) => return Err(failure),
+        _ => suits(pod, spec, node, others)?,
+    }
+    preemption::victims(pod, others, &missing).map_err(|why| {
+        let why = format!("preemption: error finding a set of pods to preempt: {why}");
+        let message = format!("Unexpected error while attempting to recover from admission failure: {why}");
+        PodFailure::rejected("UnexpectedAdmissionError", &message)
+    })
+}
+
+/// Whether the node is one for this pod, room aside.
+fn suits(pod: &Pod, spec: &PodSpec, node: &Node, others: &[Arc<Pod>]) -> Result<(), PodFailure> {
     let failed = |predicate: &str, why: &str| {
         Err(PodFailure::rejected(predicate, &format!("Predicate {predicate} failed: {why}")))
     };
@@ -96,8 +117,9 @@ fn sysctls(spec: &PodSpec, allowed: &[String]) -> Result<(), PodFailure> {
     Ok(())
 }
 
-/// Whether there is room. Extended resources that the node does not name are not its to hand out.
-fn fits(spec: &PodSpec, node: &Node, others: &[Arc<Pod>]) -> Result<(), PodFailure> {
+/// What there is not enough room of, and what is said of the first of that. Extended resources that the node does not
+/// name are not its to hand out.
+fn fits(spec: &PodSpec, node: &Node, others: &[Arc<Pod>]) -> (Vec<Shortage>, Option<PodFailure>) {
     let allocatable = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
     let capacity = allocatable.map(Resources::from_list).unwrap_or_default();
     let mut used = Resources::default();
@@ -107,16 +129,18 @@ fn fits(spec: &PodSpec, node: &Node, others: &[Arc<Pod>]) -> Result<(), PodFailu
     wanted.set(PODS, 1);
     let first = [PODS, CPU, MEMORY, EPHEMERAL_STORAGE];
     let rest = wanted.iter().map(|(name, _)| name).filter(|name| !first.contains(name));
+    let (mut missing, mut failure) = (Vec::new(), None);
     for name in first.into_iter().chain(rest) {
         let (requested, used, capacity_of) = (wanted.get(name), used.get(name), capacity.get(name));
         if requested > 0 && requested > capacity_of - used && (capacity.has(name) || !name.contains('/')) {
             let message = format!(
                 "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity_of}"
             );
-            return Err(PodFailure::rejected(&format!("OutOf{name}"), &message));
+            failure.get_or_insert_with(|| PodFailure::rejected(&format!("OutOf{name}"), &message));
+            missing.push((name.to_owned(), requested - (capacity_of - used)));
         }
     }
-    Ok(())
+    (missing, failure)
 }
 
 #[cfg(test)]
@@ -242,7 +266,7 @@ mod tests {
     fn a_node_takes_only_so_many_pods() {
         let others: Vec<_> = ["a", "b", "c"].map(|name| Arc::new(pod(name, json!({ "containers": [] })))).into();
         let new = pod("new", asking(json!({})));
-        assert_eq!(admit(&new, &node(), &others[..2], &[]), Ok(()));
+        assert_eq!(admit(&new, &node(), &others[..2], &[]), Ok(vec![]));
         let failure = admit(&new, &node(), &others, &[]).unwrap_err();
         assert_eq!(failure.reason, "OutOfpods");
         assert_eq!(failure.message, "Node didn't have enough resource: pods, requested: 1, used: 3, capacity: 3");
@@ -254,7 +278,7 @@ mod tests {
         running.metadata.labels = Some([(OS_LABEL.to_owned(), OS.to_owned())].into());
         assert_eq!(admit(&running, &node(), &[], &[]).unwrap_err().reason, NODE_AFFINITY);
         running.status = from_value(json!({ "startTime": "2026-01-01T00:00:00Z" })).unwrap();
-        assert_eq!(admit(&running, &node(), &[], &[]), Ok(()));
+        assert_eq!(admit(&running, &node(), &[], &[]), Ok(vec![]));
         running.metadata.labels = Some([(OS_LABEL.to_owned(), "windows".to_owned())].into());
         assert_eq!(admit(&running, &node(), &[], &[]).unwrap_err().reason, "PodOSSelectorNodeLabelDoesNotMatch");
     }

@@ -25,7 +25,7 @@ use crate::probes::{NetworkProber, Prober};
 use crate::runtime::{ContainerFilter, Runtime, RuntimeError, SandboxFilter};
 use crate::server::{Routes, Server, ServerCertificate};
 use crate::shared::Shared;
-use crate::status::PodFailure;
+use crate::status::{PREEMPTED, PodFailure};
 use crate::volumes::tear_down;
 
 /// How often a silent engine is asked whether it is still there.
@@ -221,6 +221,14 @@ fn uid(pod: &Pod) -> String {
     pod.metadata.uid.clone().unwrap_or_default()
 }
 
+/// Tells a worker something new.
+fn change(worker: &WorkerHandle, change: impl FnOnce(&mut PodUpdate)) {
+    worker.updates.send_if_modified(|update| {
+        change(update);
+        true
+    });
+}
+
 impl PodManager {
     fn new(shared: Arc<Shared>, pods: Informer<Pod>) -> PodManager {
         let (done, finished) = mpsc::unbounded_channel();
@@ -303,33 +311,47 @@ impl PodManager {
         if let Some(old) = old.filter(replaced)
             && let Some(worker) = self.workers.get(&uid(&old))
         {
-            worker.updates.send_replace(PodUpdate { pod: old, gone: true });
+            change(worker, |update| (update.pod, update.gone) = (old, true));
         }
         let Some(new) = new else { return };
         match self.workers.get(&uid(&new)) {
             Some(worker) => {
-                worker.updates.send_replace(PodUpdate { pod: new, gone: false });
+                change(worker, |update| update.pod = new);
             }
             None => {
                 // The first thing a kubelet does about a pod is to say when; before that, nothing of it can run.
                 let fresh = new.status.as_ref().is_none_or(|status| status.start_time.is_none());
-                let rejection = self.rejection(&new).await;
-                let worker = pod_worker::start(self.shared.clone(), new.clone(), fresh, rejection, self.done.clone());
+                let admitted = self.admit(&new).await;
+                let (victims, rejection) = admitted.map_or_else(|failure| (vec![], Some(failure)), |pods| (pods, None));
+                let room = victims.iter().filter_map(|victim| self.preempt(victim)).collect();
+                let (shared, done) = (self.shared.clone(), self.done.clone());
+                let worker = pod_worker::start(shared, new.clone(), fresh, rejection, room, done);
                 self.workers.insert(uid(&new), worker);
             }
         }
     }
 
-    /// Why the node does not take a pod, if it does not. What is over or ending needs no room.
-    async fn rejection(&self, pod: &Pod) -> Option<PodFailure> {
+    /// Ends a pod for the sake of another. What is returned is cancelled when nothing of it runs any more.
+    fn preempt(&mut self, victim: &Pod) -> Option<CancellationToken> {
+        let worker = self.workers.get_mut(&uid(victim))?;
+        worker.rejected = true;
+        self.shared.pod_event(victim, EventType::Warning, "Preempting", PREEMPTED);
+        let room = CancellationToken::new();
+        change(worker, |update| update.preempted = Some(room.clone()));
+        Some(room)
+    }
+
+    /// Which pods have to go for this one; why the node does not take it, if it does not. What is over or ending needs no
+    /// room.
+    async fn admit(&self, pod: &Pod) -> Result<Vec<Arc<Pod>>, PodFailure> {
         let is_over =
             |pod: &Pod| matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
         if is_over(pod) || pod.metadata.deletion_timestamp.is_some() {
-            return None;
+            return Ok(vec![]);
         }
         let here = |other: &Pod| self.workers.get(&uid(other)).is_some_and(|worker| !worker.rejected);
         let others: Vec<_> = self.pods.list().into_iter().filter(|other| here(other) && !is_over(other)).collect();
-        let node = self.shared.node.borrow().clone()?;
+        let Some(node) = self.shared.node.borrow().clone() else { return Ok(vec![]) };
         let allowed = &self.shared.config.allowed_unsafe_sysctls;
         let mut verdict = admit(pod, &node, &others, allowed);
         if verdict.as_ref().is_err_and(|failure| failure.reason == NODE_AFFINITY) {
@@ -339,9 +361,10 @@ impl PodManager {
                 verdict = admit(pod, &node, &others, allowed);
             }
         }
-        let failure = verdict.err()?;
-        self.shared.pod_event(pod, EventType::Warning, &failure.reason, failure.message.clone());
-        Some(failure)
+        if let Err(failure) = &verdict {
+            self.shared.pod_event(pod, EventType::Warning, &failure.reason, failure.message.clone());
+        }
+        verdict
     }
 
     /// Stops and removes what runs for pods that no longer exist.

@@ -31,6 +31,7 @@ pub mod objects;
 pub mod observed;
 pub mod plan;
 mod pod_worker;
+mod preemption;
 pub mod probes;
 pub mod resources;
 pub mod runtime;

@@ -30,6 +30,9 @@ pub struct WaitingReason {
     pub message: String,
 }
 
+/// What is told of a pod that made room.
+pub(crate) const PREEMPTED: &str = "Preempted in order to admit critical pod";
+
 /// A verdict of the kubelet on a whole pod, such as `DeadlineExceeded` or `Evicted`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodFailure {
@@ -39,12 +42,19 @@ pub struct PodFailure {
     pub message: String,
     /// The node did not take the pod, so that there is nothing to say of its containers.
     pub rejected: bool,
+    /// Since when the pod has been ended for no fault of its own, which its condition `DisruptionTarget` tells.
+    pub disrupted: Option<Timestamp>,
 }
 
 impl PodFailure {
     /// A failure of what has run.
     pub(crate) fn new(reason: &str, message: &str) -> PodFailure {
-        PodFailure { reason: reason.into(), message: message.into(), rejected: false }
+        PodFailure { reason: reason.into(), message: message.into(), rejected: false, disrupted: None }
+    }
+
+    /// The pod made room for one that matters more.
+    pub(crate) fn preempted(now: Timestamp) -> PodFailure {
+        PodFailure { disrupted: Some(now), ..PodFailure::new("Preempting", PREEMPTED) }
     }
 
     /// Why the node does not take a pod.

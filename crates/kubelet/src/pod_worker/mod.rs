@@ -34,6 +34,7 @@ use coracle_clock::watch;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodStatus, Secret};
 use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::backoff::Backoff;
@@ -56,6 +57,8 @@ pub(crate) struct PodUpdate {
     pub(crate) pod: Arc<Pod>,
     /// The API server no longer has it.
     pub(crate) gone: bool,
+    /// It is to make room for another; cancelled when nothing of it runs any more.
+    pub(crate) preempted: Option<CancellationToken>,
 }
 
 /// Wakes a worker from outside.
@@ -86,7 +89,7 @@ impl Signals {
 pub(crate) struct WorkerHandle {
     pub(crate) updates: watch::Sender<PodUpdate>,
     pub(crate) signals: Arc<Signals>,
-    /// The node did not take the pod.
+    /// The node did not take the pod, or no longer wants it: there is no room for it to count.
     pub(crate) rejected: bool,
     pub(crate) _task: AbortOnDropHandle<()>,
 }
@@ -141,17 +144,18 @@ pub(crate) struct PodWorker {
 }
 
 /// Starts the worker of a pod. `fresh` says that the runtime cannot know the pod yet, `rejection` why it is to end
-/// before it begins.
+/// before it begins, `after` what it waits for.
 pub(crate) fn start(
     shared: Arc<Shared>,
     pod: Arc<Pod>,
     fresh: bool,
     rejection: Option<PodFailure>,
+    after: Vec<CancellationToken>,
     done: mpsc::UnboundedSender<String>,
 ) -> WorkerHandle {
     let rejected = rejection.is_some();
     let signals = Arc::new(Signals { runtime_changed: AtomicBool::new(!fresh), ..Signals::default() });
-    let (updates, receiver) = watch::channel(PodUpdate { pod: pod.clone(), gone: false });
+    let (updates, receiver) = watch::channel(PodUpdate { pod: pod.clone(), gone: false, preempted: None });
     let worker = PodWorker {
         shared,
         signals: signals.clone(),
@@ -179,7 +183,12 @@ pub(crate) fn start(
         tokens: BTreeMap::new(),
         wake_at: None,
     };
-    let task = AbortOnDropHandle::new(tokio::spawn(worker.run()));
+    let task = AbortOnDropHandle::new(tokio::spawn(async move {
+        for room in &after {
+            room.cancelled().await;
+        }
+        worker.run().await;
+    }));
     WorkerHandle { updates, signals, rejected, _task: task }
 }
 
@@ -210,14 +219,19 @@ impl PodWorker {
                         self.wake_after(RETRY);
                     }
                 }
-                Stage::Terminated => match self.clean_up().await {
-                    Ok(true) => break,
-                    Ok(false) => {}
-                    Err(why) => {
-                        tracing::debug!(pod = self.name(), why, "clean-up failed; trying again");
-                        self.wake_after(RETRY);
+                Stage::Terminated => {
+                    if let Some(room) = &self.updates.borrow().preempted {
+                        room.cancel();
                     }
-                },
+                    match self.clean_up().await {
+                        Ok(true) => break,
+                        Ok(false) => {}
+                        Err(why) => {
+                            tracing::debug!(pod = self.name(), why, "clean-up failed; trying again");
+                            self.wake_after(RETRY);
+                        }
+                    }
+                }
             }
             if self.next_stage() == acted_on {
                 self.rest().await;
@@ -243,6 +257,9 @@ impl PodWorker {
         }
         self.pod = update.pod;
         self.gone = update.gone;
+        if update.preempted.is_some() && !self.finished() {
+            self.failure = Some(PodFailure::preempted(coracle_clock::now()));
+        }
     }
 
     fn deleting(&self) -> bool {
@@ -299,11 +316,14 @@ fn is_over(status: &PodStatus) -> bool {
     matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
 }
 
-/// Resolves when the pod is being deleted, or was declared to be over.
+/// Resolves when the pod is being deleted, is to make room, or was declared to be over.
 async fn must_stop(updates: &mut watch::Receiver<PodUpdate>) {
     let stop = |update: &PodUpdate| {
-        let PodUpdate { pod, gone } = update;
-        *gone || pod.metadata.deletion_timestamp.is_some() || pod.status.as_ref().is_some_and(is_over)
+        let PodUpdate { pod, gone, preempted } = update;
+        *gone
+            || preempted.is_some()
+            || pod.metadata.deletion_timestamp.is_some()
+            || pod.status.as_ref().is_some_and(is_over)
     };
     if updates.wait_for(stop).await.is_err() {
         std::future::pending::<()>().await;

@@ -10,6 +10,9 @@ use crate::observed::{containers, init_containers, is_sidecar};
 pub(crate) const OWNED: [&str; 5] =
     ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
+/// The condition of a pod that somebody ends for no fault of its own.
+const DISRUPTION_TARGET: &str = "DisruptionTarget";
+
 /// A condition's value with reason and message.
 struct Value {
     status: bool,
@@ -43,6 +46,20 @@ pub(super) fn conditions(input: &StatusInput<'_>, status: &PodStatus, old: &PodS
     let mut all: Vec<PodCondition> =
         OWNED.iter().zip(values).map(|(type_, value)| condition(input, previous, type_, value)).collect();
     all.extend(foreign(old));
+    if let Some(failure) = input.failure
+        && let Some(since) = failure.disrupted
+    {
+        all.retain(|condition| condition.type_ != DISRUPTION_TARGET);
+        all.push(PodCondition {
+            type_: DISRUPTION_TARGET.to_owned(),
+            status: "True".to_owned(),
+            reason: Some("TerminationByKubelet".to_owned()),
+            message: Some(failure.message.clone()),
+            last_transition_time: Some(whole_seconds(since)),
+            observed_generation: input.pod.metadata.generation,
+            last_probe_time: None,
+        });
+    }
     all
 }
 

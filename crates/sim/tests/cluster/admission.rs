@@ -86,3 +86,57 @@ fn of_pods_that_came_while_the_kubelet_was_away_the_oldest_are_taken() {
         Ok(())
     });
 }
+
+#[test]
+fn a_critical_pod_makes_room_for_itself() {
+    play(Cluster::builder().nodes(1), async |cluster| {
+        for (name, cpu) in [("small", "500m"), ("large", "2"), ("sure", "1")] {
+            let limits = json!([{ "name": "main", "image": "nginx:1", "resources": { "limits": { "cpu": cpu, "memory": "1Mi" } } }]);
+            let more = if name == "sure" { json!({ "containers": limits }) } else { json!({}) };
+            cluster.create(bound(name, cpu, more)).await?;
+        }
+        cluster.settle().await;
+        let critical = || json!({ "priorityClassName": "system-node-critical" });
+        // Half a processor is left, and one wanted.
+        cluster.create(bound("critical", "1", critical())).await?;
+        cluster.settle().await;
+        let phases = async |cluster: &Cluster| -> anyhow::Result<Vec<(String, String)>> {
+            let pods = cluster.list("pods", Some("default")).await?;
+            let phase = |pod: &Value| pod["status"]["phase"].as_str().unwrap_or_default().to_owned();
+            Ok(pods.iter().map(|pod| (name(pod), phase(pod))).collect())
+        };
+        let told = |list: &[(&str, &str)]| -> Vec<(String, String)> {
+            list.iter().map(|(name, phase)| ((*name).to_owned(), (*phase).to_owned())).collect()
+        };
+        let expected = [("critical", "Running"), ("large", "Running"), ("small", "Failed"), ("sure", "Running")];
+        assert_eq!(phases(cluster).await?, told(&expected));
+        let mut small = get(cluster, "pods", "small").await?["status"].clone();
+        assert_eq!(
+            (&small["reason"], &small["message"]),
+            (&json!("Preempting"), &json!("Preempted in order to admit critical pod"))
+        );
+        let target = small["conditions"].as_array_mut().and_then(|conditions| conditions.pop()).unwrap_or_default();
+        assert_eq!(
+            (&target["type"], &target["status"], &target["reason"], &target["message"]),
+            (&json!("DisruptionTarget"), &json!("True"), &json!("TerminationByKubelet"), &small["message"])
+        );
+        assert!(messages(cluster, "small").await?.contains(&"Preempted in order to admit critical pod".to_owned()));
+        // Nothing ran beyond what there is: the critical pod began when the other had ended.
+        let time = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let ended = time(&small["containerStatuses"][0]["state"]["terminated"]["finishedAt"]);
+        let began = get(cluster, "pods", "critical").await?["status"]["containerStatuses"][0].clone();
+        let began = time(&began["state"]["running"]["startedAt"]);
+        assert!(!ended.is_empty() && ended <= began, "{ended} {began}");
+
+        cluster.create(bound("too-large", "3500m", critical())).await?;
+        cluster.settle().await;
+        let status = get(cluster, "pods", "too-large").await?["status"].clone();
+        assert_eq!(status["reason"], "UnexpectedAdmissionError");
+        assert_eq!(
+            status["message"],
+            "Pod was rejected: Unexpected error while attempting to recover from admission failure: preemption: error \
+             finding a set of pods to preempt: no set of running pods found to reclaim resources: [(res: cpu, q: 500), ]"
+        );
+        Ok(())
+    });
+}
