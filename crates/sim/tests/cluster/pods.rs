@@ -218,3 +218,38 @@ fn the_kubelet_writes_a_pods_status_when_there_is_news() {
         Ok(())
     });
 }
+
+/// How often each pod's status was written by a kubelet until now.
+fn status_writes(cluster: &Cluster) -> std::collections::BTreeMap<String, u64> {
+    let of_kubelets = cluster.requests().into_iter().filter(|(request, _)| request.starts_with("system:node:"));
+    of_kubelets
+        .filter_map(|(request, count)| {
+            let path = request.split_once(" PATCH ")?.1.strip_prefix("/api/v1/namespaces/default/pods/")?;
+            Some((path.strip_suffix("/status")?.to_owned(), count))
+        })
+        .collect()
+}
+
+#[test]
+fn a_pods_status_is_written_three_times_until_it_runs() {
+    // Alone, and among many that start at once.
+    for replicas in [1, 100] {
+        simulate(async |cluster| {
+            cluster.create(deployment("web", replicas, "nginx:1")).await?;
+            cluster.settle().await;
+            assert_eq!(ready_pods(cluster, "web").await?, replicas as usize);
+            let writes = status_writes(cluster);
+            let more: Vec<_> = writes.iter().filter(|(_, count)| **count > 3).collect();
+            assert_eq!((writes.len(), more), (replicas as usize, vec![]));
+            // And none of them changed nothing.
+            let history = cluster.history();
+            for pod in writes.keys() {
+                let key = format!("default/{pod}");
+                let of_pod = history.iter().filter(|change| change.object() == ("pods".into(), key.clone()));
+                let statuses: Vec<Value> = of_pod.map(|change| change.json()["status"].clone()).collect();
+                assert!(statuses.windows(2).all(|pair| pair[0] != pair[1]), "{statuses:#?}");
+            }
+            Ok(())
+        });
+    }
+}
