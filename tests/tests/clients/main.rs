@@ -3,6 +3,7 @@
 use coracle_tests::kubectl::{self, columns};
 use coracle_tests::{Cluster, Kubectl, Section, Session, eventually, sections, specification};
 
+mod apps;
 mod replicas;
 mod streams;
 
@@ -24,7 +25,12 @@ const SECTIONS: &[Section<Cluster>] = sections![
 fn main() {
     let missing = coracle_tests::cluster::missing;
     let start = || Cluster::start(&["busybox:1.37", "coracle/echo:1.0"]);
-    specification(&[streams::SECTIONS, replicas::SECTIONS, SECTIONS].concat(), missing, start, Cluster::report);
+    specification(
+        &[streams::SECTIONS, replicas::SECTIONS, apps::SECTIONS, SECTIONS].concat(),
+        missing,
+        start,
+        Cluster::report,
+    );
 }
 
 /// Each kubectl with a namespace of its own.
