@@ -49,6 +49,8 @@ fn one(input: &StatusInput<'_>, old: Option<&[ContainerStatus]>, container: &Con
         lost(input, role, &mut status);
     }
     readiness(input, container, role, latest, &mut status);
+    // Upstream always writes it, and so does the server: without it, what comes back would look changed.
+    status.last_state.get_or_insert_default();
     status
 }
 
