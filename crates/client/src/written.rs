@@ -1,7 +1,7 @@
-//! Writes whose answers are of no interest but for the version.
+//! Writes whose answers are of little interest, and not decoded.
 
-use kube::api::{Patch, PatchParams, PostParams};
-use kube::core::Request;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, DynamicObject, Request};
 use kube::{Client, Error, Resource, Result};
 use serde::{Deserialize, Serialize};
 
@@ -53,4 +53,14 @@ where
     let url = Request::new(K::url_path(&(), Some(namespace)));
     let request = url.patch_subresource("status", name, &PatchParams::default(), patch);
     client.request(request.map_err(Error::BuildRequest)?).await
+}
+
+/// Deletes all objects of a namespace of the kind that `resource` says.
+///
+/// # Errors
+/// As `kube::Api::delete_collection`.
+pub async fn delete_all(client: &Client, namespace: &str, resource: &ApiResource, params: &DeleteParams) -> Result<()> {
+    let url = Request::new(DynamicObject::url_path(resource, Some(namespace)));
+    let request = url.delete_collection(params, &ListParams::default()).map_err(Error::BuildRequest)?;
+    client.request_text(request).await.map(drop)
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_client::{Informer, ObjectKey, Requeue, WorkQueue};
+use coracle_client::{Informer, ObjectKey, Requeue, WorkQueue, written};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, NamespaceStatus, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -258,15 +258,15 @@ async fn empty(client: &Client, namespace: &str, estimate: i64) -> Result<Found>
 
 async fn empty_of(client: &Client, namespace: &str, served: &Served, estimate: i64, found: &mut Found) -> Result<()> {
     let api = served.metadata(client, Some(namespace));
-    let present = api.list(&ListParams::default()).await.ignore_not_found()?;
+    let present = api.list(&ListParams::default().limit(1)).await.ignore_not_found()?;
     if present.is_none_or(|present| present.items.is_empty()) {
         return Ok(());
     }
     let params = DeleteParams::background();
-    let objects = served.objects(client, namespace);
     if served.can("deletecollection") {
-        objects.delete_collection(&params, &ListParams::default()).await?;
+        written::delete_all(client, namespace, &served.resource, &params).await?;
     } else {
+        let objects = served.objects(client, namespace);
         for object in api.list(&ListParams::default()).await? {
             objects.delete(&object.name_any(), &params).await.ignore_not_found()?;
         }
