@@ -13,12 +13,14 @@ pub fn init(command: &Command, verbose: u8) {
         Command::Demo(_)
             | Command::Down(_)
             | Command::Status(_)
+            | Command::Nodes { .. }
             | Command::Kubeconfig(_)
             | Command::Snapshot { .. }
             | Command::History(_)
             | Command::Get(_)
             | Command::Images(_)
             | Command::Load(_)
+            | Command::Simulate(_)
             | Command::Logs(_)
             | Command::Setup
             | Command::Completions { .. }

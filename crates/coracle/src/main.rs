@@ -51,6 +51,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Up(options) => commands::up::run(data_dir, options).await,
         Command::Down(options) => commands::down::run(data_dir, options).await,
         Command::Status(store) => commands::status::run(data_dir, &store).await,
+        Command::Nodes { command } => commands::nodes::run(data_dir, command).await,
         Command::Kubeconfig(options) => commands::kubeconfig::run(data_dir, options),
         Command::Etcd { command: EtcdCommand::Env } => commands::etcd::env(data_dir),
         Command::Snapshot { command } => commands::snapshot::run(data_dir, command).await,
@@ -61,6 +62,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             commands::etcd::serve(data_dir, etcd_listen).await
         }
         Command::Load(options) => commands::load::run(options).await,
+        Command::Simulate(options) => commands::simulate::run(data_dir, options).await,
         Command::Images(options) => commands::images::run(data_dir, options).await,
         Command::Logs(options) => commands::logs::run(data_dir, options).await,
         Command::Setup => commands::setup::run().await,

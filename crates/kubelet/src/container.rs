@@ -47,6 +47,7 @@ pub fn sandbox_config(pod: &Pod, attempt: u32, ip: Option<IpAddr>, cluster: &cra
         host_ipc: spec.host_ipc == Some(true),
         sysctls: security.sysctls.into_iter().flatten().map(|sysctl| (sysctl.name, sysctl.value)).collect(),
         port_mappings: port_mappings(pod),
+        labels: pod.metadata.labels.clone().unwrap_or_default(),
         ..SandboxConfig::default()
     }
 }

@@ -19,6 +19,7 @@ pub struct Builder {
     pub(crate) scheduler: bool,
     pub(crate) metrics: bool,
     pub(crate) real_time: bool,
+    pub(crate) keep_history: bool,
 }
 
 /// Volumes that take no room.
@@ -40,6 +41,7 @@ impl Default for Builder {
             scheduler: true,
             metrics: true,
             real_time: false,
+            keep_history: true,
         }
     }
 }
@@ -84,6 +86,13 @@ impl Builder {
     /// Leaves metrics-server out, and with it every extension server that the API server would ask for news.
     pub fn without_metrics(mut self) -> Self {
         self.metrics = false;
+        self
+    }
+
+    /// Keeps neither the [history](Cluster::history) nor [who made it](Cluster::authors) nor [what was
+    /// asked](Cluster::requests): for clusters that live long. Its [hash](Cluster::history_hash) is there all the same.
+    pub fn without_history(mut self) -> Self {
+        self.keep_history = false;
         self
     }
 

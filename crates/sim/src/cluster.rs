@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use coracle_apiserver::assembly::assemble;
 use coracle_apiserver::auth::jwt::TokenKey;
+use coracle_apiserver::hooks::Connector;
 use coracle_apiserver::security::SecurityConfig;
 use coracle_apiserver::{ApiServer, UserInfo};
 use coracle_kubelet::Kubelet;
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::builder::Builder;
 use crate::faults::Link;
 use crate::history::{Change, Recorder, dump};
-use crate::kubelets::Kubelets;
+use crate::kubelets::{CONNECTORS, Kubelets};
 use crate::line::{Line, Process, Requests, Server, Switchboard};
 
 /// How long nothing may have changed for a cluster to count as settled: longer than a backed-off pod waits in the
@@ -59,9 +60,20 @@ pub struct Cluster {
 }
 
 struct Machine {
-    number: u8,
+    number: u16,
     config: SimulatedConfig,
+    kubelet: coracle_kubelet::Config,
     runtime: SimulatedRuntime,
+}
+
+/// The most machines there ever are: so many networks of pods lie between 10.244 and the Services' addresses.
+const MACHINES_MAX: u16 = 30_000;
+
+/// A machine's own address and the network of its pods: 10.244.1, 10.244.2, …, 10.244.255, 10.243.0, ….
+fn addresses(number: u16) -> (Ipv4Addr, String) {
+    let [high, third] = number.to_be_bytes();
+    let second = 244 - high;
+    (Ipv4Addr::new(10, second, third, 1), format!("10.{second}.{third}.0/24"))
 }
 
 impl Cluster {
@@ -72,8 +84,9 @@ impl Cluster {
 
     pub(crate) async fn start(builder: Builder) -> anyhow::Result<Cluster> {
         let store: SharedStore = MemoryStore::new();
-        let recorder = Recorder::start(&store).await?;
+        let recorder = Recorder::start(&store, builder.keep_history).await?;
         let (server, requests) = (Switchboard::default(), Requests::default());
+        requests.lock().unwrap_or_else(PoisonError::into_inner).off = !builder.keep_history;
         let line = Line {
             server: server.clone(),
             user: UserInfo::new("kubernetes-admin", &["kubeadm:cluster-admins"]),
@@ -148,17 +161,55 @@ impl Cluster {
     /// Starts another machine with a kubelet, which registers as a node. Its name.
     ///
     /// # Errors
-    /// There are 250 nodes already.
+    /// There are no addresses for more nodes.
     pub async fn add_node(&mut self, config: SimulatedConfig) -> anyhow::Result<String> {
+        self.add_node_as(config, |_| {}).await
+    }
+
+    /// As [`Cluster::add_node`], with changes to what the kubelet is told: its name, labels, taints, reservations.
+    ///
+    /// # Errors
+    /// There are no addresses for more nodes, or there is one of that name.
+    pub async fn add_node_as(
+        &mut self,
+        config: SimulatedConfig,
+        change: impl FnOnce(&mut coracle_kubelet::Config),
+    ) -> anyhow::Result<String> {
         let number = self.machines.values().map(|machine| machine.number).max().unwrap_or_default() + 1;
-        if number > 250 {
+        if number > MACHINES_MAX {
             bail!("no addresses for more nodes");
         }
-        let name = format!("coracle-{number}");
+        let (ip, pod_cidr) = addresses(number);
+        let mut kubelet = coracle_kubelet::Config {
+            on_disk: false,
+            ..coracle_kubelet::Config::new(&format!("coracle-{number}"), IpAddr::V4(ip), &pod_cidr, "/simulated")
+        };
+        change(&mut kubelet);
+        let name = kubelet.node_name.clone();
+        if self.machines.contains_key(&name) {
+            bail!("there is a node {name}");
+        }
         let runtime = SimulatedRuntime::new(config.clone());
-        self.machines.insert(name.clone(), Machine { number, config, runtime });
+        self.machines.insert(name.clone(), Machine { number, config, kubelet, runtime });
         self.restart(&Component::Kubelet(name.clone())).await?;
         Ok(name)
+    }
+
+    /// Takes a machine away for good: it is switched off, as by [`Cluster::power_off`], and its node deleted, as a cloud's
+    /// node controller does.
+    ///
+    /// # Errors
+    /// The API server's refusal; the machine is gone all the same.
+    pub async fn remove_node(&mut self, node: &str) -> anyhow::Result<()> {
+        let component = Component::Kubelet(node.to_owned());
+        self.crash(&component);
+        self.machines.remove(node);
+        self.links.remove(&component);
+        self.kubelets.remove(node);
+        match self.get("nodes", node).await? {
+            Some(_) => self.delete("nodes", node).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Switches a machine off: the kubelet dies, and every container with it. [`Cluster::restart`] of the kubelet is
@@ -217,7 +268,8 @@ impl Cluster {
         match component {
             Component::ApiServer => {
                 let mut security = SecurityConfig::new(TokenKey::generate()?, "10.96.0.0/12".parse()?);
-                security.connectors.insert("nodes/proxy".into(), Arc::new(self.kubelets.clone()));
+                let connector = |name: &str| (name.to_owned(), Arc::new(self.kubelets.clone()) as Arc<dyn Connector>);
+                security.connectors.extend(CONNECTORS.map(connector));
                 let advertise = (Ipv4Addr::new(10, 244, 0, 1), 6443);
                 let api = assemble(self.store.clone(), security, advertise, None).await.context("the API server")?;
                 let server = Server { api: api.clone(), stopped: killed };
@@ -239,12 +291,7 @@ impl Cluster {
             Component::Client(_) => {}
             Component::Kubelet(node) => {
                 let machine = self.machines.get(node).with_context(|| format!("no node {node}"))?;
-                let (third, machine) = (machine.number, machine.runtime.clone());
-                let ip = IpAddr::V4(Ipv4Addr::new(10, 244, third, 1));
-                let config = coracle_kubelet::Config {
-                    on_disk: false,
-                    ..coracle_kubelet::Config::new(node, ip, &format!("10.244.{third}.0/24"), "/simulated")
-                };
+                let (config, machine) = (machine.kubelet.clone(), machine.runtime.clone());
                 let client = self.component_client(component, &format!("system:node:{node}"), &["system:nodes"]);
                 let kubelet = Kubelet::with_prober(client, Arc::new(machine.clone()), Arc::new(machine), config)?;
                 self.kubelets.add(node, kubelet.routes(), killed.clone());
@@ -281,6 +328,14 @@ impl Cluster {
         let link = self.links.entry(component.clone()).or_default().clone();
         let line = Line { server, user: UserInfo::new(user, groups), requests, process, link };
         kube::Client::new(line, "default")
+    }
+
+    pub(crate) fn asked(&self) -> Requests {
+        self.requests.clone()
+    }
+
+    pub(crate) fn switchboard(&self) -> Switchboard {
+        self.server.clone()
     }
 
     /// Lets time pass.
@@ -328,14 +383,13 @@ impl Cluster {
     /// How long that took. What waits longer than that by design (a pod in `CrashLoopBackOff`, a CronJob) is not
     /// waited for, and a cluster that does not come to rest is left alone after an hour.
     pub async fn settle(&self) -> Duration {
-        let (start, mut seen, mut quiet) = (coracle_clock::instant(), self.recorder.len(), Duration::ZERO);
+        let (start, mut seen, mut quiet) = (coracle_clock::instant(), self.recorder.matters(), Duration::ZERO);
         const STEP: Duration = Duration::from_millis(500);
         while quiet < QUIET && start.elapsed() < SETTLE_LIMIT {
             coracle_clock::sleep(STEP).await;
-            let matters =
-                |change: &Change| !matches!(change.object().0.as_str(), "leases" | "minions" | "nodes" | "events");
-            quiet = if self.recorder.any_since(seen, matters) { Duration::ZERO } else { quiet + STEP };
-            seen = self.recorder.len();
+            let now = self.recorder.matters();
+            quiet = if now != seen { Duration::ZERO } else { quiet + STEP };
+            seen = now;
         }
         start.elapsed()
     }
@@ -354,6 +408,16 @@ impl Cluster {
     /// Every change since the beginning, in order.
     pub fn history(&self) -> Vec<Change> {
         self.recorder.changes()
+    }
+
+    /// The SHA-256 of every change since the beginning, in hexadecimal: what two runs with one seed have in common.
+    pub fn history_hash(&self) -> String {
+        self.recorder.hash()
+    }
+
+    /// Tells somebody of every change from now on, at the moment when it happens; there is one such listener at most.
+    pub fn on_change(&self, listener: impl FnMut(&Change) + Send + 'static) {
+        self.recorder.listen(Box::new(listener));
     }
 
     /// All that the store holds now, a line for each key.

@@ -1,12 +1,13 @@
 //! What happened: every change of the store, in order.
 
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use coracle_store::{KeyRange, RangeRequest, Revision, SharedStore, WatchRequest};
 use futures::StreamExt;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 /// One change of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,40 +44,80 @@ impl std::fmt::Display for Change {
     }
 }
 
-/// Keeps every change of a store, for as long as it is held.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Recorder(Arc<Mutex<Vec<Change>>>);
+/// Hears of every change of a store, for as long as it is held, and keeps them if it is asked to.
+#[derive(Clone, Default)]
+pub(crate) struct Recorder(Arc<Mutex<Recorded>>);
+
+#[derive(Default)]
+struct Recorded {
+    changes: Vec<Change>,
+    /// How many changes there were of anything but heartbeats and events.
+    matters: u64,
+    hash: Sha256,
+    listener: Option<Listener>,
+}
+
+pub(crate) type Listener = Box<dyn FnMut(&Change) + Send>;
 
 impl Recorder {
-    pub(crate) async fn start(store: &SharedStore) -> anyhow::Result<Recorder> {
+    pub(crate) async fn start(store: &SharedStore, keep: bool) -> anyhow::Result<Recorder> {
         let request = WatchRequest::new(KeyRange::prefix(""), Some(store.revision() + 1));
         let mut batches = store.watch(request).await?;
         let recorder = Recorder::default();
-        let changes = recorder.0.clone();
+        let recorded = recorder.0.clone();
         tokio::spawn(async move {
             while let Some(Ok(batch)) = batches.next().await {
-                let new = batch.events.into_iter().map(|event| Change {
-                    revision: event.kv.mod_revision,
-                    key: event.kv.key,
-                    value: (!event.deleted).then_some(event.kv.value),
-                });
-                changes.lock().unwrap_or_else(PoisonError::into_inner).extend(new);
+                let mut recorded = recorded.lock().unwrap_or_else(PoisonError::into_inner);
+                for event in batch.events {
+                    let change = Change {
+                        revision: event.kv.mod_revision,
+                        key: event.kv.key,
+                        value: (!event.deleted).then_some(event.kv.value),
+                    };
+                    recorded.add(change, keep);
+                }
             }
         });
         Ok(recorder)
     }
 
+    fn lock(&self) -> MutexGuard<'_, Recorded> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells somebody of every change from now on.
+    pub(crate) fn listen(&self, listener: Listener) {
+        self.lock().listener = Some(listener);
+    }
+
     pub(crate) fn changes(&self) -> Vec<Change> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().changes.clone()
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    pub(crate) fn matters(&self) -> u64 {
+        self.lock().matters
     }
 
-    /// Whether any change from number `since` on is `wanted`.
-    pub(crate) fn any_since(&self, since: usize, wanted: impl Fn(&Change) -> bool) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)[since..].iter().any(wanted)
+    /// The SHA-256 of all changes so far, in hexadecimal.
+    pub(crate) fn hash(&self) -> String {
+        self.lock().hash.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl Recorded {
+    fn add(&mut self, change: Change, keep: bool) {
+        self.hash.update(change.revision.to_be_bytes());
+        self.hash.update(&change.key);
+        self.hash.update(change.value.as_deref().unwrap_or_default());
+        let heartbeat =
+            ["/registry/leases/", "/registry/coordination.k8s.io/leases/", "/registry/minions/", "/registry/events/"];
+        self.matters += u64::from(!heartbeat.iter().any(|prefix| change.key.starts_with(prefix.as_bytes())));
+        if let Some(listener) = &mut self.listener {
+            listener(&change);
+        }
+        if keep {
+            self.changes.push(change);
+        }
     }
 }
 

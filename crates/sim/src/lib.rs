@@ -43,6 +43,8 @@
 //! }).unwrap();
 //! ```
 //!
+//! A whole cluster's life, with its traffic, its failures and what is expected of it, is a file: a [`scenario`].
+//!
 //! Whatever can go wrong can be made to:
 //!
 //! ```
@@ -79,8 +81,11 @@ mod history;
 mod kubelets;
 mod line;
 mod objects;
+pub mod scenario;
+mod serve;
 
 pub use builder::Builder;
 pub use cluster::{Cluster, Component};
 pub use faults::Delay;
 pub use history::{Change, dump};
+pub use scenario::{Pace, Report, Scenario};

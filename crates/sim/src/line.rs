@@ -35,10 +35,25 @@ pub(crate) struct Server {
 /// What was asked: `system:kube-scheduler POST /api/v1/…`.
 #[derive(Default)]
 pub(crate) struct Asked {
+    /// Nobody counts.
+    pub(crate) off: bool,
+    /// The last request, if nobody counts.
+    pub(crate) last: String,
     /// How often.
     pub(crate) counts: BTreeMap<String, u64>,
     /// Which request made a revision, of those whose answer is the object.
     pub(crate) authors: BTreeMap<Revision, String>,
+}
+
+impl Asked {
+    /// Takes a request in; whether it is counted.
+    fn note(&mut self, what: &str) -> bool {
+        match self.off {
+            true => what.clone_into(&mut self.last),
+            false => *self.counts.entry(what.to_owned()).or_default() += 1,
+        }
+        !self.off
+    }
 }
 
 pub(crate) type Requests = Arc<Mutex<Asked>>;
@@ -113,15 +128,15 @@ impl Service<Request<kube::client::Body>> for Line {
                 coracle_clock::sleep(Duration::from_millis(1 + coracle_clock::random_u64() % 4)).await;
                 link.reach().await?;
                 let Some(Server { api, stopped }) = server else { return Err(REFUSED.into()) };
-                let asked = || requests.lock().unwrap_or_else(PoisonError::into_inner);
-                *asked().counts.entry(what.clone()).or_default() += 1;
+                let counted = requests.lock().unwrap_or_else(PoisonError::into_inner).note(&what);
                 let mut service = api.service_as(user);
                 drop(api);
                 let answer = stopped.run_until_cancelled(service.call(request)).await;
                 let Some(Ok(response)) = answer else { return Err(REFUSED.into()) };
-                if let Some(revision) = is_write.then(|| revision(response.body())).flatten() {
+                if let Some(revision) = (is_write && counted).then(|| revision(response.body())).flatten() {
                     // The first to tell of it: whoever changes nothing is answered with what there is.
-                    asked().authors.entry(revision).or_insert(what);
+                    let mut asked = requests.lock().unwrap_or_else(PoisonError::into_inner);
+                    asked.authors.entry(revision).or_insert(what);
                 }
                 if is_write && was_last(&process.writes_left) {
                     process.killed.cancel();

@@ -88,6 +88,33 @@ impl Cluster {
         self.send(Method::DELETE, &object_path(plural, name)?, "application/json", &options).await
     }
 
+    /// Applies an object as `kubectl apply --server-side` does: makes it, or changes what differs.
+    ///
+    /// # Errors
+    /// The API server's refusal.
+    pub async fn apply(&self, object: &Value) -> anyhow::Result<Value> {
+        let text = |field: &str| object[field].as_str().unwrap_or_default();
+        let resource = registry::lookup_kind(text("apiVersion"), text("kind"))
+            .with_context(|| format!("no kind {}/{}", text("apiVersion"), text("kind")))?;
+        let path = path(&resource, Some(object["metadata"]["namespace"].as_str().unwrap_or("default")));
+        let name = object["metadata"]["name"].as_str().context("an object without a name")?;
+        let path = format!("{path}/{name}?fieldManager=kubectl&force=true");
+        self.send(Method::PATCH, &path, "application/apply-patch+yaml", object).await
+    }
+
+    /// Evicts a pod (`default/web`), as a drain does.
+    ///
+    /// # Errors
+    /// The API server's refusal: a PodDisruptionBudget may forbid it for now.
+    pub async fn evict(&self, pod: &str) -> anyhow::Result<Value> {
+        let (namespace, name) = pod.split_once('/').unwrap_or(("default", pod));
+        let eviction = json!({
+            "apiVersion": "policy/v1", "kind": "Eviction", "metadata": { "namespace": namespace, "name": name },
+        });
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/eviction");
+        self.send(Method::POST, &path, "application/json", &eviction).await
+    }
+
     async fn send(&self, method: Method, path: &str, content_type: &str, body: &Value) -> anyhow::Result<Value> {
         let body = if body.is_null() { Vec::new() } else { serde_json::to_vec(body)? };
         let request = Request::builder().method(method).uri(path).header("content-type", content_type).body(body)?;

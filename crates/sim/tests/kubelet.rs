@@ -260,7 +260,7 @@ fn a_pod_waits_for_the_config_map_that_it_needs() {
 fn a_deleted_pod_is_given_its_grace_and_then_goes() {
     simulate(async || {
         let stubborn = Behaviour { stop_delay: Duration::from_secs(3600), ..Behaviour::default() };
-        let rules = vec![Rule { image: "stubborn".into(), behaviour: stubborn }];
+        let rules = vec![Rule { image: "stubborn".into(), behaviour: stubborn, ..Default::default() }];
         let cluster = Cluster::start(SimulatedConfig { rules, ..SimulatedConfig::default() }).await;
         cluster.create("quick", one("busybox:1", &[])).await;
         cluster.create("slow", one("stubborn:1", &[])).await;
@@ -322,7 +322,7 @@ fn a_failed_init_container_fails_a_pod_that_never_restarts() {
 fn a_second_deletion_may_cut_the_grace_short() {
     simulate(async || {
         let stubborn = Behaviour { stop_delay: Duration::from_secs(3600), ..Behaviour::default() };
-        let rules = vec![Rule { image: "stubborn".into(), behaviour: stubborn }];
+        let rules = vec![Rule { image: "stubborn".into(), behaviour: stubborn, ..Default::default() }];
         let cluster = Cluster::start(SimulatedConfig { rules, ..SimulatedConfig::default() }).await;
         cluster.create("p", one("stubborn:1", &[])).await;
         pass(5).await;
@@ -422,7 +422,7 @@ fn the_same_seed_gives_the_same_history() {
         let mut history = String::new();
         simulate(async || {
             let flaky = Behaviour { mean_time_between_crashes: Some(Duration::from_secs(600)), ..Behaviour::default() };
-            let rules = vec![Rule { image: "flaky".into(), behaviour: flaky }];
+            let rules = vec![Rule { image: "flaky".into(), behaviour: flaky, ..Default::default() }];
             let cluster = Cluster::start(SimulatedConfig { rules, ..SimulatedConfig::default() }).await;
             for index in 0..5 {
                 cluster.create(&format!("p{index}"), one("flaky:1", &[])).await;

@@ -12,7 +12,7 @@
 
 pub(crate) mod forward;
 mod rewrite;
-pub(crate) mod target;
+pub mod target;
 
 use std::sync::Arc;
 

@@ -58,6 +58,49 @@ pub struct Down {
     pub purge: bool,
 }
 
+/// `coracle nodes`.
+#[derive(Debug, Subcommand)]
+pub enum NodesCommand {
+    /// Add simulated nodes, beside the real ones, and wait until they are ready.
+    ///
+    /// They are there for the scheduler, the controllers and kubectl as any other; pods on them live by rules, logs, exec
+    /// and top answer. Nobody reaches them over the network, so keep pods that shall answer off: --taint.
+    Add(AddNodes),
+    /// Remove a group of simulated nodes, and with it the pods on them.
+    Remove {
+        /// The group, as `coracle nodes ls` names it.
+        group: String,
+    },
+    /// List the groups of simulated nodes.
+    Ls,
+}
+
+/// `coracle nodes add`.
+#[derive(Debug, Args)]
+pub struct AddNodes {
+    /// How many.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub count: u16,
+    /// What they are like: EC2's name, for processors, memory and the greatest number of pods.
+    #[arg(long, value_name = "TYPE", default_value = "m5.large")]
+    pub instance_type: String,
+    /// The zones over which they are spread.
+    #[arg(long, value_name = "ZONES", value_delimiter = ',', default_value = "a")]
+    pub zones: Vec<String>,
+    /// Nodes that only pretend to run containers.
+    #[arg(long)]
+    pub simulated: bool,
+    /// Their group: nodes are called GROUP-1, GROUP-2, … (default: the instance type).
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
+    /// A YAML file of kind SimulationPolicy: the rules by which pods on them live.
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// Only pods that tolerate coracle.dev/simulated run on them.
+    #[arg(long)]
+    pub taint: bool,
+}
+
 /// `coracle kubeconfig`.
 #[derive(Debug, Args)]
 pub struct Kubeconfig {

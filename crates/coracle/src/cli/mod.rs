@@ -16,6 +16,7 @@ pub use cluster::*;
 pub use components::*;
 pub use state::*;
 pub use tools::*;
+pub use values::Speed;
 
 /// A Kubernetes you can carry: a whole cluster in one binary, with real containers in Docker.
 ///
@@ -55,6 +56,12 @@ pub enum Command {
     Down(Down),
     /// Say whether the cluster runs, and how it is.
     Status(StoreFlags),
+    /// Simulated nodes beside the real ones: hundreds, for the scheduler and the controllers to work with.
+    Nodes {
+        /// What to do.
+        #[command(subcommand)]
+        command: NodesCommand,
+    },
     /// Print the kubeconfig, or merge it into yours.
     Kubeconfig(Kubeconfig),
     /// The store's etcd API, for etcdctl and whatever else speaks to an etcd.
@@ -89,6 +96,11 @@ pub enum Command {
     /// For example: coracle load http://10.112.0.1/ --rate 50 --duration 2m. Without a duration it goes on until
     /// interrupted (Ctrl-C). Connections are renewed every second, so that a Service shares them among its pods.
     Load(Load),
+    /// Play a scenario in virtual time: what will these manifests do when a zone fails at peak traffic?
+    ///
+    /// For example: coracle simulate examples/scenarios/zone-outage.yaml --report /tmp/report. An hour of a cluster's life
+    /// takes seconds. A scenario is a test: it exits with 1 if an expectation was not met, and says which and when.
+    Simulate(Simulate),
     /// Container images: what there is, and building them from Debian packages.
     Images(Images),
     /// Print the log of a cluster that runs in the background.

@@ -1,11 +1,11 @@
-//! What measures.
+//! What measures and what simulates.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::values::{duration, rate};
+use super::values::{Speed, duration, rate, speed};
 
 /// `coracle load`.
 #[derive(Debug, Args)]
@@ -26,6 +26,28 @@ pub struct Load {
     pub insecure: bool,
 }
 
+/// `coracle simulate`.
+#[derive(Debug, Args)]
+pub struct Simulate {
+    /// The scenario: a YAML file of kind Scenario.
+    pub file: PathBuf,
+    /// From which number all chance follows (default: the scenario's). One seed, one history.
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// How fast: max, or so many times as fast as a clock, such as 60x or 1x, so that kubectl can follow.
+    #[arg(long, default_value = "max", value_name = "SPEED", value_parser = speed)]
+    pub speed: Speed,
+    /// Stand still at this time of the scenario, such as 12m, until Enter is pressed; kubectl can look around.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub pause_at: Option<Duration>,
+    /// The API server's port on 127.0.0.1, when kubectl can look (default: any that is free).
+    #[arg(long, value_name = "PORT", default_value_t = 0, hide_default_value = true)]
+    pub port: u16,
+    /// Write report.html and report.json into this folder.
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<PathBuf>,
+}
+
 /// `coracle bench`.
 #[derive(Debug, Args)]
 pub struct Bench {
@@ -43,6 +65,15 @@ pub struct Bench {
     /// Where the figures are written, besides the terminal (api, store).
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// How many nodes (simulate).
+    #[arg(long, value_name = "N")]
+    pub nodes: Option<usize>,
+    /// How many pods (simulate).
+    #[arg(long, value_name = "N")]
+    pub pods: Option<usize>,
+    /// How many hours of the cluster's time (simulate).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub hours: Option<u64>,
 }
 
 /// What to measure.
@@ -62,4 +93,6 @@ pub enum BenchKind {
     Controllers,
     /// The scheduler: the workloads of upstream's scheduler_perf.
     Scheduler,
+    /// Hours of a large cluster's life in virtual time: 1,000 nodes for a day, 5,000 nodes for an hour.
+    Simulate,
 }

@@ -8,6 +8,24 @@ pub(super) fn rate(text: &str) -> Result<f64, String> {
     if rate > 0.0 && f64::is_finite(rate) { Ok(rate) } else { Err("it must be more than 0".into()) }
 }
 
+/// How fast a simulation's time passes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Speed {
+    /// As fast as it can.
+    Max,
+    /// So many times as fast as the machine's clock.
+    Times(f64),
+}
+
+/// `max`, or a factor such as `60x`.
+pub(super) fn speed(text: &str) -> Result<Speed, String> {
+    let factor = || text.strip_suffix('x')?.parse().ok().filter(|factor: &f64| *factor > 0.0 && factor.is_finite());
+    match text {
+        "max" => Ok(Speed::Max),
+        _ => factor().map(Speed::Times).ok_or_else(|| format!("{text:?} is neither max nor a factor such as 60x")),
+    }
+}
+
 /// A duration as Go writes it: `8760h0m0s`, `1m30s`, `500ms`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let mut rest = text;
@@ -34,6 +52,17 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn speeds_are_factors() {
+        assert_eq!(
+            (speed("max"), speed("60x"), speed("0.5x")),
+            (Ok(Speed::Max), Ok(Speed::Times(60.0)), Ok(Speed::Times(0.5)))
+        );
+        for bad in ["60", "x", "0x", "-1x", "infx"] {
+            assert!(speed(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn durations_are_written_as_go_writes_them() {

@@ -12,6 +12,7 @@
 mod control_plane;
 mod network;
 mod node;
+pub mod simulated;
 mod teardown;
 
 use std::future::Future;
@@ -172,6 +173,11 @@ impl Cluster {
                 run_node(user.clone(), options.clone(), stop)
             });
         }
+
+        let (api, certificates) = (self.api.clone(), pki.clone());
+        supervise(&mut components, &self.shutdown, "simulated-nodes", move |stop| {
+            simulated::run(api.clone(), certificates.clone(), stop)
+        });
 
         let (marked, stop) = (node::mark_control_plane(self.admin(), config.node_name(0)), self.shutdown.clone());
         components.spawn(async move { stop.run_until_cancelled(marked).await.unwrap_or_default() });

@@ -4,6 +4,7 @@ mod api;
 mod controllers;
 mod grpc;
 mod scheduler;
+mod simulate;
 mod store;
 mod wire;
 
@@ -45,6 +46,9 @@ pub async fn run(options: Bench) -> anyhow::Result<()> {
     if let BenchKind::Scheduler = options.what {
         return scheduler::run(&options.workloads).await;
     }
+    if let BenchKind::Simulate = options.what {
+        return simulate::run(options).await;
+    }
     let docker = ensure_engine(&Display::new()).await?;
     ensure_pause(&docker).await?;
     let folder = std::env::temp_dir().join(format!("coracle-bench-{}", std::process::id()));
@@ -53,7 +57,9 @@ pub async fn run(options: Bench) -> anyhow::Result<()> {
         BenchKind::Startup => startup(&dir, options.runs).await,
         BenchKind::Pods => pods(&dir, &docker, options.runs).await,
         BenchKind::Memory => memory(&dir).await,
-        BenchKind::Api | BenchKind::Store | BenchKind::Controllers | BenchKind::Scheduler => Ok(()),
+        BenchKind::Api | BenchKind::Store | BenchKind::Controllers | BenchKind::Scheduler | BenchKind::Simulate => {
+            Ok(())
+        }
     };
     if folder.exists() {
         down::run(Some(folder), Down { purge: true }).await?;

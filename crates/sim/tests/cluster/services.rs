@@ -45,7 +45,8 @@ fn only_ready_pods_are_behind_a_service() {
 #[test]
 fn a_pod_leaves_its_service_before_its_container_ends() {
     let slow = coracle_kubelet::runtime::simulated::Behaviour { stop_delay: seconds(20), ..Default::default() };
-    let rule = coracle_kubelet::runtime::simulated::Rule { image: "nginx".into(), behaviour: slow };
+    let rule =
+        coracle_kubelet::runtime::simulated::Rule { image: "nginx".into(), behaviour: slow, ..Default::default() };
     let machine = coracle_kubelet::runtime::simulated::SimulatedConfig { rules: vec![rule], ..Default::default() };
     play(Cluster::builder().nodes(2).machine(machine), async |cluster| {
         cluster.create(service("web")).await?;

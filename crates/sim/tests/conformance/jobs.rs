@@ -94,7 +94,10 @@ fn a_job_adopts_matching_orphans_and_releases_pods_that_match_no_longer() {
 fn evicted_indexes_run_again_if_the_failure_policy_ignores_disruptions() {
     // Containers that do not end when asked to, and so fail when they are killed.
     let behaviour = Behaviour { stop_delay: Duration::from_secs(60), ..Default::default() };
-    let machine = SimulatedConfig { rules: vec![Rule { image: "busybox".into(), behaviour }], ..Default::default() };
+    let machine = SimulatedConfig {
+        rules: vec![Rule { image: "busybox".into(), behaviour, ..Default::default() }],
+        ..Default::default()
+    };
     let cluster = Cluster::builder().seed(7).nodes(2).machine(machine);
     let played = cluster.run(async |cluster| {
         let ignore = json!({ "rules": [{

@@ -1,7 +1,9 @@
 //! What a simulated container does.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::Curve;
 use crate::runtime::ContainerConfig;
 
 /// What a simulated container does.
@@ -11,6 +13,8 @@ pub struct Behaviour {
     pub start_delay: Duration,
     /// After how long it ends by itself, and with which exit code; `None` runs for ever.
     pub ends: Option<(Duration, i32)>,
+    /// Which share of its starts end in a crash (exit code 1), and after how long.
+    pub crash: Option<(f64, Duration)>,
     /// The mean time between crashes (exit code 1, at random moments); `None` never crashes.
     pub mean_time_between_crashes: Option<Duration>,
     /// How long it takes to end when asked to; killed (137) when the grace period is shorter.
@@ -19,10 +23,10 @@ pub struct Behaviour {
     pub ready_after: Duration,
     /// What it writes at its start.
     pub log_lines: Vec<String>,
-    /// The processor time it uses, in thousandths of a processor.
-    pub cpu_milli: u64,
-    /// The memory it uses, in bytes.
-    pub memory_bytes: u64,
+    /// The processor time it uses, in thousandths of a processor, since its start.
+    pub cpu_milli: Curve,
+    /// The memory it uses, in bytes, since its start. Above its limit it is killed (137, `OOMKilled`).
+    pub memory_bytes: Curve,
 }
 
 impl Default for Behaviour {
@@ -31,12 +35,13 @@ impl Default for Behaviour {
         Behaviour {
             start_delay: Duration::from_millis(100),
             ends: None,
+            crash: None,
             mean_time_between_crashes: None,
             stop_delay: Duration::from_millis(100),
             ready_after: Duration::ZERO,
             log_lines: Vec::new(),
-            cpu_milli: 10,
-            memory_bytes: 16 << 20,
+            cpu_milli: Curve::level(10.0),
+            memory_bytes: Curve::level(f64::from(16 << 20)),
         }
     }
 }
@@ -91,13 +96,29 @@ fn sleep_time(text: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(number.parse::<f64>().ok()? * factor).ok()
 }
 
-/// A behaviour for the containers of some images.
-#[derive(Clone, Debug, PartialEq)]
+/// A behaviour for some containers: those for which all of this holds.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rule {
-    /// Holds for images whose reference contains this text.
+    /// The image's reference contains this text.
     pub image: String,
+    /// The pod has these labels.
+    pub labels: BTreeMap<String, String>,
+    /// The pod's namespace, if it matters.
+    pub namespace: Option<String>,
+    /// The container's name, if it matters.
+    pub container: Option<String>,
     /// What they do.
     pub behaviour: Behaviour,
+}
+
+impl Rule {
+    /// Whether it holds for a container of a pod with these labels.
+    pub fn fits(&self, pod_labels: &BTreeMap<String, String>, config: &ContainerConfig) -> bool {
+        config.image.contains(&self.image)
+            && self.labels.iter().all(|(key, value)| pod_labels.get(key) == Some(value))
+            && self.namespace.as_ref().is_none_or(|namespace| *namespace == config.pod.namespace)
+            && self.container.as_ref().is_none_or(|container| *container == config.name)
+    }
 }
 
 /// What a simulated machine is like.
@@ -107,7 +128,7 @@ pub struct SimulatedConfig {
     pub cpus: u64,
     /// Memory in bytes.
     pub memory_bytes: u64,
-    /// The first rule that fits an image holds; [`Behaviour::default`] when none does.
+    /// The first rule that fits a container holds; [`Behaviour::default`] when none does.
     pub rules: Vec<Rule>,
     /// How long a pull takes.
     pub pull_delay: Duration,

@@ -1,13 +1,19 @@
 //! Containers that only pretend: a [`Runtime`] that plays pods by rules, in tokio's time.
 //!
 //! With a paused clock a day of a cluster's life takes seconds, and with a seed it is always the same day. Each
-//! [`Rule`] says what the containers of some images do: how long they run, how they end, when their probes succeed;
-//! and simple commands (`sleep 5`, `false`) do what they say. [`SimulatedRuntime`] is a [`Prober`] too, for there is
+//! [`Rule`] says what some containers do: how long they run, how they end, when their probes succeed, what they use
+//! (a [`SimulationPolicy`] is such rules in YAML); and simple commands (`sleep 5`, `false`) do what they say. What a
+//! machine holds, an [`InstanceType`] knows. [`SimulatedRuntime`] is a [`Prober`] too, for there is
 //! nothing behind a simulated pod's address.
 
 mod behaviour;
+mod curve;
+mod exec;
+mod instance_type;
+pub mod policy;
 mod world;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,12 +25,16 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::BroadcastStream;
 
 pub use behaviour::{Behaviour, Rule, SimulatedConfig};
+pub use curve::{Amount, Curve, Span};
+pub use instance_type::InstanceType;
+pub use policy::SimulationPolicy;
 
 use self::world::{Container, World};
 use super::{
     ByteStream, ContainerConfig, ContainerEvent, ContainerFilter, ContainerState, ContainerStats, ContainerStatus,
-    ExecOptions, ExecOutput, ImageInfo, ImageUser, LogChunk, LogOptions, OutputStream, RegistryAuth, Resources, Result,
-    Runtime, RuntimeError, RuntimeVersion, SandboxConfig, SandboxFilter, SandboxState, SandboxStatus, Session,
+    ExecOptions, ExecOutput, ImageInfo, ImageUser, LogChunk, LogOptions, OutputChunk, OutputStream, RegistryAuth,
+    Resources, Result, Runtime, RuntimeError, RuntimeVersion, SandboxConfig, SandboxFilter, SandboxState,
+    SandboxStatus, Session,
 };
 use crate::probes::{Check, Outcome, Prober};
 
@@ -69,6 +79,40 @@ impl SimulatedRuntime {
         state.containers.values_mut().filter(of_pod).for_each(|c| c.set_use(cpu_milli, memory_bytes));
     }
 
+    /// Lets a pod's share of the traffic use so much from now on, in thousandths of a processor, besides what its
+    /// behaviour says: its running containers share it.
+    pub fn set_load(&self, namespace: &str, pod: &str, cpu_milli: f64) {
+        let mut state = self.world.state();
+        let running = |c: &&mut Container| {
+            c.status.state == ContainerState::Running
+                && (c.status.pod.namespace.as_str(), c.status.pod.name.as_str()) == (namespace, pod)
+        };
+        let containers: Vec<&mut Container> = state.containers.values_mut().filter(running).collect();
+        let each = cpu_milli / containers.len().max(1) as f64;
+        containers.into_iter().for_each(|container| container.set_load(each));
+    }
+
+    /// What the pods here use without the traffic, in thousandths of a processor, by namespace and name.
+    pub fn own_use(&self) -> BTreeMap<(String, String), f64> {
+        let now = coracle_clock::now();
+        let mut used: BTreeMap<_, f64> = BTreeMap::new();
+        for container in self.world.state().containers.values() {
+            let pod = &container.status.pod;
+            *used.entry((pod.namespace.clone(), pod.name.clone())).or_default() += container.own_cpu_milli(now);
+        }
+        used
+    }
+
+    /// What runs here uses now: thousandths of a processor, and bytes.
+    pub fn total_use(&self) -> (f64, u64) {
+        let now = coracle_clock::now();
+        let state = self.world.state();
+        let running = state.containers.values().filter(|c| c.status.state == ContainerState::Running);
+        running.fold((0.0, 0), |(cpu, memory), c| {
+            (cpu + c.own_cpu_milli(now) + c.load_milli, memory + c.memory_bytes(now))
+        })
+    }
+
     fn find_running(&self, namespace: &str, pod: &str, container: &str) -> Option<String> {
         let state = self.world.state();
         let mut statuses = state.containers.values().map(|c| &c.status);
@@ -83,6 +127,16 @@ impl SimulatedRuntime {
 /// An id as long as Docker's.
 fn new_id() -> String {
     (0..4).map(|_| format!("{:016x}", coracle_clock::random_u64())).collect()
+}
+
+/// A session of a command that has ended.
+fn session(output: ExecOutput) -> Session {
+    let (resize, _) = mpsc::channel(1);
+    let said = [(OutputStream::Stdout, output.stdout), (OutputStream::Stderr, output.stderr)];
+    let chunks = said.into_iter().filter(|(_, data)| !data.is_empty());
+    let chunks = chunks.map(|(stream, data)| Ok(OutputChunk { stream, data: Bytes::from(data) }));
+    let exit_code = Box::pin(async move { Ok(output.exit_code) });
+    Session { stdin: None, output: stream::iter(chunks.collect::<Vec<_>>()).boxed(), resize, exit_code }
 }
 
 fn not_found(id: &str) -> RuntimeError {
@@ -161,7 +215,6 @@ impl Runtime for SimulatedRuntime {
     }
 
     async fn create_container(&self, sandbox_id: &str, config: &ContainerConfig) -> Result<String> {
-        let behaviour = self.world.behaviour(config);
         let mut state = self.world.up()?;
         if !state.images.contains(&config.image) {
             return Err(RuntimeError::ImageNotFound(config.image.clone()));
@@ -169,6 +222,7 @@ impl Runtime for SimulatedRuntime {
         if state.sandboxes.get(sandbox_id).is_none_or(|sandbox| sandbox.state != SandboxState::Ready) {
             return Err(not_found(sandbox_id));
         }
+        let behaviour = self.world.behaviour(&state.sandboxes[sandbox_id].labels, config);
         let status = ContainerStatus {
             id: new_id(),
             sandbox_id: sandbox_id.to_owned(),
@@ -188,7 +242,18 @@ impl Runtime for SimulatedRuntime {
             annotations: config.annotations.clone(),
         };
         let id = status.id.clone();
-        state.containers.insert(id.clone(), Container { status, behaviour, unhealthy: false, cpu: (0, None) });
+        state.containers.insert(
+            id.clone(),
+            Container {
+                status,
+                behaviour,
+                memory_limit: config.resources.memory_bytes.and_then(|bytes| u64::try_from(bytes).ok()),
+                env: config.env.clone(),
+                unhealthy: false,
+                cpu: (0, None),
+                load_milli: 0.0,
+            },
+        );
         Ok(id)
     }
 
@@ -241,14 +306,14 @@ impl Runtime for SimulatedRuntime {
     }
 
     async fn exec(&self, container_id: &str, options: &ExecOptions) -> Result<Session> {
-        let output = self.exec_sync(container_id, &options.command, None).await?;
-        let (resize, _) = mpsc::channel(1);
-        let exit_code = Box::pin(async move { Ok(output.exit_code) });
-        Ok(Session { stdin: None, output: stream::empty().boxed(), resize, exit_code })
+        self.exec_sync(container_id, &[], None).await?;
+        let state = self.world.up()?;
+        let container = state.containers.get(container_id).ok_or_else(|| not_found(container_id))?;
+        Ok(session(exec::run(&options.command, &container.status.pod.name, &container.env)))
     }
 
-    async fn attach(&self, container_id: &str, options: &ExecOptions) -> Result<Session> {
-        self.exec(container_id, options).await
+    async fn attach(&self, container_id: &str, _: &ExecOptions) -> Result<Session> {
+        Ok(session(self.exec_sync(container_id, &[], None).await?))
     }
 
     async fn port_forward(&self, _: &str, port: u16) -> Result<Box<dyn ByteStream>> {
@@ -289,7 +354,7 @@ impl Runtime for SimulatedRuntime {
         let state = self.world.up()?;
         let container = state.containers.get(container_id).ok_or_else(|| not_found(container_id))?;
         let now = coracle_clock::now();
-        let memory = container.behaviour.memory_bytes;
+        let memory = container.memory_bytes(now);
         Ok(ContainerStats {
             id: container_id.to_owned(),
             pod: container.status.pod.clone(),
