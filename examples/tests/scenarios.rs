@@ -1,5 +1,7 @@
 //! The scenarios that are shipped hold what they expect, tell a story, and are the same each time.
 
+#![allow(clippy::unwrap_used)] // helpers of tests may panic as tests do
+
 use std::path::{Path, PathBuf};
 
 use coracle_sim::{Pace, Report, Scenario};

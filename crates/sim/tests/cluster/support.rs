@@ -91,6 +91,7 @@ const PERIODIC: &[(&str, u64)] = &[
     ("leases kube-node-lease/", 10), // a kubelet's heartbeat
     ("minions ", 300),               // a kubelet's report
     ("events default/nowhere", 300), // the scheduler, which tries once more
+    ("events default/plays", 300),   // and again, for want of a device
 ];
 
 /// Lets time pass in which nobody asks for anything; what is written all the same, and how often. Not told are

@@ -53,6 +53,7 @@ struct Workload {
     name: String,
     /// Pods per second.
     threshold: f64,
+    #[serde(with = "serde_yaml_ng::with::singleton_map_recursive")]
     steps: Vec<Step>,
 }
 
