@@ -26,6 +26,14 @@ fn by_plural(plural: &str) -> anyhow::Result<std::sync::Arc<Resource>> {
     registry::builtin().into_iter().find(|r| r.plural == plural).with_context(|| format!("no resource {plural:?}"))
 }
 
+/// What the API server said, if it is a refusal; else the whole error.
+pub(crate) fn said(error: &anyhow::Error) -> String {
+    match error.downcast_ref::<kube::Error>() {
+        Some(kube::Error::Api(status)) => status.message.clone(),
+        _ => format!("{error:#}"),
+    }
+}
+
 impl Cluster {
     /// Creates an object; without a namespace in `default`.
     ///

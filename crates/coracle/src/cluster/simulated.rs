@@ -183,7 +183,7 @@ async fn start(
     let listener = TcpListener::bind(SocketAddr::new(loopback, 0)).await.context("the kubelet's server")?;
     let mut config = Config { on_disk: false, ..Config::new(node, loopback, &pod_cidr(node), "/simulated") };
     config.port = listener.local_addr()?.port();
-    let zone = &group.zones[(number - 1) % group.zones.len().max(1)];
+    let zone = group.zones.get((number - 1) % group.zones.len().max(1)).map_or("a", String::as_str);
     instance.configure(&mut config, group_name, zone, false);
     config.labels.insert("coracle.dev/simulated".into(), "true".into());
     if group.taint {

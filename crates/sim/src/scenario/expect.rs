@@ -320,7 +320,6 @@ pub struct Tracker {
     breaches: Vec<Breach>,
     open: Option<(Duration, String)>,
     at_moment: Option<Option<Measure>>,
-    last: Option<Measure>,
 }
 
 /// What became of an expectation.
@@ -339,12 +338,21 @@ pub struct Verdict {
 impl Tracker {
     /// At the beginning of a run.
     pub fn new(expectation: Expectation) -> Tracker {
-        Tracker { expectation, first_held: None, breaches: Vec::new(), open: None, at_moment: None, last: None }
+        Tracker { expectation, first_held: None, breaches: Vec::new(), open: None, at_moment: None }
+    }
+
+    /// Whether it matters to it what holds from `from` until `to`: measuring costs more than asking.
+    pub fn cares(&self, from: Duration, to: Duration) -> bool {
+        match self.expectation.when {
+            When::End => false,
+            When::At(time) => self.at_moment.is_none() && (from..=to).contains(&time),
+            When::Eventually(until) => self.first_held.is_none() && until.is_none_or(|until| from <= until),
+            When::Always { .. } => true,
+        }
     }
 
     /// Takes in what held from `from` until `to`. What it says of a breach that begins or ends with that.
     pub fn observe(&mut self, from: Duration, to: Duration, measure: Option<Measure>) -> Option<String> {
-        self.last = measure;
         let held = self.expectation.holds(measure);
         match self.expectation.when {
             When::At(time) if (from..=to).contains(&time) && self.at_moment.is_none() => {

@@ -23,6 +23,7 @@ use super::report::{Report, Sample};
 use super::spec::{AutoscalerSpec, Event, Nodes};
 use super::traffic::{Demand, Endpoint, answered, grant};
 use super::view::{PodView, Sort, View};
+use crate::objects::said;
 use crate::{Cluster, Component};
 
 const STEP: Duration = Duration::from_secs(1);
@@ -223,7 +224,7 @@ impl<'a> Player<'a> {
                     match self.event(number, event).await {
                         Err(error) if tries < TRIES => {
                             if tries == 0 {
-                                self.tell(format!("not yet: {error:#}"));
+                                self.tell(format!("not yet: {}", said(&error)));
                             }
                             self.later(now + STEP, Act::Event(number, tries + 1));
                         }
@@ -249,7 +250,7 @@ impl<'a> Player<'a> {
                         self.drains.remove(node);
                         // The machine is gone even if the API server does not hear of it.
                         if let Err(error) = self.fleet.terminate(self.cluster, node).await {
-                            self.tell(format!("node {node} stays in the API: {error:#}"));
+                            self.tell(format!("node {node} stays in the API: {}", said(&error)));
                         }
                     }
                 }
@@ -504,7 +505,7 @@ impl<'a> Player<'a> {
             let mut refused = None;
             for (pod, _) in there.into_iter().filter(|(_, deleting)| !deleting) {
                 if let Err(error) = self.cluster.evict(&pod).await {
-                    refused.get_or_insert(format!("drain of {node} waits: {pod}: {error:#}"));
+                    refused.get_or_insert(format!("drain of {node} waits: {pod}: {}", said(&error)));
                 }
             }
             let blocked = self.drains.get(&node).is_some_and(|drain| drain.blocked);
@@ -539,7 +540,12 @@ impl<'a> Player<'a> {
         let (groups, waiting) = {
             let view = self.view.clone();
             let view = view.lock().unwrap_or_else(PoisonError::into_inner);
-            let waiting = view.pods.values().filter(|pod| pod.unschedulable && !pod.deleting);
+            // No node helps a pod that waits for its volume.
+            let for_room = |why: &String| !why.contains("PersistentVolumeClaim");
+            let waiting = view
+                .pods
+                .values()
+                .filter(|pod| pod.unschedulable && !pod.deleting && pod.waits.as_ref().is_none_or(for_room));
             let waiting: Vec<_> = waiting.map(wait_of).collect();
             (self.fleet.seen(&view, now), waiting)
         };

@@ -300,11 +300,11 @@ impl View {
         if now <= self.now {
             return;
         }
-        let mut trackers = std::mem::take(&mut self.trackers);
-        for tracker in &mut trackers {
+        let (mut trackers, from) = (std::mem::take(&mut self.trackers), self.now);
+        for tracker in trackers.iter_mut().filter(|tracker| tracker.cares(from, now)) {
             let measure = self.measure(&tracker.expectation, false);
-            if let Some(text) = tracker.observe(self.now, now, measure) {
-                self.tell_at(self.now, Sort::Expectation, text);
+            if let Some(text) = tracker.observe(from, now, measure) {
+                self.tell_at(from, Sort::Expectation, text);
             }
         }
         self.trackers = trackers;
