@@ -181,23 +181,26 @@ impl Trace {
         }
     }
 
-    /// Nodes in columns, plugins in rows: `normalised×weight`.
+    /// Nodes in columns, the chosen one first; plugins in rows: `normalised×weight`.
     fn table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = &self.scores[..self.scores.len().min(TOLD_NODES)];
+        let is_chosen = |score: &NodeScore| matches!(&self.outcome, Outcome::Scheduled { node } if *node == score.node);
+        let mut shown: Vec<_> = self.scores.iter().collect();
+        shown.sort_by_key(|score| !is_chosen(score));
+        shown.truncate(TOLD_NODES);
         let width = |node: &NodeScore| node.node.len().max(8) + 2;
         write!(f, "\n{:34}", "score")?;
-        for node in shown {
+        for node in &shown {
             write!(f, "{:>1$}", node.node, width(node))?;
         }
         for (at, plugin) in shown[0].plugins.iter().enumerate() {
             write!(f, "\n{:34}", plugin.plugin)?;
-            for node in shown {
+            for node in &shown {
                 let own = &node.plugins[at];
                 write!(f, "{:>1$}", format!("{}×{}", own.normalized, own.weight), width(node))?;
             }
         }
         write!(f, "\n{:34}", "sum")?;
-        for node in shown {
+        for node in &shown {
             write!(f, "{:>1$}", node.total, width(node))?;
         }
         writeln!(f)?;
@@ -308,6 +311,16 @@ not possible:
   c: node(s) had untolerated taint(s) (TaintToleration)
 "
         );
+    }
+
+    #[test]
+    fn the_chosen_one_of_many_equals_is_shown() {
+        let many = snapshot((0..9).map(|number| node(&format!("n{number}"))).collect());
+        let mut trace = trace(pod("p"), &many);
+        trace.outcome = Outcome::Scheduled { node: "n8".into() };
+        let text = trace.to_string();
+        let columns: Vec<_> = text.lines().find(|line| line.starts_with("score")).unwrap().split_whitespace().collect();
+        assert_eq!(columns, ["score", "n8", "n0", "n1", "n2", "n3"]);
     }
 
     #[test]

@@ -10,8 +10,8 @@
 //!
 //! A commit appends one frame to a [write-ahead log](crate::wal) and `fdatasync`s it. When the log has grown
 //! thrice as long as what the [sled database](crate::checkpoint) holds, a thread writes a new database of what there is
-//! by then, and the [segments](crate::segments) of the log up to there are written over. sled alone would do, were its `flush` power-safe; followed by an
-//! `fdatasync` of its file it is, but then a lone writer gets half as far as with an append to a log (two trips to
+//! by then, and the [segments](crate::segments) of the log up to there are written over. sled alone would do, were its
+//! `flush` power-safe; followed by an `fdatasync` of its file it is, but then a lone writer gets half as far as with an append to a log (two trips to
 //! the disk per commit instead of one), and sled's rewriting of pages would be on everybody's way.
 //!
 //! A full disk is noticed when a frame no longer fits: by then it is executed, and there is no way back. So some
