@@ -101,7 +101,7 @@ impl Cache {
     pub fn remove_pod(&mut self, key: &ObjectKey) {
         self.assumed.remove(key);
         let Some((node, _)) = self.placed.remove(key) else { return };
-        self.snapshot.change_node(&node, |info| drop(info.remove(key)));
+        self.snapshot.remove_pod(&node, key);
         if let Some(orphans) = self.orphans.get_mut(&node) {
             orphans.remove(key);
             self.orphans.retain(|_, pods| !pods.is_empty());
@@ -127,7 +127,7 @@ impl Cache {
     fn place(&mut self, pod: Arc<PodInfo>, node: &str) {
         self.remove_pod(&pod.key);
         if self.snapshot.node(node).is_some() {
-            self.snapshot.change_node(node, |info| info.add(pod.clone()));
+            self.snapshot.add_pod(node, pod.clone());
         } else {
             self.orphans.entry(node.to_owned()).or_default().insert(pod.key.clone());
         }

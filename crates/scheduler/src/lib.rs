@@ -13,9 +13,10 @@
 //! ```
 //!
 //! Read in this order: [`framework`] (what a plugin is), any file of `plugins`, [`cycle`] (one decision),
-//! [`queue`] (whose turn it is), [`snapshot`] and [`cache`] (what is known), `run` (the loop); then [`config`] and
-//! [`profile`] (which plugins there are) and [`explain`] (why).
+//! [`queue`] (whose turn it is), [`snapshot`], [`alike`] and [`cache`] (what is known), `run` (the loop); then
+//! [`config`] and [`profile`] (which plugins there are) and [`explain`] (why).
 
+pub mod alike;
 pub mod cache;
 pub mod config;
 pub mod cycle;
@@ -28,6 +29,7 @@ pub mod profile;
 pub mod queue;
 mod run;
 pub mod snapshot;
+pub mod topology;
 mod volumes;
 
 #[cfg(test)]

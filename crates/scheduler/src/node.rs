@@ -24,6 +24,12 @@ pub struct NodeInfo {
     pub node: Arc<Node>,
     /// Its name.
     pub name: String,
+    /// Where the [snapshot](crate::snapshot::Snapshot::at) holds it.
+    pub place: usize,
+    /// What keeps pods away from it.
+    pub taints: Vec<Taint>,
+    /// Whether it is cordoned.
+    pub cordoned: bool,
     /// The pods on it, by key.
     pub pods: BTreeMap<ObjectKey, Arc<PodInfo>>,
     /// What it offers.
@@ -32,10 +38,6 @@ pub struct NodeInfo {
     pub requested: Resources,
     /// CPU and memory of its pods as scores count them.
     pub nonzero: (i64, i64),
-    /// How many of its pods are of each [kind](PodInfo::kind).
-    pub kinds: BTreeMap<String, i64>,
-    /// Those of its pods that want to be near others, or away from them.
-    pub with_affinity: BTreeMap<ObjectKey, Arc<PodInfo>>,
     /// How many of its pods use each claim.
     pub claims: BTreeMap<ObjectKey, usize>,
     /// The images it holds, by [name](image_name), with their bytes.
@@ -53,14 +55,15 @@ impl NodeInfo {
         });
         NodeInfo {
             name: node.name_any(),
+            place: 0,
+            taints: taints(&node).to_vec(),
+            cordoned: is_cordoned(&node),
             images: Arc::new(images.collect()),
             node,
             pods: BTreeMap::new(),
             allocatable: allocatable.unwrap_or_default(),
             requested: Resources::default(),
             nonzero: (0, 0),
-            kinds: BTreeMap::new(),
-            with_affinity: BTreeMap::new(),
             claims: BTreeMap::new(),
         }
     }
@@ -70,9 +73,10 @@ impl NodeInfo {
         labels(&self.node)
     }
 
-    /// The node's taints.
-    pub fn taints(&self) -> &[Taint] {
-        taints(&self.node)
+    /// The place and the pods of an older state of the node.
+    pub fn succeed(&mut self, old: NodeInfo) {
+        self.place = old.place;
+        (self.pods, self.requested, self.nonzero, self.claims) = (old.pods, old.requested, old.nonzero, old.claims);
     }
 
     /// The node with one more pod.
@@ -81,12 +85,6 @@ impl NodeInfo {
         self.requested.add(&pod.requests);
         self.nonzero.0 += pod.nonzero.0;
         self.nonzero.1 += pod.nonzero.1;
-        if let Some(kind) = &pod.kind {
-            *self.kinds.entry(kind.clone()).or_default() += 1;
-        }
-        if pod.affinity.is_some() {
-            self.with_affinity.insert(pod.key.clone(), pod.clone());
-        }
         for (claim, _) in pod.claims() {
             *self.claims.entry(claim).or_default() += 1;
         }
@@ -96,16 +94,9 @@ impl NodeInfo {
     /// The node with one pod less; that pod, if it was there.
     pub fn remove(&mut self, key: &ObjectKey) -> Option<Arc<PodInfo>> {
         let pod = self.pods.remove(key)?;
-        self.with_affinity.remove(key);
         self.requested.subtract(&pod.requests);
         self.nonzero.0 -= pod.nonzero.0;
         self.nonzero.1 -= pod.nonzero.1;
-        if let Some(kind) = &pod.kind
-            && let Some(count) = self.kinds.get_mut(kind)
-        {
-            *count -= 1;
-            self.kinds.retain(|_, count| *count > 0);
-        }
         for (claim, _) in pod.claims() {
             self.claims.entry(claim).and_modify(|count| *count -= 1);
             self.claims.retain(|_, count| *count > 0);

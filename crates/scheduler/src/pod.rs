@@ -112,7 +112,7 @@ fn kind(pod: &Pod) -> Option<String> {
 }
 
 /// A pod's affinity and anti-affinity to other pods, ready to be matched.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodAffinities {
     /// Where all of these have a pod, it may go.
     pub near: Vec<Term>,

@@ -200,7 +200,7 @@ impl World {
 }
 
 fn untolerated(pod: &PodInfo, node: &NodeInfo, effect: &str) -> usize {
-    let taints = node.taints().iter().filter(|taint| taint.effect == effect);
+    let taints = node.taints.iter().filter(|taint| taint.effect == effect);
     taints.filter(|taint| !pod.tolerations().iter().any(|toleration| tolerates(toleration, taint))).count()
 }
 

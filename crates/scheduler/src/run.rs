@@ -1,20 +1,19 @@
 //! The loop: watch, decide, bind.
 //!
-//! One task holds the queue and the cache and decides; bindings run beside it as futures of the same
-//! task, so a slow API server holds up neither the next decision nor the order of things.
+//! One task holds the queue and the cache and decides; each binding is a task of its own, so a slow API server holds up
+//! neither the next decision nor the order of things.
 
 use std::sync::Arc;
 
 use coracle_client::scheduling::resources::Resources;
 use coracle_client::{EventRecorder, EventType, Informers, ObjectKey, object_reference};
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolumeClaim, Pod, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
@@ -129,7 +128,7 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) ->
         volumes,
         cache: Cache::default(),
         search: Search { start: 0, tie_break: coracle_clock::random_below },
-        work: FuturesUnordered::new(),
+        work: JoinSet::new(),
     };
     loop {
         while let Ok(change) = changes.try_recv() {
@@ -139,7 +138,7 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) ->
             scheduler.schedule(pod, attempt);
             // Let watches and bindings go on between two decisions.
             tokio::task::yield_now().await;
-            while let Some(Some(done)) = futures::FutureExt::now_or_never(scheduler.work.next()) {
+            while let Some(done) = scheduler.work.try_join_next() {
                 scheduler.finished(done);
             }
             continue;
@@ -149,7 +148,7 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) ->
             biased;
             () = shutdown.cancelled() => return Ok(()),
             Some(change) = changes.recv() => scheduler.observe(change),
-            Some(done) = scheduler.work.next() => scheduler.finished(done),
+            Some(done) = scheduler.work.join_next() => scheduler.finished(done),
             () = coracle_clock::sleep_until(due.unwrap_or_else(coracle_clock::instant)), if due.is_some() => {}
         }
     }
@@ -188,7 +187,7 @@ struct Scheduler {
     cache: Cache,
     queue: Queue,
     search: Search,
-    work: FuturesUnordered<Work<Done>>,
+    work: JoinSet<Done>,
 }
 
 fn node_of(pod: &Pod) -> Option<&str> {
@@ -350,7 +349,7 @@ impl Scheduler {
                 let placement = Placement { client, volumes, pod: pod.clone(), node: node.clone(), assumed };
                 let work = bind(profile, placement.clone());
                 self.cache.assume(pod, &node, placement.assumed);
-                self.work.push(work);
+                self.work.spawn(work);
             }
             Err(mut error) => {
                 let outcome = post_filter(profile, &pod, snapshot, &error);
@@ -404,7 +403,8 @@ impl Scheduler {
             if !victim.is_terminating() {
                 let note = format!("Preempted by pod {} on node {node}", pod.uid());
                 self.recorder.event(&object_reference(victim.pod.as_ref()), EventType::Normal, "Preempted", note);
-                self.work.push(self.evict(pod, victim));
+                let eviction = self.evict(pod, victim);
+                self.work.spawn(eviction);
             }
         }
     }
@@ -420,7 +420,8 @@ impl Scheduler {
         self.recorder.event(&object, EventType::Warning, "FailedScheduling", text);
     }
 
-    fn finished(&mut self, done: Done) {
+    fn finished(&mut self, done: Result<Done, JoinError>) {
+        let done = done.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
         let Bound { placement, result } = match done {
             Done::Nothing => return,
             Done::Failed(key) => return self.queue.activate(&key, coracle_clock::instant()),
@@ -485,19 +486,19 @@ impl Scheduler {
         })
     }
 
-    fn patch_status(&self, pod: &PodInfo, status: Value) {
+    fn patch_status(&mut self, pod: &PodInfo, status: Value) {
         if says(&pod.pod, &status) {
             return;
         }
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.key.namespace);
         let name = pod.key.name.clone();
-        self.work.push(Box::pin(async move {
+        self.work.spawn(async move {
             let patch = json!({ "status": status });
             if let Err(error) = api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(&patch)).await {
                 tracing::debug!(name, %error, "status not written");
             }
             Done::Nothing
-        }));
+        });
     }
 }
 

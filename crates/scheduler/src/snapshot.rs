@@ -3,8 +3,8 @@
 //! The cache keeps one snapshot current and lends it to each cycle: nothing is copied, because nothing changes
 //! while a decision is made.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use coracle_client::ObjectKey;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Service};
@@ -12,8 +12,10 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 
+use crate::alike::{Alike, Alikes};
 use crate::node::{NodeInfo, REGION, ZONE};
 use crate::pod::PodInfo;
+use crate::topology::{Counts, Topology};
 
 /// All that a decision may look at.
 #[derive(Debug, Default)]
@@ -25,8 +27,10 @@ pub struct Snapshot {
     order: Vec<usize>,
     /// How many nodes hold each image.
     images: BTreeMap<String, usize>,
-    /// The nodes with pods that want to be near others, or away from them.
-    with_affinity: BTreeSet<usize>,
+    /// The pods on nodes, as rules about other pods see them.
+    alikes: Alikes,
+    /// The labels that were counted by, until nodes come, go, or get other labels.
+    topologies: Mutex<BTreeMap<String, Arc<Topology>>>,
     /// Labels of namespaces, for affinity terms with a namespace selector.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Pods for which room was made on a node, and which are not there yet.
@@ -83,9 +87,23 @@ impl Snapshot {
         self.index.get(name).map(|at| &self.nodes[*at])
     }
 
-    /// The nodes with pods that want to be near others, or away from them.
-    pub fn nodes_with_affinity(&self) -> impl Iterator<Item = &NodeInfo> {
-        self.with_affinity.iter().map(|at| &self.nodes[*at])
+    /// The node at a [place](NodeInfo::place).
+    pub fn at(&self, place: usize) -> &NodeInfo {
+        &self.nodes[place]
+    }
+
+    /// The pods on nodes, by what rules about other pods see in them.
+    pub fn alikes(&self) -> impl Iterator<Item = &Alike> {
+        self.alikes.iter()
+    }
+
+    /// To count by a label of nodes.
+    pub fn counts(&self, key: &str) -> Counts {
+        let mut known = self.topologies.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.contains_key(key) {
+            known.insert(key.to_owned(), Arc::new(Topology::new(key, &self.nodes)));
+        }
+        Counts::new(known[key].clone())
     }
 
     /// How many nodes hold an image, by its [name](crate::node::image_name).
@@ -94,7 +112,7 @@ impl Snapshot {
     }
 
     /// A node came, or another state of it; its pods stay.
-    pub fn set_node(&mut self, node: NodeInfo) {
+    pub fn set_node(&mut self, mut node: NodeInfo) {
         let same_images = self.node(&node.name).is_some_and(|known| known.images == node.images);
         if !same_images {
             self.count_images(&node.name, false);
@@ -102,17 +120,23 @@ impl Snapshot {
         let name = node.name.clone();
         match self.index.get(&name).map(|at| &mut self.nodes[*at]) {
             Some(known) => {
-                if zone(known) != zone(&node) {
+                let same_labels = known.labels() == node.labels();
+                let same_zone = same_labels || zone(known) == zone(&node);
+                let old = std::mem::replace(known, node);
+                known.succeed(old);
+                if !same_labels {
+                    self.forget_topologies();
+                }
+                if !same_zone {
                     self.order.clear();
                 }
-                (known.node, known.allocatable, known.images) = (node.node, node.allocatable, node.images);
             }
             None => {
-                if !node.with_affinity.is_empty() {
-                    self.with_affinity.insert(self.nodes.len());
-                }
-                self.index.insert(name.clone(), self.nodes.len());
+                node.place = self.nodes.len();
+                self.index.insert(name.clone(), node.place);
+                self.count_pods(&node, true);
                 self.nodes.push(node);
+                self.forget_topologies();
                 self.order.clear();
             }
         }
@@ -124,32 +148,47 @@ impl Snapshot {
     /// A node went.
     pub fn remove_node(&mut self, name: &str) {
         self.count_images(name, false);
-        let Some(at) = self.index.remove(name) else { return };
-        self.nodes.swap_remove(at);
-        self.with_affinity.remove(&at);
+        let Some(place) = self.index.remove(name) else { return };
+        let gone = self.nodes.swap_remove(place);
+        self.count_pods(&gone, false);
         // The last one is in its place now.
-        if let Some(moved) = self.nodes.get(at) {
-            self.index.insert(moved.name.clone(), at);
-            if self.with_affinity.remove(&self.nodes.len()) {
-                self.with_affinity.insert(at);
-            }
+        if let Some(mut moved) = self.nodes.get(place).cloned() {
+            self.count_pods(&moved, false);
+            moved.place = place;
+            self.count_pods(&moved, true);
+            self.index.insert(moved.name.clone(), place);
+            self.nodes[place] = moved;
         }
+        self.forget_topologies();
         self.order.clear();
     }
 
-    /// Changes the pods of a node.
-    pub fn change_node(&mut self, name: &str, change: impl FnOnce(&mut NodeInfo)) {
-        let Some(at) = self.index.get(name).copied() else { return };
-        let node = &mut self.nodes[at];
-        let had = !node.with_affinity.is_empty();
-        change(node);
-        if had == node.with_affinity.is_empty() {
-            if had {
-                self.with_affinity.remove(&at)
-            } else {
-                self.with_affinity.insert(at)
-            };
+    /// A node has one more pod.
+    pub fn add_pod(&mut self, node: &str, pod: Arc<PodInfo>) {
+        let Some(place) = self.index.get(node).copied() else { return };
+        self.alikes.add(&pod, place);
+        self.nodes[place].add(pod);
+    }
+
+    /// A node has one pod less.
+    pub fn remove_pod(&mut self, node: &str, key: &ObjectKey) {
+        let Some(place) = self.index.get(node).copied() else { return };
+        if let Some(pod) = self.nodes[place].remove(key) {
+            self.alikes.remove(&pod, place);
         }
+    }
+
+    fn count_pods(&mut self, node: &NodeInfo, more: bool) {
+        for pod in node.pods.values() {
+            match more {
+                true => self.alikes.add(pod, node.place),
+                false => self.alikes.remove(pod, node.place),
+            }
+        }
+    }
+
+    fn forget_topologies(&mut self) {
+        self.topologies.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Makes the order of nodes good again after nodes came or went; nothing else may be asked before.

@@ -13,6 +13,7 @@ use crate::framework::{
 use crate::node::{self, NodeInfo};
 use crate::pod::{PodInfo, Term};
 use crate::snapshot::Snapshot;
+use crate::topology::Counts;
 
 const REASON_AFFINITY: &str = "node(s) didn't match pod affinity rules";
 const REASON_ANTI_AFFINITY: &str = "node(s) didn't match pod anti-affinity rules";
@@ -87,19 +88,19 @@ impl Plugin for InterPodAffinity {
     }
 
     fn filter<'a>(&'a self, pod: &'a PodInfo, snapshot: &'a Snapshot) -> PreFilter<'a> {
-        let mut rules = Rules { pod, snapshot, near: vec![], away: Counts::new(), kept_out: Counts::new() };
-        if let Some(own) = &pod.affinity {
-            rules.near = vec![BTreeMap::new(); own.near.len()];
-            if !own.near.is_empty() || !own.away.is_empty() {
-                for node in snapshot.nodes() {
-                    node.pods.values().for_each(|other| rules.count_own(other, node, 1));
-                }
-            }
+        let own = pod.affinity.as_deref();
+        let counts = |term: &Term| snapshot.counts(&term.key);
+        let mut rules = Rules {
+            pod,
+            snapshot,
+            near: own.iter().flat_map(|own| &own.near).map(counts).collect(),
+            away: own.iter().flat_map(|own| &own.away).map(counts).collect(),
+            kept_out: BTreeMap::new(),
+        };
+        for alike in snapshot.alikes() {
+            rules.count(&alike.pod, alike.nodes.iter().map(|(place, count)| (*place, *count)));
         }
-        for node in snapshot.nodes_with_affinity() {
-            node.with_affinity.values().for_each(|other| rules.count_theirs(other, node, 1));
-        }
-        let silent = rules.near.is_empty() && pod.affinity.as_ref().is_none_or(|own| own.away.is_empty());
+        let silent = rules.near.is_empty() && rules.away.is_empty();
         if silent && rules.kept_out.is_empty() && snapshot.nominated.is_empty() {
             return Prepared::none();
         }
@@ -116,105 +117,73 @@ impl Plugin for InterPodAffinity {
         if own.is_empty() && self.0.ignore_preferred_terms_of_existing_pods {
             return None;
         }
-        let mut sums = Counts::new();
-        let mut credit = |term: &Term, node: &NodeInfo, weight: i64| count(&mut sums, &term.key, node, weight);
-        if !own.is_empty() {
-            for node in snapshot.nodes() {
-                for other in node.pods.values() {
-                    let matching = own.iter().filter(|(term, _)| term.matches(other, &snapshot.namespaces));
-                    matching.for_each(|(term, weight)| credit(term, node, *weight));
-                }
+        let mut sums = BTreeMap::new();
+        for alike in snapshot.alikes() {
+            let means = |term: &Term, other: &PodInfo| term.matches(other, &snapshot.namespaces);
+            let ours = own.iter().filter(|(term, _)| means(term, &alike.pod)).map(|(term, weight)| (term, *weight));
+            let affinity = alike.pod.affinity.as_deref();
+            let hard =
+                affinity.iter().flat_map(|theirs| &theirs.near).map(|term| (term, self.0.hard_pod_affinity_weight));
+            let soft = affinity.iter().flat_map(|theirs| &theirs.preferred).map(|(term, weight)| (term, *weight));
+            let theirs = hard.filter(|(_, weight)| *weight > 0).chain(soft).filter(|(term, _)| means(term, pod));
+            for (term, weight) in ours.chain(theirs) {
+                let counts = by_key(&mut sums, &term.key, snapshot);
+                alike.nodes.iter().for_each(|(place, count)| counts.add(*place, count * weight));
             }
         }
-        for node in snapshot.nodes_with_affinity() {
-            for theirs in node.with_affinity.values().filter_map(|other| other.affinity.as_ref()) {
-                let hard = theirs.near.iter().map(|term| (term, self.0.hard_pod_affinity_weight));
-                let soft = theirs.preferred.iter().map(|(term, weight)| (term, *weight));
-                let all = hard.filter(|(_, weight)| *weight > 0).chain(soft);
-                let matching = all.filter(|(term, _)| term.matches(pod, &snapshot.namespaces));
-                matching.for_each(|(term, weight)| credit(term, node, weight));
-            }
-        }
-        (!sums.is_empty()).then(|| Box::new(Sums(sums)) as Box<dyn Score>)
+        (!sums.is_empty()).then(|| Box::new(Sums(sums.into_values().collect())) as Box<dyn Score>)
     }
 }
 
-/// Per topology key and value a number.
-type Counts = BTreeMap<String, BTreeMap<String, i64>>;
-
-fn count(counts: &mut Counts, key: &str, node: &NodeInfo, by: i64) {
-    let Some(value) = node.labels().get(key) else { return };
-    if !counts.contains_key(key) {
-        counts.insert(key.to_owned(), BTreeMap::new());
-    }
-    if let Some(values) = counts.get_mut(key) {
-        add(values, value, by);
-    }
-}
-
-fn add(values: &mut BTreeMap<String, i64>, value: &str, by: i64) {
-    match values.get_mut(value) {
-        Some(count) => *count += by,
-        None => drop(values.insert(value.to_owned(), by)),
-    }
+/// The counts by a key, of several.
+fn by_key<'a>(all: &'a mut BTreeMap<String, Counts>, key: &str, snapshot: &Snapshot) -> &'a mut Counts {
+    all.entry(key.to_owned()).or_insert_with(|| snapshot.counts(key))
 }
 
 /// Whether the node's value of some key has anything counted.
-fn inside(counts: &Counts, node: &NodeInfo) -> bool {
-    counts.iter().any(|(key, values)| {
-        let here = node.labels().get(key).and_then(|value| values.get(value));
-        here.is_some_and(|count| *count > 0)
-    })
+fn inside<'a>(counts: impl IntoIterator<Item = &'a Counts>, node: &NodeInfo) -> bool {
+    counts.into_iter().any(|counts| counts.at(node).is_some_and(|count| count > 0))
 }
 
 #[derive(Clone)]
 struct Rules<'a> {
     pod: &'a PodInfo,
     snapshot: &'a Snapshot,
-    /// Per affinity term how many pods satisfy all of them, per value of the term's key.
-    near: Vec<BTreeMap<String, i64>>,
-    /// Where pods are that this one does not want to be near.
-    away: Counts,
-    /// Where pods are that do not want this one near.
-    kept_out: Counts,
+    /// Per affinity term how many pods satisfy all of them.
+    near: Vec<Counts>,
+    /// Per anti-affinity term how many pods are such that this one does not want to be near.
+    away: Vec<Counts>,
+    /// Per key where pods are that do not want this one near.
+    kept_out: BTreeMap<String, Counts>,
 }
 
 impl Rules<'_> {
-    /// Another pod, as far as this one's terms mean it.
-    fn count_own(&mut self, other: &PodInfo, node: &NodeInfo, by: i64) {
-        let Some(own) = &self.pod.affinity else { return };
-        let matches = |term: &Term| term.matches(other, &self.snapshot.namespaces);
-        // A pod counts for affinity only if it satisfies all terms.
-        if !own.near.is_empty() && own.near.iter().all(matches) {
-            for (term, values) in own.near.iter().zip(&mut self.near) {
-                if let Some(value) = node.labels().get(&term.key) {
-                    add(values, value, by);
-                }
+    /// Other pods that are alike, so many on each of the nodes at some places.
+    fn count(&mut self, other: &PodInfo, nodes: impl Iterator<Item = (usize, i64)> + Clone) {
+        let means = |term: &Term, other: &PodInfo| term.matches(other, &self.snapshot.namespaces);
+        let add = |counts: &mut Counts| nodes.clone().for_each(|(place, by)| counts.add(place, by));
+        if let Some(own) = &self.pod.affinity {
+            // A pod counts for affinity only if it satisfies all terms.
+            if own.near.iter().all(|term| means(term, other)) {
+                self.near.iter_mut().for_each(add);
             }
+            let away = own.away.iter().zip(&mut self.away);
+            away.filter(|(term, _)| means(term, other)).for_each(|(_, counts)| add(counts));
         }
-        for term in own.away.iter().filter(|term| matches(term)) {
-            count(&mut self.away, &term.key, node, by);
-        }
-    }
-
-    /// Another pod, as far as its terms mean this one.
-    fn count_theirs(&mut self, other: &PodInfo, node: &NodeInfo, by: i64) {
         let theirs = other.affinity.iter().flat_map(|affinity| &affinity.away);
-        for term in theirs.filter(|term| term.matches(self.pod, &self.snapshot.namespaces)) {
-            count(&mut self.kept_out, &term.key, node, by);
+        for term in theirs.filter(|term| means(term, self.pod)) {
+            add(by_key(&mut self.kept_out, &term.key, self.snapshot));
         }
     }
 
     fn is_near(&self, node: &NodeInfo) -> bool {
         let Some(own) = &self.pod.affinity else { return true };
-        let mut satisfied = true;
-        for (term, values) in own.near.iter().zip(&self.near) {
-            let Some(value) = node.labels().get(&term.key) else { return false };
-            satisfied &= values.get(value).is_some_and(|count| *count > 0);
+        if !self.near.iter().all(|counts| counts.knows(node)) {
+            return false;
         }
         // The first of a group that wants its own kind may go to any node that has the labels.
-        satisfied || {
-            let nowhere = self.near.iter().all(|values| values.values().all(|count| *count <= 0));
+        self.near.iter().all(|counts| counts.at(node).is_some_and(|count| count > 0)) || {
+            let nowhere = self.near.iter().all(|counts| counts.total() == 0);
             nowhere && own.near.iter().all(|term| term.matches(self.pod, &self.snapshot.namespaces))
         }
     }
@@ -228,7 +197,7 @@ impl Filter for Rules<'_> {
         if inside(&self.away, node) {
             return Err(Refusal::unschedulable(REASON_ANTI_AFFINITY));
         }
-        if inside(&self.kept_out, node) {
+        if inside(self.kept_out.values(), node) {
             return Err(Refusal::unschedulable(REASON_EXISTING));
         }
         Ok(())
@@ -239,17 +208,15 @@ impl Filter for Rules<'_> {
     }
 
     fn moved(&mut self, pod: &PodInfo, node: &NodeInfo, by: i64) {
-        self.count_own(pod, node, by);
-        self.count_theirs(pod, node, by);
+        self.count(pod, std::iter::once((node.place, by)));
     }
 }
 
-struct Sums(Counts);
+struct Sums(Vec<Counts>);
 
 impl Score for Sums {
     fn score(&self, node: &NodeInfo) -> i64 {
-        let here = self.0.iter().filter_map(|(key, values)| values.get(node.labels().get(key)?));
-        here.sum()
+        self.0.iter().filter_map(|counts| counts.at(node)).sum()
     }
 
     fn normalize(&self, scores: &mut [i64], _: &[&NodeInfo]) {

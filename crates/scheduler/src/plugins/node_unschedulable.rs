@@ -43,7 +43,7 @@ struct Cordon;
 
 impl Filter for Cordon {
     fn filter(&self, node: &NodeInfo) -> Result<(), Refusal> {
-        if is_cordoned(&node.node) { Err(Refusal::unresolvable(REASON)) } else { Ok(()) }
+        if node.cordoned { Err(Refusal::unresolvable(REASON)) } else { Ok(()) }
     }
 }
 

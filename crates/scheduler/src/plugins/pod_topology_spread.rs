@@ -20,6 +20,7 @@ use crate::framework::{
 use crate::node::{self, HOSTNAME, NodeInfo, ZONE};
 use crate::pod::{PodInfo, narrowed, parsed};
 use crate::snapshot::Snapshot;
+use crate::topology::Counts;
 
 const REASON: &str = "node(s) didn't match pod topology spread constraints";
 const REASON_NO_LABEL: &str = "node(s) didn't match pod topology spread constraints (missing required label)";
@@ -126,19 +127,12 @@ impl Constraint<'_> {
         }
     }
 
-    fn count(&self, node: &NodeInfo, pod: &PodInfo) -> i64 {
-        match &self.who {
-            Who::Kind(kind) => node.kinds.get(kind).copied().unwrap_or(0),
-            Who::Selected(_) => node.pods.values().filter(|other| self.counts(other, pod)).count() as i64,
-        }
-    }
-
     /// The inclusion policies: by default a node counts if the pod's affinity allows it, whatever its taints.
     fn includes(&self, node: &NodeInfo, pod: &PodInfo) -> bool {
         let honours = |policy: &Option<String>, default: &str| policy.as_deref().unwrap_or(default) == "Honor";
         (!honours(&self.spec.node_affinity_policy, "Honor") || node_matches(pod, node))
             && (!honours(&self.spec.node_taints_policy, "Ignore")
-                || untolerated(node.taints(), pod.tolerations(), forbids).next().is_none())
+                || untolerated(&node.taints, pod.tolerations(), forbids).next().is_none())
     }
 }
 
@@ -149,8 +143,8 @@ fn selector(constraint: &TopologySpreadConstraint, pod: &PodInfo) -> Selector {
     narrowed.as_ref().map_or_else(Selector::nothing, parsed)
 }
 
-fn has_keys(constraints: &[Constraint<'_>], node: &NodeInfo) -> bool {
-    constraints.iter().all(|constraint| node.labels().contains_key(constraint.key()))
+fn has_keys(counts: &[Counts], node: &NodeInfo) -> bool {
+    counts.iter().all(|counts| counts.knows(node))
 }
 
 impl Plugin for PodTopologySpread {
@@ -204,12 +198,17 @@ impl Plugin for PodTopologySpread {
         if constraints.is_empty() {
             return Prepared::none();
         }
-        let mut counts = vec![BTreeMap::new(); constraints.len()];
-        for node in snapshot.nodes().filter(|node| has_keys(&constraints, node)) {
-            for (constraint, counts) in constraints.iter().zip(&mut counts) {
-                if constraint.includes(node, pod) {
-                    add(counts, &node.labels()[constraint.key()], constraint.count(node, pod));
-                }
+        let mut counts: Vec<_> = constraints.iter().map(|constraint| snapshot.counts(constraint.key())).collect();
+        let nodes: Vec<_> = snapshot.nodes().filter(|node| has_keys(&counts, node)).collect();
+        for (constraint, counts) in constraints.iter().zip(&mut counts) {
+            let mut counts_here = vec![false; snapshot.len()];
+            for node in nodes.iter().filter(|node| constraint.includes(node, pod)) {
+                counts_here[node.place] = true;
+                counts.add(node.place, 0);
+            }
+            for alike in snapshot.alikes().filter(|alike| constraint.counts(&alike.pod, pod)) {
+                let nodes = alike.nodes.iter().filter(|(place, _)| counts_here[**place]);
+                nodes.for_each(|(place, more)| counts.add(*place, *more));
             }
         }
         let mut skew = Skew { pod, constraints, counts, smallest: Vec::new() };
@@ -229,46 +228,35 @@ impl Plugin for PodTopologySpread {
         }
         let defaulted = pod.spec().topology_spread_constraints.as_ref().is_none_or(Vec::is_empty);
         let keys_needed = !(defaulted && self.system);
-        // Values of possible nodes; what counts per node (hostname) is counted when that node is asked about.
-        let considered = nodes.iter().filter(|node| !keys_needed || has_keys(&constraints, node));
-        let considered: Vec<_> = considered.collect();
-        let values = |constraint: &Constraint<'_>| {
-            let values = considered.iter().filter_map(|node| node.labels().get(constraint.key()));
-            values.map(|value| (value.clone(), 0)).collect::<BTreeMap<_, _>>()
-        };
-        let mut counts: Vec<_> = constraints
-            .iter()
-            .map(|constraint| if constraint.key() == HOSTNAME { BTreeMap::new() } else { values(constraint) })
-            .collect();
-        let sizes = constraints
-            .iter()
-            .zip(&counts)
-            .map(|(constraint, counts)| if constraint.key() == HOSTNAME { considered.len() } else { counts.len() });
-        // A topology with more values weighs more, or few zones would count for more than many nodes.
-        let weights = sizes.map(|size| (size as f64 + 2.0).ln()).collect();
-        if counts.iter().any(|counts| !counts.is_empty()) {
-            for node in snapshot.nodes() {
-                for (constraint, counts) in constraints.iter().zip(&mut counts).filter(|(_, counts)| !counts.is_empty())
-                {
-                    // Most nodes have none, and their labels need not be looked at.
-                    let more = constraint.count(node, pod);
-                    if more == 0 || keys_needed && !has_keys(&constraints, node) || !constraint.includes(node, pod) {
-                        continue;
-                    }
-                    if let Some(count) = node.labels().get(constraint.key()).and_then(|value| counts.get_mut(value)) {
-                        *count += more;
+        let mut counts: Vec<_> = constraints.iter().map(|constraint| snapshot.counts(constraint.key())).collect();
+        let mut on_node = Vec::new();
+        // Only values of possible nodes are of interest.
+        let considered = |node: &NodeInfo, counts: &[Counts]| !keys_needed || has_keys(counts, node);
+        let possible: Vec<_> = nodes.iter().filter(|node| considered(node, &counts)).collect();
+        let mut weights = Vec::new();
+        for at in 0..constraints.len() {
+            let constraint = &constraints[at];
+            let alikes = snapshot.alikes().filter(|alike| constraint.counts(&alike.pod, pod));
+            let there = alikes.flat_map(|alike| &alike.nodes);
+            let size = if constraint.key() == HOSTNAME {
+                on_node = vec![0; snapshot.len()];
+                there.for_each(|(place, more)| on_node[*place] += more);
+                possible.len()
+            } else {
+                possible.iter().for_each(|node| counts[at].add(node.place, 0));
+                let size = counts[at].iter().count();
+                for (place, more) in there {
+                    let node = snapshot.at(*place);
+                    if counts[at].at(node).is_some() && considered(node, &counts) && constraint.includes(node, pod) {
+                        counts[at].add(*place, *more);
                     }
                 }
-            }
+                size
+            };
+            // A topology with more values weighs more, or few zones would count for more than many nodes.
+            weights.push((size as f64 + 2.0).ln());
         }
-        Some(Box::new(Spread { pod, constraints, counts, weights, keys_needed }))
-    }
-}
-
-fn add(values: &mut BTreeMap<String, i64>, value: &str, by: i64) {
-    match values.get_mut(value) {
-        Some(count) => *count += by,
-        None => drop(values.insert(value.to_owned(), by)),
+        Some(Box::new(Spread { constraints, counts, on_node, weights, keys_needed }))
     }
 }
 
@@ -277,7 +265,7 @@ struct Skew<'a> {
     pod: &'a PodInfo,
     constraints: Vec<Constraint<'a>>,
     /// Per constraint the matching pods per topology value, of the nodes that count.
-    counts: Vec<BTreeMap<String, i64>>,
+    counts: Vec<Counts>,
     /// The smallest of them.
     smallest: Vec<i64>,
 }
@@ -287,7 +275,7 @@ impl Skew<'_> {
     fn settle(&mut self) {
         let smallest = self.constraints.iter().zip(&self.counts).map(|(constraint, counts)| {
             let domains = constraint.spec.min_domains.and_then(|n| usize::try_from(n).ok()).unwrap_or(1);
-            if counts.len() < domains { 0 } else { counts.values().copied().min().unwrap_or(0) }
+            if counts.iter().count() < domains { 0 } else { counts.iter().min().unwrap_or(0) }
         });
         self.smallest = smallest.collect();
     }
@@ -296,10 +284,10 @@ impl Skew<'_> {
 impl Filter for Skew<'_> {
     fn filter(&self, node: &NodeInfo) -> Result<(), Refusal> {
         for ((constraint, counts), smallest) in self.constraints.iter().zip(&self.counts).zip(&self.smallest) {
-            let Some(value) = node.labels().get(constraint.key()) else {
+            if !counts.knows(node) {
                 return Err(Refusal::unresolvable(REASON_NO_LABEL));
-            };
-            let here = counts.get(value).copied().unwrap_or(0);
+            }
+            let here = counts.at(node).unwrap_or(0);
             let own = i64::from(constraint.counts(self.pod, self.pod));
             if here + own - smallest > i64::from(constraint.spec.max_skew) {
                 return Err(Refusal::unschedulable(REASON));
@@ -313,12 +301,12 @@ impl Filter for Skew<'_> {
     }
 
     fn moved(&mut self, other: &PodInfo, node: &NodeInfo, by: i64) {
-        if !has_keys(&self.constraints, node) {
+        if !has_keys(&self.counts, node) {
             return;
         }
         for (constraint, counts) in self.constraints.iter().zip(&mut self.counts) {
             if constraint.includes(node, self.pod) && constraint.counts(other, self.pod) {
-                add(counts, &node.labels()[constraint.key()], by);
+                counts.add(node.place, by);
             }
         }
         self.settle();
@@ -326,16 +314,17 @@ impl Filter for Skew<'_> {
 }
 
 struct Spread<'a> {
-    pod: &'a PodInfo,
     constraints: Vec<Constraint<'a>>,
-    counts: Vec<BTreeMap<String, i64>>,
+    counts: Vec<Counts>,
+    /// The pods at each place, for the constraint that counts per node.
+    on_node: Vec<i64>,
     weights: Vec<f64>,
     keys_needed: bool,
 }
 
 impl Spread<'_> {
     fn ignores(&self, node: &NodeInfo) -> bool {
-        self.keys_needed && !has_keys(&self.constraints, node)
+        self.keys_needed && !has_keys(&self.counts, node)
     }
 }
 
@@ -347,10 +336,10 @@ impl Score for Spread<'_> {
         }
         let parts = self.constraints.iter().zip(&self.counts).zip(&self.weights).filter_map(
             |((constraint, counts), weight)| {
-                let value = node.labels().get(constraint.key())?;
                 let count = match constraint.key() {
-                    HOSTNAME => constraint.count(node, self.pod),
-                    _ => counts.get(value).copied().unwrap_or(0),
+                    _ if !counts.knows(node) => return None,
+                    HOSTNAME => self.on_node[node.place],
+                    _ => counts.at(node).unwrap_or(0),
                 };
                 Some(count as f64 * weight + f64::from(constraint.spec.max_skew - 1))
             },

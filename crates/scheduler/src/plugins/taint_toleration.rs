@@ -62,7 +62,7 @@ struct Tolerations<'a>(&'a [Toleration]);
 
 impl Filter for Tolerations<'_> {
     fn filter(&self, node: &NodeInfo) -> Result<(), Refusal> {
-        match untolerated(node.taints(), self.0, forbids).next() {
+        match untolerated(&node.taints, self.0, forbids).next() {
             None => Ok(()),
             Some(_) => Err(Refusal::unresolvable(REASON)),
         }
@@ -71,7 +71,7 @@ impl Filter for Tolerations<'_> {
 
 impl Score for Tolerations<'_> {
     fn score(&self, node: &NodeInfo) -> i64 {
-        untolerated(node.taints(), self.0, |taint| taint.effect == "PreferNoSchedule").count() as i64
+        untolerated(&node.taints, self.0, |taint| taint.effect == "PreferNoSchedule").count() as i64
     }
 
     fn normalize(&self, scores: &mut [i64], _: &[&NodeInfo]) {

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -175,11 +176,11 @@ async fn in_folder(
     let shutdown = CancellationToken::new();
     let user = api.client_as(UserInfo::new("system:kube-scheduler", &[]));
     let scheduler = coracle_scheduler::run(user, coracle_scheduler::Config::default(), shutdown.clone());
-    let mut scheduler = std::pin::pin!(scheduler);
+    let mut scheduler = tokio::spawn(scheduler);
     let mut run = Run::new(&api, pods.clone(), shutdown.clone());
     let measured = tokio::select! {
         outcome = run.measure(&workload.steps) => outcome,
-        ended = &mut scheduler => ended.and_then(|()| bail!("the scheduler ended")),
+        ended = &mut scheduler => ended?.and_then(|()| bail!("the scheduler ended")),
     };
     let resident = resident_bytes(std::process::id()).context("cannot read the process's memory")?;
     shutdown.cancel();
@@ -219,6 +220,15 @@ fn api(client: &Client, namespace: Option<&str>, group: &str, kind: &str) -> Api
 async fn create(api: &Api<DynamicObject>, object: Value) -> anyhow::Result<()> {
     api.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
     Ok(())
+}
+
+/// Does something for each number, for some at a time.
+async fn at_once<F>(numbers: Range<usize>, work: impl Fn(usize) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>> + Send + 'static,
+{
+    let tasks = stream::iter(numbers).map(|number| tokio::spawn(work(number))).buffer_unordered(AT_ONCE);
+    tasks.map(|done| done?).try_collect().await
 }
 
 fn pod(template: &Value, name: &str) -> Value {
@@ -289,15 +299,18 @@ impl Run {
         self.nodes += shape.count;
         // What admission gives to all new nodes is taken off, as the node lifecycle controller would.
         let taints: Vec<_> = shape.taint.iter().map(|key| json!({ "key": key, "effect": "NoSchedule" })).collect();
-        let ready = &Patch::Merge(json!({ "spec": { "taints": taints } }));
-        let create = async |number: usize| {
+        let ready = Patch::Merge(json!({ "spec": { "taints": taints } }));
+        let create = |number: usize| {
             let name = shape.name.clone().unwrap_or_else(|| format!("scheduler-perf-{number:05}"));
-            let zone = shape.zones.get(number % shape.zones.len().max(1));
-            create(&nodes, node(&name, shape, zone)).await?;
-            nodes.patch(&name, &PatchParams::default(), ready).await?;
-            anyhow::Ok(())
+            let node = node(&name, shape, shape.zones.get(number % shape.zones.len().max(1)));
+            let (nodes, ready) = (nodes.clone(), ready.clone());
+            async move {
+                create(&nodes, node).await?;
+                nodes.patch(&name, &PatchParams::default(), &ready).await?;
+                Ok(())
+            }
         };
-        stream::iter(first..self.nodes).map(create).buffer_unordered(AT_ONCE).try_collect().await
+        at_once(first..self.nodes, create).await
     }
 
     /// Makes a namespace with what its pods need.
@@ -329,10 +342,12 @@ impl Run {
         let apis: Vec<_> = namespaces.iter().map(|name| api(&self.client, Some(name), "", "Pod")).collect();
         let numbers = &self.expected;
         let first: usize = numbers.values().sum();
-        let create = async |number: usize| {
-            create(&apis[number % apis.len()], pod(&template, &format!("{}-{}", pods.of, first + number))).await
+        let create = |number: usize| {
+            let pod = pod(&template, &format!("{}-{}", pods.of, first + number));
+            let api = apis[number % apis.len()].clone();
+            async move { create(&api, pod).await }
         };
-        stream::iter(0..pods.count).map(create).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        at_once(0..pods.count, create).await?;
         for number in 0..pods.count {
             *self.expected.entry(namespaces[number % namespaces.len()].clone()).or_default() += 1;
         }
