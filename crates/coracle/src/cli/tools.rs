@@ -56,6 +56,12 @@ pub struct Bench {
     /// Only workloads whose name contains one of these (scheduler).
     #[arg(value_name = "WORKLOAD")]
     pub workloads: Vec<String>,
+    /// So many times the nodes and pods, such as 0.02 for a quick look (scheduler).
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, hide_default_value = true)]
+    pub scale: f64,
+    /// Instead of the workloads: what a pod costs on 500 to 15,000 nodes, drawn into this SVG file (scheduler).
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
     /// How often.
     #[arg(long, default_value_t = 5)]
     pub runs: usize,

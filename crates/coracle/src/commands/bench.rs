@@ -44,7 +44,7 @@ pub async fn run(options: Bench) -> anyhow::Result<()> {
         return controllers::run().await;
     }
     if let BenchKind::Scheduler = options.what {
-        return scheduler::run(&options.workloads).await;
+        return scheduler::run(&options).await;
     }
     if let BenchKind::Simulate = options.what {
         return simulate::run(options).await;
