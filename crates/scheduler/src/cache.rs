@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use coracle_client::ObjectKey;
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::resource::v1::ResourceClaim;
 
 use crate::framework::Assumption;
 use crate::node::NodeInfo;
@@ -85,6 +86,15 @@ impl Cache {
             assumption.leave(&mut self.snapshot);
         }
         self.remove_pod(key);
+    }
+
+    /// What was assumed with a pod has been written.
+    pub fn confirm(&mut self, with: &[Assumption], written: Vec<Arc<ResourceClaim>>) {
+        let ours = |assumed: &&Assumption| matches!(assumed, Assumption::ResourceClaim(_));
+        with.iter().filter(ours).for_each(|assumed| assumed.leave(&mut self.snapshot));
+        for claim in written {
+            self.snapshot.resource_claims.confirm(ObjectKey::of(claim.as_ref()), claim);
+        }
     }
 
     /// Whether the pod already counts on a node.

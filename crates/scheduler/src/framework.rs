@@ -209,6 +209,8 @@ pub enum Object {
     Pod(Option<Arc<PodInfo>>, Option<Arc<PodInfo>>),
     /// A claim.
     Claim(Option<Arc<PersistentVolumeClaim>>, Option<Arc<PersistentVolumeClaim>>),
+    /// A claim of devices.
+    ResourceClaim(Option<Arc<ResourceClaim>>, Option<Arc<ResourceClaim>>),
     /// Anything else; hints do not look into it.
     Other,
 }
@@ -237,10 +239,12 @@ impl Assumption {
     /// Shows it.
     pub(crate) fn enter(&self, snapshot: &mut Snapshot) {
         match self {
-            Assumption::Claim(claim) => snapshot.claims.assume(ObjectKey::of(claim.as_ref()), claim.clone()),
-            Assumption::Volume(volume) => snapshot.volumes.assume(ObjectKey::of(volume.as_ref()), volume.clone()),
+            Assumption::Claim(claim) => snapshot.claims.assume(ObjectKey::of(claim.as_ref()), claim.clone(), false),
+            Assumption::Volume(volume) => {
+                snapshot.volumes.assume(ObjectKey::of(volume.as_ref()), volume.clone(), false);
+            }
             Assumption::ResourceClaim(claim) => {
-                snapshot.resource_claims.assume(ObjectKey::of(claim.as_ref()), claim.clone());
+                snapshot.resource_claims.assume(ObjectKey::of(claim.as_ref()), claim.clone(), true);
             }
         }
     }
@@ -248,9 +252,9 @@ impl Assumption {
     /// Shows it no longer.
     pub(crate) fn leave(&self, snapshot: &mut Snapshot) {
         match self {
-            Assumption::Claim(claim) => snapshot.claims.forget(&ObjectKey::of(claim.as_ref())),
-            Assumption::Volume(volume) => snapshot.volumes.forget(&ObjectKey::of(volume.as_ref())),
-            Assumption::ResourceClaim(claim) => snapshot.resource_claims.forget(&ObjectKey::of(claim.as_ref())),
+            Assumption::Claim(claim) => snapshot.claims.forget(&ObjectKey::of(claim.as_ref()), claim),
+            Assumption::Volume(volume) => snapshot.volumes.forget(&ObjectKey::of(volume.as_ref()), volume),
+            Assumption::ResourceClaim(claim) => snapshot.resource_claims.forget(&ObjectKey::of(claim.as_ref()), claim),
         }
     }
 }
@@ -279,12 +283,14 @@ pub struct Nomination {
 }
 
 /// PostFilter cannot help.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Declined {
     /// The words that end FailedScheduling's message.
     pub message: String,
     /// Whether it knows that the node on which it once made room will not do either.
     pub gives_up: bool,
+    /// A claim that stands idle and in the way: it loses what was allocated for it.
+    pub give_back: Option<Arc<ResourceClaim>>,
 }
 
 /// What PostFilter came to: room made, or why not.
@@ -327,7 +333,7 @@ pub trait Plugin: Debug + Send + Sync {
     }
 
     /// PreEnqueue: whether the pod may be considered at all.
-    fn pre_enqueue(&self, _pod: &PodInfo) -> Result<(), Refusal> {
+    fn pre_enqueue(&self, _pod: &PodInfo, _snapshot: &Snapshot) -> Result<(), Refusal> {
         Ok(())
     }
 
@@ -366,8 +372,8 @@ pub trait Plugin: Debug + Send + Sync {
         None
     }
 
-    /// PreBind: writes what was reserved.
-    fn pre_bind(&self, _placement: &Placement) -> Option<Work<anyhow::Result<()>>> {
+    /// PreBind: writes what was reserved; what took several writes is handed back as the API server has it then.
+    fn pre_bind(&self, _placement: &Placement) -> Option<Work<anyhow::Result<Vec<Arc<ResourceClaim>>>>> {
         None
     }
 

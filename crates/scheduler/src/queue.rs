@@ -79,8 +79,10 @@ pub struct Queue {
     backoff: BTreeSet<(Instant, ObjectKey)>,
     /// By when they are tried anyway.
     unschedulable: BTreeSet<(Instant, ObjectKey)>,
-    /// Unschedulable pods by the plugins that refused them: an event is shown only to those that it may help.
+    /// Unschedulable and gated pods by the plugins that refused them: an event is shown only to those that it may help.
     refused: BTreeMap<&'static str, BTreeSet<ObjectKey>>,
+    /// For these pods others are being sent away: until all but the last have been, nothing brings them back.
+    held: BTreeSet<ObjectKey>,
     /// What happened since the first pod in flight took off; numbered from `log_from` on.
     log: VecDeque<Happening>,
     log_from: u64,
@@ -104,6 +106,7 @@ impl Queue {
             backoff: BTreeSet::new(),
             unschedulable: BTreeSet::new(),
             refused: BTreeMap::new(),
+            held: BTreeSet::new(),
             log: VecDeque::new(),
             log_from: 0,
             in_flight: BTreeSet::new(),
@@ -130,6 +133,7 @@ impl Queue {
         let Some(mut waiting) = self.take(&key) else { return };
         (waiting.pod, waiting.rank) = (pod, rank);
         if let Place::Unschedulable { by, since } = &waiting.place
+            && !self.held.contains(&key)
             && hints.helps(by, &waiting.pod, happened)
         {
             waiting.place = Place::Backoff { until: *since + self.wait(waiting.attempts), after_error: false };
@@ -161,7 +165,18 @@ impl Queue {
     /// The pod is gone or has its node.
     pub fn remove(&mut self, key: &ObjectKey) {
         drop(self.take(key));
+        self.held.remove(key);
         self.trim();
+    }
+
+    /// Pods are being sent away for this one: it waits for that.
+    pub fn hold(&mut self, key: &ObjectKey) {
+        self.held.insert(key.clone());
+    }
+
+    /// All but the last of the pods that were in the way have been sent away.
+    pub fn release(&mut self, key: &ObjectKey) {
+        self.held.remove(key);
     }
 
     /// Takes the pod whose turn it is, and which attempt it is; it must be [removed](Queue::remove) or
@@ -189,7 +204,7 @@ impl Queue {
         let mut missed = self.log.iter().skip(usize::try_from(from.saturating_sub(self.log_from)).unwrap_or(0));
         waiting.place = if by.is_empty() {
             Place::Backoff { until, after_error: true }
-        } else if missed.any(|happened| hints.helps(&by, &waiting.pod, happened)) {
+        } else if !self.held.contains(key) && missed.any(|happened| hints.helps(&by, &waiting.pod, happened)) {
             Place::Backoff { until, after_error: false }
         } else {
             Place::Unschedulable { by, since: now }
@@ -198,25 +213,29 @@ impl Queue {
         self.trim();
     }
 
-    /// Something happened: pods that it may help come back, at the earliest after their back-off.
-    pub fn happened(&mut self, happened: Happening, hints: &impl Hints, now: Instant) {
+    /// Something happened: pods that it may help come back, at the earliest after their back-off. Those that a plugin
+    /// keeps out are handed back: the plugin may let them in now.
+    pub fn happened(&mut self, happened: Happening, hints: &impl Hints, now: Instant) -> Vec<Arc<PodInfo>> {
         let caring =
             self.refused.iter().filter(|(plugin, _)| happened.events.iter().any(|event| hints.cares(plugin, *event)));
         let candidates: BTreeSet<_> = caring.flat_map(|(_, keys)| keys.iter().cloned()).collect();
+        let mut gated = Vec::new();
         for key in candidates {
-            let Some(Waiting { pod, place: Place::Unschedulable { by, since }, attempts, .. }) = self.pods.get(&key)
-            else {
-                continue;
-            };
-            if hints.helps(by, pod, &happened) {
-                let until = *since + self.wait(*attempts);
-                self.put(&key, Place::Backoff { until, after_error: false });
+            let Some(Waiting { pod, place, attempts, .. }) = self.pods.get(&key) else { continue };
+            match place {
+                Place::Unschedulable { by, since } if !self.held.contains(&key) && hints.helps(by, pod, &happened) => {
+                    let until = *since + self.wait(*attempts);
+                    self.put(&key, Place::Backoff { until, after_error: false });
+                }
+                Place::Gated { by } if hints.helps(&RefusedBy::from([*by]), pod, &happened) => gated.push(pod.clone()),
+                _ => {}
             }
         }
         if !self.in_flight.is_empty() {
             self.log.push_back(happened);
         }
         self.promote(now);
+        gated
     }
 
     /// Brings a pod back at once, after its back-off.
@@ -277,7 +296,11 @@ impl Queue {
                 }
                 self.unschedulable.remove(&(*since + MAX_UNSCHEDULABLE, key));
             }
-            Place::Gated { .. } => {}
+            Place::Gated { by } => {
+                if let Some(keys) = self.refused.get_mut(by) {
+                    keys.remove(&key);
+                }
+            }
             Place::InFlight { from } => drop(self.in_flight.remove(&(*from, key))),
         }
     }
@@ -293,7 +316,7 @@ impl Queue {
                 }
                 self.unschedulable.insert((*since + MAX_UNSCHEDULABLE, key.clone()));
             }
-            Place::Gated { .. } => {}
+            Place::Gated { by } => drop(self.refused.entry(by).or_default().insert(key.clone())),
             Place::InFlight { from } => drop(self.in_flight.insert((*from, key.clone()))),
         }
         self.pods.insert(key, waiting);

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use coracle_client::scheduling::resources::Resources;
 use coracle_client::{EventRecorder, EventType, Informers, ObjectKey, object_reference};
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolumeClaim, Pod, Taint, Toleration};
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -23,7 +24,7 @@ use crate::explain::{Decisions, Outcome, Trace};
 use crate::framework::{
     Assumption, ClusterEvent, Declined, Happening, Nomination, Object, Placement, Point, PostFilter, Unfit, Work,
 };
-use crate::plugins::PREEMPTED;
+use crate::plugins::{PREEMPTED, is_for_extended};
 use crate::pod::PodInfo;
 use crate::profile::{Profile, Profiles};
 use crate::queue::{Queue, RefusedBy};
@@ -59,7 +60,8 @@ type SetListed = Box<dyn FnOnce(&mut Snapshot) -> Option<Happening> + Send>;
 /// How a binding ended.
 struct Bound {
     placement: Placement,
-    result: anyhow::Result<()>,
+    /// The claims of devices that were written on the way.
+    result: anyhow::Result<Vec<Arc<ResourceClaim>>>,
 }
 
 /// What comes back from work at the API server.
@@ -67,6 +69,11 @@ enum Done {
     Bound(Box<Bound>),
     /// Room could not be made for this pod.
     Failed(ObjectKey),
+    /// All victims but the last have been sent away for this pod.
+    Evicted {
+        preemptor: Arc<PodInfo>,
+        last: Arc<PodInfo>,
+    },
     Nothing,
 }
 
@@ -92,11 +99,24 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) ->
     listed(&informers, &sender, |s| &mut s.attachments, None, Some(VolumeAttachmentDelete)).await;
     listed(&informers, &sender, |s| &mut s.budgets, None, None).await;
     listed(&informers, &sender, |s| &mut s.services, None, None).await;
-    let claim = (ResourceClaimAdd, ResourceClaimUpdate);
-    listed(&informers, &sender, |s| &mut s.resource_claims, Some(claim), Some(ResourceClaimDelete)).await;
     let slice = (ResourceSliceAdd, ResourceSliceUpdate);
     listed(&informers, &sender, |s| &mut s.resource_slices, Some(slice), None).await;
     listed(&informers, &sender, |s| &mut s.device_classes, Some((DeviceClassAdd, DeviceClassUpdate)), None).await;
+    let devices = informers.get::<ResourceClaim>();
+    devices.wait_for_sync().await;
+    let tell = sender.clone();
+    devices.on_change(move |change| {
+        let (key, old, new) = (change.key(), change.old.cloned(), change.new.cloned());
+        drop(tell.send(Change::Listed(Box::new(move |snapshot| {
+            snapshot.resource_claims.set(key, new.clone());
+            let event = match (&old, &new) {
+                (_, None) => ResourceClaimDelete,
+                (None, _) => ResourceClaimAdd,
+                _ => ResourceClaimUpdate,
+            };
+            Some(Happening { events: vec![event], object: Object::ResourceClaim(old, new) })
+        }))));
+    });
     claims.wait_for_sync().await;
     let tell = sender.clone();
     claims.on_change(move |change| {
@@ -225,7 +245,9 @@ impl Scheduler {
     }
 
     fn happened(&mut self, happening: Happening) {
-        self.queue.happened(happening, &self.profiles, coracle_clock::instant());
+        for gated in self.queue.happened(happening, &self.profiles, coracle_clock::instant()) {
+            self.enqueue(gated);
+        }
     }
 
     fn observe_node(&mut self, Delta { old, new }: Delta<Node>) {
@@ -271,7 +293,6 @@ impl Scheduler {
 
     fn observe_pending(&mut self, old: Option<Arc<Pod>>, pod: Arc<Pod>) {
         let Some(profile) = self.profiles.of(&pod) else { return };
-        let now = coracle_clock::instant();
         let info = Arc::new(PodInfo::new(pod.clone()));
         if info.is_terminating() {
             self.cache.drop_nomination(&info.key);
@@ -286,7 +307,6 @@ impl Scheduler {
             None if had.is_some() => self.cache.drop_nomination(&info.key),
             None => {}
         }
-        let rank = profile.at(Point::QueueSort).map(|plugin| plugin.rank(&info)).next().unwrap_or_default();
         match self.queue.gate(&info.key) {
             Some(None) => {
                 let Some(old) = old else { return self.queue.renew(info) };
@@ -297,18 +317,25 @@ impl Scheduler {
                     return self.queue.renew(info);
                 }
                 let happening = Happening { events, object: Object::Pod(Some(Arc::new(old)), Some(info.clone())) };
-                self.queue.update(info, rank, &happening, &self.profiles, now);
+                let rank = rank(profile, &info);
+                self.queue.update(info, rank, &happening, &self.profiles, coracle_clock::instant());
             }
-            _ => {
-                let mut gates = profile.at(Point::PreEnqueue);
-                let gate = gates.find_map(|plugin| Some((plugin.name(), plugin.pre_enqueue(&info).err()?)));
-                let name = profile.scheduler_name.clone();
-                drop(gates);
-                self.queue.add(info.clone(), rank, gate.as_ref().map(|(plugin, _)| *plugin), now);
-                if let Some((_, refusal)) = gate {
-                    self.gated(&info, &name, refusal.message());
-                }
-            }
+            _ => self.enqueue(info),
+        }
+    }
+
+    /// Lets a new or gated pod in, unless a plugin keeps it out.
+    fn enqueue(&mut self, pod: Arc<PodInfo>) {
+        let Some(profile) = self.profiles.of(&pod.pod) else { return };
+        let snapshot = self.cache.listed();
+        let mut gates = profile.at(Point::PreEnqueue);
+        let gate = gates.find_map(|plugin| Some((plugin.name(), plugin.pre_enqueue(&pod, snapshot).err()?)));
+        drop(gates);
+        let (by, name) = (gate.as_ref().map(|(plugin, _)| *plugin), profile.scheduler_name.clone());
+        let known = self.queue.gate(&pod.key) == Some(by);
+        self.queue.add(pod.clone(), rank(profile, &pod), by, coracle_clock::instant());
+        if let Some((_, refusal)) = gate.filter(|_| !known) {
+            self.gated(&pod, &name, refusal.message());
         }
     }
 
@@ -373,6 +400,7 @@ impl Scheduler {
         tracing::debug!(pod = %pod.key, message, "unschedulable");
         self.tell_failure(pod, &message);
         let mut status = scheduled_condition(&pod.pod, "Unschedulable", message);
+        let give_back = outcome.as_ref().err().and_then(|declined| declined.give_back.clone());
         match outcome {
             Ok(nomination) => {
                 status["nominatedNodeName"] = nomination.node.clone().into();
@@ -383,6 +411,9 @@ impl Scheduler {
                 self.cache.drop_nomination(&pod.key);
             }
             Err(_) => {}
+        }
+        if let Some(claim) = give_back {
+            self.give_back(claim);
         }
         self.patch_status(pod, status);
         self.queue.failed(&pod.key, error.plugins(), &self.profiles, coracle_clock::instant());
@@ -398,15 +429,48 @@ impl Scheduler {
             self.patch_status(&other, json!({ "nominatedNodeName": null }));
         }
         self.cache.nominate(pod.clone(), &node);
-        for victim in victims {
-            // One that goes already needs no telling.
-            if !victim.is_terminating() {
-                let note = format!("Preempted by pod {} on node {node}", pod.uid());
-                self.recorder.event(&object_reference(victim.pod.as_ref()), EventType::Normal, "Preempted", note);
-                let eviction = self.evict(pod, victim);
-                self.work.spawn(eviction);
-            }
+        // One that goes already needs no telling.
+        let mut victims: Vec<_> = victims.into_iter().filter(|victim| !victim.is_terminating()).collect();
+        for victim in &victims {
+            let note = format!("Preempted by pod {} on node {node}", pod.uid());
+            self.recorder.event(&object_reference(victim.pod.as_ref()), EventType::Normal, "Preempted", note);
         }
+        let Some(last) = victims.pop() else { return };
+        if victims.is_empty() {
+            let eviction = self.evict(pod, last);
+            return drop(self.work.spawn(eviction));
+        }
+        // The pod has room only when all are gone; the last to go brings it back.
+        self.queue.hold(&pod.key);
+        let evictions: Vec<_> = victims.into_iter().map(|victim| self.evict(pod, victim)).collect();
+        let preemptor = pod.clone();
+        self.work.spawn(Box::pin(async move {
+            let ended = futures::future::join_all(evictions).await;
+            let failed = ended.into_iter().find(|done| matches!(done, Done::Failed(_)));
+            failed.unwrap_or(Done::Evicted { preemptor, last })
+        }));
+    }
+
+    /// Takes from a claim what was allocated for it; one that the scheduler made goes altogether.
+    fn give_back(&mut self, claim: Arc<ResourceClaim>) {
+        let key = ObjectKey::of(claim.as_ref());
+        let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), &key.namespace);
+        let mut idle = claim.as_ref().clone();
+        idle.status = None;
+        self.work.spawn(Box::pin(async move {
+            let given_back = async {
+                if !is_for_extended(&claim) {
+                    return api.replace_status(&key.name, &PostParams::default(), &idle).await.map(drop);
+                }
+                let unprotected = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+                api.patch(&key.name, &PatchParams::default(), &unprotected).await?;
+                api.delete(&key.name, &DeleteParams::default()).await.map(drop)
+            };
+            if let Err(error) = given_back.await {
+                tracing::debug!(claim = %key, %error, "claim not given back");
+            }
+            Done::Nothing
+        }));
     }
 
     fn tell_failure(&self, pod: &PodInfo, message: &str) {
@@ -424,7 +488,15 @@ impl Scheduler {
         let done = done.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
         let Bound { placement, result } = match done {
             Done::Nothing => return,
-            Done::Failed(key) => return self.queue.activate(&key, coracle_clock::instant()),
+            Done::Failed(key) => {
+                self.queue.release(&key);
+                return self.queue.activate(&key, coracle_clock::instant());
+            }
+            Done::Evicted { preemptor, last } => {
+                self.queue.release(&preemptor.key);
+                let eviction = self.evict(&preemptor, last);
+                return drop(self.work.spawn(eviction));
+            }
             Done::Bound(bound) => *bound,
         };
         // Another pod of the same name by now: what became of this one is no matter.
@@ -436,12 +508,22 @@ impl Scheduler {
         {
             profile.at(Point::PostBind).for_each(|plugin| plugin.post_bind(&placement));
         }
-        let Placement { pod, node, .. } = placement;
-        let Err(error) = result else {
-            self.queue.remove(&pod.key);
-            let message = format!("Successfully assigned {} to {node}", pod.key);
-            self.recorder.event(&object_reference(pod.pod.as_ref()), EventType::Normal, "Scheduled", message);
-            return;
+        let Placement { pod, node, assumed, .. } = placement;
+        let error = match result {
+            Err(error) => error,
+            Ok(written) => {
+                let objects: Vec<_> =
+                    written.iter().map(|claim| Object::ResourceClaim(None, Some(claim.clone()))).collect();
+                self.cache.confirm(&assumed, written);
+                // Others may wait for a claim that they share.
+                for object in objects {
+                    self.happened(Happening { events: vec![ClusterEvent::ResourceClaimUpdate], object });
+                }
+                self.queue.remove(&pod.key);
+                let message = format!("Successfully assigned {} to {node}", pod.key);
+                self.recorder.event(&object_reference(pod.pod.as_ref()), EventType::Normal, "Scheduled", message);
+                return;
+            }
         };
         self.cache.forget(&pod.key);
         let refused = error.downcast_ref::<kube::Error>().and_then(|error| match error {
@@ -535,6 +617,11 @@ fn own_events(old: &PodInfo, new: &PodInfo) -> Vec<ClusterEvent> {
     .collect()
 }
 
+/// QueueSort: higher goes first.
+fn rank(profile: &Profile, pod: &PodInfo) -> i64 {
+    profile.at(Point::QueueSort).map(|plugin| plugin.rank(pod)).next().unwrap_or_default()
+}
+
 /// Reserve: what all plugins will write for the pod on the node.
 fn reserve(
     profile: &Profile,
@@ -568,6 +655,7 @@ fn post_filter(profile: &Profile, pod: &PodInfo, snapshot: &Snapshot, error: &Fi
                 let separator = if said.message.is_empty() { "" } else { ", " };
                 said.message = format!("{}{separator}{}", said.message, declined.message);
                 said.gives_up |= declined.gives_up;
+                said.give_back = said.give_back.or(declined.give_back);
             }
         }
     }
@@ -600,15 +688,14 @@ fn bind(profile: &Profile, placement: Placement) -> Work<Done> {
             for permit in permits {
                 permit.await.map_err(|refusal| anyhow::anyhow!(refusal.message()))?;
             }
+            let mut written = Vec::new();
             for (plugin, write) in writes {
-                write.await.map_err(|error| error.context(format!("running PreBind plugin {plugin:?}")))?;
+                let claims = write.await.map_err(|error| error.context(format!("running PreBind plugin {plugin:?}")));
+                written.extend(claims?);
             }
-            match binding {
-                Some((plugin, bind)) => {
-                    bind.await.map_err(|error| error.context(format!("running Bind plugin {plugin:?}")))
-                }
-                None => anyhow::bail!("no plugin binds"),
-            }
+            let Some((plugin, bind)) = binding else { anyhow::bail!("no plugin binds") };
+            bind.await.map_err(|error| error.context(format!("running Bind plugin {plugin:?}")))?;
+            Ok(written)
         };
         let result = result.await;
         Done::Bound(Box::new(Bound { placement, result }))

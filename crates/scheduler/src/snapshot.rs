@@ -224,7 +224,14 @@ fn zone(node: &NodeInfo) -> (Option<String>, Option<String>) {
 pub struct Listed<K> {
     seen: BTreeMap<ObjectKey, Arc<K>>,
     /// What the scheduler decided to write, until the API server shows a newer state.
-    assumed: BTreeMap<ObjectKey, Arc<K>>,
+    assumed: BTreeMap<ObjectKey, Assumed<K>>,
+}
+
+#[derive(Debug)]
+struct Assumed<K> {
+    object: Arc<K>,
+    /// It takes several writes: newer states may only be on the way to it.
+    in_flight: bool,
 }
 
 impl<K> Default for Listed<K> {
@@ -233,10 +240,19 @@ impl<K> Default for Listed<K> {
     }
 }
 
-impl<K> Listed<K> {
+fn version(object: &impl kube::Resource) -> u64 {
+    object.meta().resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
+}
+
+impl<K: kube::Resource> Listed<K> {
     /// One object.
     pub fn get(&self, key: &ObjectKey) -> Option<&Arc<K>> {
-        self.assumed.get(key).or_else(|| self.seen.get(key))
+        self.assumed.get(key).map(|assumed| &assumed.object).or_else(|| self.seen.get(key))
+    }
+
+    /// The state that the API server shows of an object that is being written in several steps.
+    pub fn in_flight(&self, key: &ObjectKey) -> Option<&Arc<K>> {
+        self.assumed.get(key).filter(|assumed| assumed.in_flight).and_then(|_| self.seen.get(key))
     }
 
     /// One object of a kind without namespaces.
@@ -244,34 +260,101 @@ impl<K> Listed<K> {
         self.get(&ObjectKey::new("", name))
     }
 
-    /// All objects, by key.
+    /// All objects, by key; those that the API server does not show yet come last.
     pub fn iter(&self) -> impl Iterator<Item = (&ObjectKey, &Arc<K>)> {
-        self.seen.iter().map(|(key, seen)| (key, self.assumed.get(key).unwrap_or(seen)))
+        let new = self.assumed.iter().filter(|(key, _)| !self.seen.contains_key(key));
+        self.seen
+            .iter()
+            .map(|(key, seen)| (key, self.or_assumed(key, seen)))
+            .chain(new.map(|(key, a)| (key, &a.object)))
+    }
+
+    fn or_assumed<'a>(&'a self, key: &ObjectKey, seen: &'a Arc<K>) -> &'a Arc<K> {
+        self.assumed.get(key).map_or(seen, |assumed| &assumed.object)
     }
 
     /// The objects of a namespace, by name.
     pub fn of_namespace<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<K>> {
         let from = ObjectKey::new(namespace, "");
         let own = self.seen.range(from..).take_while(move |(key, _)| key.namespace == namespace);
-        own.map(|(key, seen)| self.assumed.get(key).unwrap_or(seen))
+        own.map(|(key, seen)| self.or_assumed(key, seen))
     }
 
     /// What the API server shows now.
     pub fn set(&mut self, key: ObjectKey, now: Option<Arc<K>>) {
-        self.assumed.remove(&key);
-        match now {
-            Some(object) => self.seen.insert(key, object),
-            None => self.seen.remove(&key),
+        let Some(now) = now else {
+            self.assumed.remove(&key);
+            self.seen.remove(&key);
+            return;
         };
+        // What was decided on a state holds against that state and older ones.
+        let holds =
+            |assumed: &Assumed<K>| assumed.in_flight || version(now.as_ref()) <= version(assumed.object.as_ref());
+        if self.assumed.get(&key).is_some_and(|assumed| !holds(assumed)) {
+            self.assumed.remove(&key);
+        }
+        self.seen.insert(key, now);
     }
 
-    /// What is about to be written.
-    pub fn assume(&mut self, key: ObjectKey, object: Arc<K>) {
-        self.assumed.insert(key, object);
+    /// What is about to be written, in one step or in several.
+    pub fn assume(&mut self, key: ObjectKey, object: Arc<K>, in_flight: bool) {
+        self.assumed.insert(key, Assumed { object, in_flight });
     }
 
-    /// It will not be written after all.
-    pub fn forget(&mut self, key: &ObjectKey) {
-        self.assumed.remove(key);
+    /// It will not be written after all, or has been.
+    pub fn forget(&mut self, key: &ObjectKey, object: &Arc<K>) {
+        if self.assumed.get(key).is_some_and(|assumed| Arc::ptr_eq(&assumed.object, object)) {
+            self.assumed.remove(key);
+        }
+    }
+
+    /// What the API server answered to the last write, in case that it does not show it yet.
+    pub fn confirm(&mut self, key: ObjectKey, object: Arc<K>) {
+        let old = self.seen.get(&key).is_none_or(|seen| version(seen.as_ref()) < version(object.as_ref()));
+        if old && !self.assumed.contains_key(&key) {
+            self.assume(key, object, false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::resource::v1::ResourceClaim;
+
+    use super::*;
+
+    fn claim(version: u64) -> Arc<ResourceClaim> {
+        let mut claim = ResourceClaim::default();
+        claim.metadata.resource_version = Some(version.to_string());
+        Arc::new(claim)
+    }
+
+    #[test]
+    fn an_assumption_ends_with_a_newer_state_and_one_in_flight_when_it_is_written() {
+        let key = ObjectKey::new("default", "c");
+        for (in_flight, shown, expected) in [
+            (false, vec![], 5),
+            (false, vec![4], 5),
+            (false, vec![5], 5),
+            (false, vec![6], 6),
+            (true, vec![6], 5),
+            (true, vec![6, 7], 5),
+        ] {
+            let (mut listed, assumed) = (Listed::default(), claim(5));
+            listed.set(key.clone(), Some(claim(5)));
+            listed.assume(key.clone(), assumed.clone(), in_flight);
+            for version in &shown {
+                listed.set(key.clone(), Some(claim(*version)));
+            }
+            assert_eq!(version(listed.get(&key).unwrap().as_ref()), expected, "{in_flight} {shown:?}");
+            // The second of two writes made state 7.
+            listed.forget(&key, &assumed);
+            listed.confirm(key.clone(), claim(7));
+            assert_eq!(version(listed.get(&key).unwrap().as_ref()), 7);
+            listed.set(key.clone(), Some(claim(8)));
+            assert_eq!(version(listed.get(&key).unwrap().as_ref()), 8);
+            listed.set(key.clone(), None);
+            assert!(listed.get(&key).is_none());
+        }
     }
 }

@@ -66,7 +66,8 @@ impl Plugin for DefaultPreemption {
     }
 
     fn post_filter(&self, unfit: &Unfit<'_>) -> PostFilter {
-        let refuse = |why: &str, gives_up| Err(Declined { message: format!("preemption: {why}"), gives_up });
+        let refuse =
+            |why: &str, gives_up| Err(Declined { message: format!("preemption: {why}"), gives_up, give_back: None });
         if let Some(why) = not_eligible(unfit) {
             return refuse(why, false);
         }

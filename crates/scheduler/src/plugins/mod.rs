@@ -22,6 +22,7 @@ mod volume_restrictions;
 mod volume_zone;
 
 pub(crate) use default_preemption::PREEMPTED;
+pub(crate) use dynamic_resources::is_for_extended;
 use serde::Deserialize;
 use serde_json::Value;
 

@@ -6,6 +6,7 @@ use coracle_client::scheduling::resources::{CPU, MEMORY, Resources};
 use k8s_openapi::api::core::v1::Node;
 use serde::Deserialize;
 
+use super::dynamic_resources::class_of;
 use crate::framework::{
     ClusterEvent, Filter, Happening, MAX_NODE_SCORE, Object, Plugin, Point, PreFilter, Prepared, Refusal, Score,
 };
@@ -128,7 +129,7 @@ impl NodeResourcesFit {
 
     fn fit<'a>(&self, pod: &'a PodInfo) -> Fit<'a> {
         let wanted = pod.requests.iter().filter(|(name, wanted)| *wanted > 0 && !self.ignores(name));
-        Fit { wanted: wanted.collect() }
+        Fit { wanted: wanted.collect(), backed: Vec::new() }
     }
 }
 
@@ -170,8 +171,11 @@ impl Plugin for NodeResourcesFit {
         }
     }
 
-    fn filter<'a>(&'a self, pod: &'a PodInfo, _: &'a Snapshot) -> PreFilter<'a> {
-        Prepared::filter(self.fit(pod))
+    fn filter<'a>(&'a self, pod: &'a PodInfo, snapshot: &'a Snapshot) -> PreFilter<'a> {
+        let mut fit = self.fit(pod);
+        fit.backed =
+            fit.wanted.iter().map(|(name, _)| *name).filter(|name| class_of(name, snapshot).is_some()).collect();
+        Prepared::filter(fit)
     }
 
     fn score<'a>(&'a self, pod: &'a PodInfo, _: &'a Snapshot, _: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
@@ -181,6 +185,8 @@ impl Plugin for NodeResourcesFit {
 
 struct Fit<'a> {
     wanted: Vec<(&'a str, i64)>,
+    /// For these DynamicResources finds devices where the node does not offer them.
+    backed: Vec<&'a str>,
 }
 
 impl Filter for Fit<'_> {
@@ -191,6 +197,9 @@ impl Filter for Fit<'_> {
         }
         for (name, wanted) in &self.wanted {
             let allocatable = node.allocatable.get(name);
+            if self.backed.contains(name) && !node.allocatable.has(name) {
+                continue;
+            }
             if *wanted > allocatable - node.requested.get(name) {
                 refusal.reasons.push(match *name {
                     CPU => Cow::Borrowed(INSUFFICIENT_CPU),

@@ -2,6 +2,7 @@
 
 use crate::framework::{ClusterEvent, Plugin, Point, Refusal};
 use crate::pod::PodInfo;
+use crate::snapshot::Snapshot;
 
 #[derive(Debug)]
 pub(super) struct SchedulingGates;
@@ -19,7 +20,7 @@ impl Plugin for SchedulingGates {
         &[ClusterEvent::PodSchedulingGatesEliminated]
     }
 
-    fn pre_enqueue(&self, pod: &PodInfo) -> Result<(), Refusal> {
+    fn pre_enqueue(&self, pod: &PodInfo, _: &Snapshot) -> Result<(), Refusal> {
         let gates: Vec<_> = pod.spec().scheduling_gates.iter().flatten().map(|gate| gate.name.as_str()).collect();
         if gates.is_empty() {
             return Ok(());
@@ -43,7 +44,10 @@ mod tests {
             (json!([{ "name": "a" }, { "name": "b" }]), Err("waiting for scheduling gates: [a b]".to_owned())),
         ] {
             let pod = pod("p").set("/spec/schedulingGates", gates).info();
-            assert_eq!(SchedulingGates.pre_enqueue(&pod).map_err(|refusal| refusal.message()), expected);
+            assert_eq!(
+                SchedulingGates.pre_enqueue(&pod, &Snapshot::default()).map_err(|refusal| refusal.message()),
+                expected
+            );
         }
     }
 }

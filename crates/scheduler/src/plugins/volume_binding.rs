@@ -15,6 +15,7 @@ use coracle_client::{ObjectKey, controlled_by};
 use k8s_openapi::api::core::v1::{
     ObjectReference, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec, TopologySelectorTerm,
 };
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::api::storage::v1::StorageClass;
 use serde::Deserialize;
 use serde_json::Value;
@@ -110,12 +111,13 @@ impl Plugin for VolumeBinding {
         Claims::of(pod, snapshot)?.map_or(Ok(Vec::new()), |claims| claims.bind_on(node))
     }
 
-    fn pre_bind(&self, placement: &Placement) -> Option<Work<anyhow::Result<()>>> {
+    fn pre_bind(&self, placement: &Placement) -> Option<Work<anyhow::Result<Vec<Arc<ResourceClaim>>>>> {
         let ours = |assumed: &Assumption| matches!(assumed, Assumption::Claim(_) | Assumption::Volume(_));
         let assumed: Vec<_> = placement.assumed.iter().filter(|assumed| ours(assumed)).cloned().collect();
         let (client, volumes, timeout) = (placement.client.clone(), placement.volumes.clone(), self.timeout);
-        (!assumed.is_empty())
-            .then(|| -> Work<_> { Box::pin(async move { volumes.bind(&client, assumed, timeout).await }) })
+        (!assumed.is_empty()).then(|| -> Work<_> {
+            Box::pin(async move { volumes.bind(&client, assumed, timeout).await.map(|()| Vec::new()) })
+        })
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use coracle_api::quantity::Quantity;
 use coracle_cel::{Env, Meter, PER_CALL_LIMIT, Program, Type, Value};
@@ -14,11 +15,13 @@ use coracle_client::scheduling::{selector_matches, tolerates};
 use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration};
 use k8s_openapi::api::resource::v1::{
     AllocationResult, Device, DeviceAllocationConfiguration, DeviceAllocationResult, DeviceAttribute, DeviceClass,
-    DeviceConstraint, DeviceRequestAllocationResult, DeviceSelector, DeviceTaint, DeviceToleration, ResourceClaim,
-    ResourceSlice,
+    DeviceConstraint, DeviceRequest, DeviceRequestAllocationResult, DeviceSubRequest, DeviceTaint, DeviceToleration,
+    ResourceClaim, ResourceSlice,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::capacity::{Amounts, consumed, quantity, suffices};
+use super::extended::Extended;
 use crate::node::NodeInfo;
 use crate::snapshot::Snapshot;
 
@@ -29,12 +32,19 @@ type CounterId<'a> = (&'a str, &'a str, &'a str, &'a str);
 
 /// What a claim asks for, and of which devices.
 pub(super) struct Allocator<'a> {
-    claims: Vec<&'a ResourceClaim>,
+    claims: Vec<Arc<ResourceClaim>>,
     /// All requests of all claims, in order.
     requests: Vec<Request<'a>>,
+    /// Which requests a node meets by itself.
+    extended: Option<Arc<Extended>>,
     devices: Vec<Published<'a>>,
+    /// The devices of each node, by their places, and those that are not one node's.
+    of_node: BTreeMap<&'a str, Vec<usize>>,
+    elsewhere: Vec<usize>,
     /// The devices that claims have.
     taken: BTreeSet<usize>,
+    /// What claims have of devices that many may use.
+    shared: BTreeMap<usize, Amounts<'a>>,
     /// What is left of shared counters.
     counters: BTreeMap<CounterId<'a>, Quantity>,
     /// Pools of which not all slices are known: of them not all devices can be had.
@@ -52,19 +62,22 @@ struct Published<'a> {
 
 struct Request<'a> {
     claim: usize,
-    name: &'a str,
+    name: String,
     /// The alternatives, the best first; one that is not an alternative has no name of its own.
     asks: Vec<Ask<'a>>,
 }
 
 struct Ask<'a> {
-    name: Option<&'a str>,
+    wanted: DeviceSubRequest,
     class: &'a DeviceClass,
     selectors: Vec<Program>,
-    /// None for all that suit.
-    count: Option<usize>,
     admin: bool,
-    tolerations: &'a [DeviceToleration],
+}
+
+/// A node, and the devices that can be used there.
+struct Here<'a> {
+    node: &'a NodeInfo,
+    devices: Vec<usize>,
 }
 
 /// What was given out so far: request, ask and device, by their places.
@@ -76,38 +89,16 @@ impl<'a> Allocator<'a> {
     ///
     /// # Errors
     /// A class that they name is not there, or a selector is no good.
-    pub(super) fn new(claims: Vec<&'a ResourceClaim>, snapshot: &'a Snapshot) -> Result<Self, String> {
+    pub(super) fn new(
+        claims: Vec<Arc<ResourceClaim>>,
+        extended: Option<Arc<Extended>>,
+        snapshot: &'a Snapshot,
+    ) -> Result<Self, String> {
         let mut requests = Vec::new();
-        for (at, claim) in claims.iter().enumerate() {
-            for request in claim.spec.devices.iter().flat_map(|devices| devices.requests.iter().flatten()) {
-                let asks = match &request.exactly {
-                    Some(exact) => vec![
-                        Ask {
-                            name: None,
-                            class: class(&exact.device_class_name, &request.name, snapshot)?,
-                            selectors: Vec::new(),
-                            count: count(exact.allocation_mode.as_deref(), exact.count),
-                            admin: exact.admin_access == Some(true),
-                            tolerations: exact.tolerations.as_deref().unwrap_or_default(),
-                        }
-                        .with_selectors(exact.selectors.as_deref())?,
-                    ],
-                    None => {
-                        let alternatives = request.first_available.iter().flatten().map(|ask| {
-                            Ask {
-                                name: Some(&ask.name),
-                                class: class(&ask.device_class_name, &request.name, snapshot)?,
-                                selectors: Vec::new(),
-                                count: count(ask.allocation_mode.as_deref(), ask.count),
-                                admin: false,
-                                tolerations: ask.tolerations.as_deref().unwrap_or_default(),
-                            }
-                            .with_selectors(ask.selectors.as_deref())
-                        });
-                        alternatives.collect::<Result<_, String>>()?
-                    }
-                };
-                requests.push(Request { claim: at, name: &request.name, asks });
+        for (claim, object) in claims.iter().enumerate() {
+            for request in object.spec.devices.iter().flat_map(|devices| devices.requests.iter().flatten()) {
+                let asks = alternatives(request).map(|(wanted, admin)| Ask::new(request, wanted, admin, snapshot));
+                requests.push(Request { claim, name: request.name.clone(), asks: asks.collect::<Result<_, _>>()? });
             }
         }
         let slices = current(snapshot);
@@ -118,34 +109,72 @@ impl<'a> Allocator<'a> {
         let counters = slices.iter().flat_map(|slice| {
             let (driver, pool) = pool(slice);
             slice.spec.shared_counters.iter().flatten().flat_map(move |set| {
-                set.counters
-                    .iter()
-                    .map(move |(name, counter)| ((driver, pool, &set.name[..], &name[..]), quantity(&counter.value.0)))
+                let counters = set.counters.iter();
+                counters
+                    .map(move |(name, counter)| ((driver, pool, &set.name[..], &name[..]), quantity(&counter.value)))
             })
         });
-        let mut counters: BTreeMap<CounterId<'a>, Quantity> = counters.collect();
-        let devices: Vec<_> = slices.iter().flat_map(|slice| published(slice)).collect();
-        let held: BTreeSet<DeviceId<'a>> = held(snapshot).collect();
-        let taken: BTreeSet<_> = (0..devices.len()).filter(|at| held.contains(&devices[*at].id)).collect();
-        for at in &taken {
-            for (id, used) in devices[*at].consumed() {
-                counters.entry(id).and_modify(|left| *left -= used);
+        let mut all = Allocator {
+            claims,
+            requests,
+            extended,
+            counters: counters.collect(),
+            devices: slices.iter().flat_map(|slice| published(slice)).collect(),
+            of_node: BTreeMap::new(),
+            elsewhere: Vec::new(),
+            taken: BTreeSet::new(),
+            shared: BTreeMap::new(),
+            incomplete,
+            suits: RefCell::default(),
+        };
+        for (at, device) in all.devices.iter().enumerate() {
+            match device.place() {
+                (Some(node), ..) => all.of_node.entry(node).or_default().push(at),
+                _ => all.elsewhere.push(at),
             }
         }
-        Ok(Allocator { claims, requests, devices, taken, counters, incomplete, suits: RefCell::default() })
+        all.set_aside(snapshot);
+        Ok(all)
+    }
+
+    /// Sets aside what claims have.
+    fn set_aside(&mut self, snapshot: &'a Snapshot) {
+        let places: BTreeMap<_, _> = self.devices.iter().enumerate().map(|(at, device)| (device.id, at)).collect();
+        for result in held(snapshot) {
+            let Some(at) = places.get(&(&result.driver[..], &result.pool[..], &result.device[..])) else { continue };
+            if result.share_id.is_none() {
+                self.taken.insert(*at);
+                continue;
+            }
+            let used = self.shared.entry(*at).or_default();
+            for (name, amount) in result.consumed_capacity.iter().flatten() {
+                *used.entry(name).or_default() += quantity(amount);
+            }
+        }
+        for at in self.taken.iter().chain(self.shared.keys()) {
+            for (id, used) in self.devices[*at].consumed() {
+                self.counters.entry(id).and_modify(|left| *left -= used);
+            }
+        }
     }
 
     /// Devices that can be used on a node for all claims, a result for each claim; none if there are not enough.
     pub(super) fn allocate(&self, node: &NodeInfo) -> Option<Vec<AllocationResult>> {
-        let here: Vec<_> = (0..self.devices.len()).filter(|at| self.devices[*at].is_on(node)).collect();
+        let elsewhere = self.elsewhere.iter().filter(|at| self.devices[**at].is_on(node));
+        let mut devices: Vec<_> =
+            self.of_node.get(&node.name[..]).into_iter().flatten().chain(elsewhere).copied().collect();
+        devices.sort_unstable();
         let mut given = Given::default();
-        self.give(0, &here, &mut given).then(|| self.results(node, &given))
+        self.give(0, &Here { node, devices }, &mut given).then(|| self.results(node, &given))
     }
 
     /// Gives devices to the request and all after it.
-    fn give(&self, request: usize, here: &[usize], given: &mut Given) -> bool {
+    fn give(&self, request: usize, here: &Here<'_>, given: &mut Given) -> bool {
         let Some(wanted) = self.requests.get(request) else { return true };
-        (0..wanted.asks.len()).any(|ask| match wanted.asks[ask].count {
+        if self.extended.as_ref().is_some_and(|extended| !extended.needs(&wanted.name, here.node)) {
+            return self.give(request + 1, here, given);
+        }
+        (0..wanted.asks.len()).any(|ask| match wanted.asks[ask].count() {
             Some(count) => self.give_some((request, ask), (count, 0), here, given),
             None => self.give_all((request, ask), here, given),
         })
@@ -156,13 +185,13 @@ impl<'a> Allocator<'a> {
         &self,
         (request, ask): (usize, usize),
         (count, from): (usize, usize),
-        here: &[usize],
+        here: &Here<'_>,
         given: &mut Given,
     ) -> bool {
         if count == 0 {
             return self.give(request + 1, here, given);
         }
-        for (at, device) in here.iter().enumerate().skip(from) {
+        for (at, device) in here.devices.iter().enumerate().skip(from) {
             if self.is_free((request, ask, *device), given) {
                 given.0.push((request, ask, *device));
                 if self.give_some((request, ask), (count - 1, at + 1), here, given) {
@@ -174,8 +203,8 @@ impl<'a> Allocator<'a> {
         false
     }
 
-    fn give_all(&self, (request, ask): (usize, usize), here: &[usize], given: &mut Given) -> bool {
-        let suiting: Vec<_> = here.iter().filter(|device| self.suits((request, ask, **device))).collect();
+    fn give_all(&self, (request, ask): (usize, usize), here: &Here<'_>, given: &mut Given) -> bool {
+        let suiting: Vec<_> = here.devices.iter().filter(|device| self.suits((request, ask, **device))).collect();
         let whole =
             |device: &usize| !self.incomplete.contains(&(self.devices[*device].id.0, self.devices[*device].id.1));
         if suiting.is_empty() || !suiting.iter().all(|device| whole(device)) {
@@ -196,17 +225,40 @@ impl<'a> Allocator<'a> {
         done
     }
 
+    fn is_admin(&self, (request, ask, _): &(usize, usize, usize)) -> bool {
+        self.requests[*request].asks[*ask].admin
+    }
+
     /// Whether a device suits a request and what was given out before.
     fn is_free(&self, new: (usize, usize, usize), given: &Given) -> bool {
-        let (request, ask, device) = new;
-        let admin = self.requests[request].asks[ask].admin;
-        let twice = || {
-            let real = |(request, ask, _): &(usize, usize, usize)| !self.requests[*request].asks[*ask].admin;
-            self.taken.contains(&device) || given.0.iter().any(|other| other.2 == device && real(other))
+        let device = new.2;
+        if self.is_admin(&new) {
+            // Whoever administers devices may look at those that others have, at each once for a request.
+            let again = given.0.iter().any(|other| other.0 == new.0 && other.2 == device);
+            return !again && self.suits(new) && self.constrained(new, given);
+        }
+        let twice = || given.0.iter().any(|other| other.2 == device && !self.is_admin(other));
+        let free = !self.taken.contains(&device) && (self.devices[device].is_shared() || !twice());
+        free && self.suits(new)
+            && self.capacity_suffices(new, given)
+            && self.constrained(new, given)
+            && self.counters_suffice(device, given)
+    }
+
+    /// Whether a device has what the request takes of it, besides what others take.
+    fn capacity_suffices(&self, new: (usize, usize, usize), given: &Given) -> bool {
+        let device = &self.devices[new.2];
+        let takes = |(request, ask, _): &(usize, usize, usize)| {
+            consumed(self.requests[*request].asks[*ask].wanted.capacity.as_ref(), device.device)
         };
-        // Whoever administers devices may look at those that others have, at each once for a request.
-        let free = if admin { !given.0.iter().any(|other| other.0 == request && other.2 == device) } else { !twice() };
-        free && self.suits(new) && self.constrained(new, given) && (admin || self.counters_suffice(device, given))
+        let Some(mut used) = takes(&new) else { return false };
+        if device.is_shared() {
+            let others = given.0.iter().filter(|other| other.2 == new.2 && !self.is_admin(other)).filter_map(takes);
+            for (name, amount) in others.chain(self.shared.get(&new.2).cloned()).flatten() {
+                *used.entry(name).or_default() += amount;
+            }
+        }
+        suffices(device.device, &used)
     }
 
     fn suits(&self, (request, ask, device): (usize, usize, usize)) -> bool {
@@ -217,7 +269,7 @@ impl<'a> Allocator<'a> {
             let says = |program: &Program| {
                 matches!(program.evaluate(&variables, &Meter::new(PER_CALL_LIMIT)), Ok(Value::Bool(true)))
             };
-            device.tolerated(ask.tolerations) && ask.selectors.iter().all(says)
+            device.tolerated(ask.tolerations()) && ask.selectors.iter().all(says)
         })
     }
 
@@ -251,17 +303,15 @@ impl<'a> Allocator<'a> {
     fn is_about(&self, constraint: &DeviceConstraint, request: usize, ask: usize) -> bool {
         let wanted = &self.requests[request];
         constraint.requests.as_ref().is_none_or(|names| {
-            names.is_empty()
-                || names.iter().any(|name| {
-                    *name == wanted.name
-                        || wanted.asks[ask].name.is_some_and(|sub| *name == format!("{}/{sub}", wanted.name))
-                })
+            names.is_empty() || names.iter().any(|name| *name == wanted.name || *name == self.name(request, ask))
         })
     }
 
     fn counters_suffice(&self, device: usize, given: &Given) -> bool {
         let mut needed: BTreeMap<CounterId<'_>, Quantity> = BTreeMap::new();
-        let all = given.0.iter().map(|(.., device)| *device).chain([device]);
+        // One that is shared already needs nothing more.
+        let all: BTreeSet<_> = given.0.iter().map(|(.., device)| *device).chain([device]).collect();
+        let all = all.into_iter().filter(|device| !self.shared.contains_key(device));
         for (id, amount) in all.flat_map(|device| self.devices[device].consumed()) {
             let entry = needed.entry(id).or_default();
             *entry += amount;
@@ -304,6 +354,8 @@ impl<'a> Allocator<'a> {
     fn result(&self, request: usize, ask: usize, device: usize) -> DeviceRequestAllocationResult {
         let (device, own) = (&self.devices[device], &self.requests[request].asks[ask]);
         let (driver, pool, name) = device.id;
+        let shared = (device.is_shared() && !own.admin).then(|| consumed(own.wanted.capacity.as_ref(), device.device));
+        let shared = shared.flatten();
         DeviceRequestAllocationResult {
             request: self.name(request, ask),
             driver: driver.to_owned(),
@@ -312,40 +364,89 @@ impl<'a> Allocator<'a> {
             admin_access: own.admin.then_some(true),
             binding_conditions: device.device.binding_conditions.clone(),
             binding_failure_conditions: device.device.binding_failure_conditions.clone(),
-            tolerations: (!own.tolerations.is_empty()).then(|| own.tolerations.to_vec()),
-            ..Default::default()
+            tolerations: (!own.tolerations().is_empty()).then(|| own.tolerations().to_vec()),
+            share_id: shared.is_some().then(coracle_clock::uuid),
+            consumed_capacity: shared
+                .map(|used| used.into_iter().map(|(name, used)| (name.into(), used.to_wire())).collect()),
         }
     }
 
     fn name(&self, request: usize, ask: usize) -> String {
         let request = &self.requests[request];
-        request.asks[ask].name.map_or_else(|| request.name.to_owned(), |sub| format!("{}/{sub}", request.name))
+        match &request.asks[ask].wanted.name[..] {
+            "" => request.name.clone(),
+            sub => format!("{}/{sub}", request.name),
+        }
     }
 }
 
-impl Ask<'_> {
-    /// With its class's selectors and its own.
-    fn with_selectors(mut self, own: Option<&[DeviceSelector]>) -> Result<Self, String> {
+/// What a request asks for, the best first, and whether it is an administrator's. Only alternatives have names.
+fn alternatives(request: &DeviceRequest) -> impl Iterator<Item = (DeviceSubRequest, bool)> {
+    let exactly = request.exactly.iter().map(|exact| {
+        let wanted = DeviceSubRequest {
+            name: String::new(),
+            allocation_mode: exact.allocation_mode.clone(),
+            capacity: exact.capacity.clone(),
+            count: exact.count,
+            device_class_name: exact.device_class_name.clone(),
+            selectors: exact.selectors.clone(),
+            tolerations: exact.tolerations.clone(),
+        };
+        (wanted, exact.admin_access == Some(true))
+    });
+    exactly.chain(request.first_available.iter().flatten().map(|wanted| (wanted.clone(), false)))
+}
+
+impl<'a> Ask<'a> {
+    fn new(
+        request: &DeviceRequest,
+        wanted: DeviceSubRequest,
+        admin: bool,
+        snapshot: &'a Snapshot,
+    ) -> Result<Self, String> {
+        let class = snapshot.device_classes.named(&wanted.device_class_name).ok_or_else(|| {
+            let separator = if wanted.name.is_empty() { "" } else { "/" };
+            let (request, class) = (&request.name, &wanted.device_class_name);
+            format!("request {request}{separator}{}: device class {class} does not exist", wanted.name)
+        })?;
         let env = Env::default().with_type("device", Type::Dyn);
-        let all = self.class.spec.selectors.iter().flatten().chain(own.unwrap_or_default());
-        for selector in all.filter_map(|selector| selector.cel.as_ref()) {
-            let program = env.compile(&selector.expression);
-            self.selectors.push(program.map_err(|error| format!("selector {:?}: {error}", selector.expression))?);
-        }
-        Ok(self)
+        let all = class.spec.selectors.iter().flatten().chain(wanted.selectors.iter().flatten());
+        let programs = all.filter_map(|selector| selector.cel.as_ref()).map(|selector| {
+            env.compile(&selector.expression).map_err(|error| format!("selector {:?}: {error}", selector.expression))
+        });
+        Ok(Ask { selectors: programs.collect::<Result<_, _>>()?, wanted, class, admin })
+    }
+
+    /// None for all that suit.
+    fn count(&self) -> Option<usize> {
+        let some = self.wanted.allocation_mode.as_deref() != Some("All");
+        some.then(|| self.wanted.count.and_then(|count| usize::try_from(count).ok()).unwrap_or(1))
+    }
+
+    fn tolerations(&self) -> &[DeviceToleration] {
+        self.wanted.tolerations.as_deref().unwrap_or_default()
     }
 }
 
 impl<'a> Published<'a> {
-    fn is_on(&self, node: &NodeInfo) -> bool {
+    /// Where it can be used: on one node, on those that are selected, or on all.
+    fn place(&self) -> (Option<&'a str>, Option<&'a NodeSelector>, bool) {
         let (spec, device) = (&self.slice.spec, self.device);
         let (name, selector, all) = match spec.per_device_node_selection {
             Some(true) => (&device.node_name, &device.node_selector, device.all_nodes),
             _ => (&spec.node_name, &spec.node_selector, spec.all_nodes),
         };
-        all == Some(true)
-            || name.as_ref().is_some_and(|name| *name == node.name)
-            || selector.as_ref().is_some_and(|selector| selector_matches(selector, &node.node))
+        (name.as_deref(), selector.as_ref(), all == Some(true))
+    }
+
+    fn is_on(&self, node: &NodeInfo) -> bool {
+        let (name, selector, all) = self.place();
+        all || name == Some(&node.name) || selector.is_some_and(|selector| selector_matches(selector, &node.node))
+    }
+
+    /// Whether many may use it.
+    fn is_shared(&self) -> bool {
+        self.device.allow_multiple_allocations == Some(true)
     }
 
     /// Whether its taints that keep pods away are all tolerated.
@@ -380,7 +481,7 @@ impl<'a> Published<'a> {
         self.device.consumes_counters.iter().flatten().flat_map(move |consumed| {
             let counters = consumed.counters.iter();
             counters.map(move |(name, counter)| {
-                ((driver, pool, &consumed.counter_set[..], &name[..]), quantity(&counter.value.0))
+                ((driver, pool, &consumed.counter_set[..], &name[..]), quantity(&counter.value))
             })
         })
     }
@@ -401,12 +502,12 @@ impl<'a> Published<'a> {
         let attributes =
             self.device.attributes.iter().flatten().filter_map(|(name, attribute)| Some((name, plain(attribute)?)));
         let capacity = self.device.capacity.iter().flatten();
-        let capacity = capacity.map(|(name, capacity)| (name, Value::Quantity(quantity(&capacity.value.0))));
+        let capacity = capacity.map(|(name, capacity)| (name, Value::Quantity(quantity(&capacity.value))));
         [
             ("driver".to_owned(), self.id.0.into()),
             ("attributes".to_owned(), by_domain(attributes.collect())),
             ("capacity".to_owned(), by_domain(capacity.collect())),
-            ("allowMultipleAllocations".to_owned(), Value::Bool(self.device.allow_multiple_allocations == Some(true))),
+            ("allowMultipleAllocations".to_owned(), Value::Bool(self.is_shared())),
         ]
         .into_iter()
         .collect()
@@ -417,16 +518,6 @@ fn plain(attribute: &DeviceAttribute) -> Option<Value> {
     let text = attribute.string.as_deref().map(Value::from);
     let version = || Value::semver(attribute.version.as_deref()?);
     text.or_else(|| attribute.int.map(Value::Int)).or_else(|| attribute.bool.map(Value::Bool)).or_else(version)
-}
-
-/// A class by its name, for a request.
-fn class<'a>(name: &str, request: &str, snapshot: &'a Snapshot) -> Result<&'a DeviceClass, String> {
-    let class = snapshot.device_classes.named(name);
-    class.map(AsRef::as_ref).ok_or_else(|| format!("request {request}: device class {name} does not exist"))
-}
-
-fn count(mode: Option<&str>, count: Option<i64>) -> Option<usize> {
-    (mode != Some("All")).then(|| count.and_then(|count| usize::try_from(count).ok()).unwrap_or(1))
 }
 
 fn pool(slice: &ResourceSlice) -> (&str, &str) {
@@ -452,24 +543,19 @@ fn published(slice: &ResourceSlice) -> impl Iterator<Item = Published<'_>> {
     devices.map(move |device| Published { id: (driver, pool, &device.name), device, slice })
 }
 
-/// The devices that claims have for themselves.
-fn held(snapshot: &Snapshot) -> impl Iterator<Item = DeviceId<'_>> {
+/// What claims have got, but for administrators' looks.
+fn held(snapshot: &Snapshot) -> impl Iterator<Item = &DeviceRequestAllocationResult> {
     let claims = snapshot.resource_claims.iter().filter_map(|(_, claim)| claim.status.as_ref()?.allocation.as_ref());
     let results =
         claims.flat_map(|allocation| allocation.devices.iter().flat_map(|devices| devices.results.iter().flatten()));
-    let own = results.filter(|result| result.admin_access != Some(true));
-    own.map(|result| (&result.driver[..], &result.pool[..], &result.device[..]))
+    results.filter(|result| result.admin_access != Some(true))
 }
 
 /// Where all the devices can be used: on this node, if one of them is this node's, else where their selectors say.
 fn node_selector<'a>(node: &NodeInfo, devices: impl Iterator<Item = &'a Published<'a>>) -> Option<NodeSelector> {
     let mut selectors = Vec::new();
     for device in devices {
-        let (spec, own) = (&device.slice.spec, device.device);
-        let (name, selector) = match spec.per_device_node_selection {
-            Some(true) => (&own.node_name, &own.node_selector),
-            _ => (&spec.node_name, &spec.node_selector),
-        };
+        let (name, selector, _) = device.place();
         if name.is_some() {
             let field = NodeSelectorRequirement {
                 key: "metadata.name".into(),
@@ -496,8 +582,4 @@ fn node_selector<'a>(node: &NodeInfo, devices: impl Iterator<Item = &'a Publishe
         }
     }
     (term != NodeSelectorTerm::default()).then(|| NodeSelector { node_selector_terms: vec![term] })
-}
-
-fn quantity(text: &str) -> Quantity {
-    text.parse().unwrap_or_default()
 }

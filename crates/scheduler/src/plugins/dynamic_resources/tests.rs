@@ -133,6 +133,10 @@ fn a_device_is_given_once_and_an_allocated_claim_is_used_where_it_is() {
     }
     assert_eq!(devices(&mut nodes, using("p", &["x"]), "b"), [("gpu".to_owned(), "large".to_owned())]);
     assert_eq!(verdicts(&nodes, &["y"])[1], Err(CANNOT_ALLOCATE.to_owned()));
+    let under_way = || Err("resource claim default/x is in the process of being allocated".to_owned());
+    assert_eq!(verdicts(&nodes, &["x"]), [under_way(), under_way(), under_way()]);
+    let written = nodes.resource_claims.get(&ObjectKey::new("default", "x")).cloned();
+    nodes.resource_claims.set(ObjectKey::new("default", "x"), written);
     assert_eq!(verdicts(&nodes, &["x"]), [Err(NOT_HERE.to_owned()), Ok(()), Err(NOT_HERE.to_owned())]);
     let both = [("gpu".to_owned(), "small".to_owned()), ("gpu".to_owned(), "large".to_owned())];
     assert_eq!(devices(&mut nodes, using("q", &["y", "z"]), "a"), both);
