@@ -270,13 +270,20 @@ fn find<'a>(
     let nodes = snapshot.len();
     let enough = enough(filters.only.as_ref().map_or(nodes, BTreeSet::len), profile.percentage);
     let mut looked_at = 0;
-    while looked_at < nodes && feasible.len() < enough {
-        let turn = (search.start + looked_at) % nodes;
+    let turns: Box<dyn Iterator<Item = usize>> = match &filters.only {
+        None => Box::new((0..nodes).map(|n| (search.start + n) % nodes)),
+        Some(only) => {
+            let mut turns: Vec<_> = only.iter().filter_map(|name| snapshot.turn(name)).collect();
+            turns.sort_unstable_by_key(|turn| (turn + nodes - search.start) % nodes);
+            Box::new(turns.into_iter())
+        }
+    };
+    for turn in turns {
+        if feasible.len() >= enough {
+            break;
+        }
         looked_at += 1;
         let node = snapshot.nth(turn);
-        if filters.only.as_ref().is_some_and(|only| !only.contains(&node.name)) {
-            continue;
-        }
         match filters.check(node) {
             Ok(()) => feasible.push(node),
             Err(why) => refused.push((turn, why)),

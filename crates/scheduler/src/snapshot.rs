@@ -25,6 +25,8 @@ pub struct Snapshot {
     index: BTreeMap<String, usize>,
     /// In which order nodes are looked at: one of each zone in turn.
     order: Vec<usize>,
+    /// Where in that order each is.
+    turns: Vec<usize>,
     /// How many nodes hold each image.
     images: BTreeMap<String, usize>,
     /// The pods on nodes, as rules about other pods see them.
@@ -70,6 +72,11 @@ impl Snapshot {
     /// The node that is looked at as the `turn`th; there are [`len`](Snapshot::len).
     pub fn nth(&self, turn: usize) -> &NodeInfo {
         &self.nodes[self.order[turn]]
+    }
+
+    /// As the how manyth a node is looked at.
+    pub fn turn(&self, name: &str) -> Option<usize> {
+        self.index.get(name).map(|place| self.turns[*place])
     }
 
     /// How many nodes there are.
@@ -203,6 +210,10 @@ impl Snapshot {
         let longest = zones.values().map(Vec::len).max().unwrap_or_default();
         self.order =
             (0..longest).flat_map(|turn| zones.values().filter_map(move |zone| zone.get(turn).copied())).collect();
+        self.turns = vec![0; self.nodes.len()];
+        for (turn, place) in self.order.iter().enumerate() {
+            self.turns[*place] = turn;
+        }
     }
 
     fn count_images(&mut self, node: &str, more: bool) {

@@ -8,6 +8,8 @@
 //! What the client certificate says goes with every request of the connection, as a [`PeerCertificate`] in its
 //! extensions; whether to believe it is for authentication to say.
 
+mod cork;
+mod eager;
 mod holder;
 mod stall;
 
@@ -21,7 +23,7 @@ use coracle_client::transport::{Identity, TransportError, peer};
 use http::{Request, Response};
 use http_body::Body as HttpBody;
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -143,7 +145,7 @@ where
     let address = stream.peer_addr().ok().map(|address| PeerAddress(address.ip()));
     let Ok(Ok(stream)) = coracle_clock::timeout(HANDSHAKE, handshake(stream, acceptor)).await else { return };
     let peer = stream.get_ref().1.peer_certificates().and_then(PeerCertificate::parse).map(Arc::new);
-    let stream = stall::Impatient::new(stream);
+    let stream = cork::Cork::new(stall::Impatient::new(stream));
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());
@@ -153,7 +155,7 @@ where
         }
         service.clone().call(request)
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(eager::Eager);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(HEADER_BYTES as usize);
     builder
         .http2()
@@ -163,15 +165,19 @@ where
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(4 * WINDOW_BYTES)
         .keep_alive_interval(Duration::from_secs(30));
-    let mut connection = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
-    let result = tokio::select! {
-        biased;
-        () = shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            coracle_clock::timeout(GRACE, connection).await.unwrap_or(Ok(()))
+    let serving = async {
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream.clone()), service);
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                coracle_clock::timeout(GRACE, connection).await.unwrap_or(Ok(()))
+            }
+            result = connection.as_mut() => result,
         }
-        result = connection.as_mut() => result,
     };
+    let result = stream.drive(serving).await;
     if let Err(error) = result {
         tracing::debug!(%error, "connection ended");
     }

@@ -51,8 +51,9 @@ async fn ask(address: SocketAddr, config: ClientConfig) -> std::io::Result<Strin
     let io = TokioIo::new(connect(address, config).await?);
     let request = Request::get("https://localhost/").body(Empty::<Bytes>::new()).unwrap();
     let response = if http2 {
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.map_err(std::io::Error::other)?;
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io)
+            .await
+            .map_err(std::io::Error::other)?;
         tokio::spawn(connection);
         sender.send_request(request).await
     } else {

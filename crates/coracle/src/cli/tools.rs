@@ -53,9 +53,9 @@ pub struct Simulate {
 pub struct Bench {
     /// What to measure.
     pub what: BenchKind,
-    /// Only workloads whose name contains one of these (scheduler).
-    #[arg(value_name = "WORKLOAD")]
-    pub workloads: Vec<String>,
+    /// Only what has one of these in its name (store, scheduler).
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
     /// So many times the nodes and pods, such as 0.02 for a quick look (scheduler).
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, hide_default_value = true)]
     pub scale: f64,

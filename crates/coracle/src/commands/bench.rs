@@ -38,7 +38,7 @@ pub async fn run(options: Bench) -> anyhow::Result<()> {
         return api::run(options.kubeconfig, options.output).await;
     }
     if let BenchKind::Store = options.what {
-        return store::run(options.output).await;
+        return store::run(&options.names, options.output).await;
     }
     if let BenchKind::Controllers = options.what {
         return controllers::run().await;

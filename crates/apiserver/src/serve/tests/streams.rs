@@ -63,7 +63,8 @@ async fn a_client_with_more_requests_than_streams_waits_and_gets_all_its_answers
     let gate = Gate::new();
     let (pki, address, ..) = start_with(dir.path(), gate.clone().service()).await;
     let io = TokioIo::new(connect(address, client_config(&pki, None, "h2")).await.unwrap());
-    let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io).await.unwrap();
     tokio::spawn(connection);
     let all = 3 * STREAMS;
     let requests: Vec<_> = (0..all)

@@ -113,12 +113,13 @@ impl Channel {
         Ok(bytes)
     }
 
-    /// One stream of watches of every key that begins with `prefix`; how many events are in each of its answers.
+    /// One stream of watches of every key that begins with `prefix`: how many answers came at a time, and how many
+    /// events are in them.
     pub async fn watch(
         &self,
         prefix: &str,
         watches: usize,
-    ) -> anyhow::Result<impl Stream<Item = anyhow::Result<usize>> + Send + use<>> {
+    ) -> anyhow::Result<impl Stream<Item = anyhow::Result<(usize, usize)>> + Send + use<>> {
         let mut end = prefix.as_bytes().to_vec();
         *end.last_mut().context("a prefix is not empty")? += 1;
         let create = field(1, &[field(1, prefix.as_bytes()), field(2, &end)].concat());
@@ -127,21 +128,18 @@ impl Channel {
             sender.send_data(framed(&create), false)?;
         }
         let answers = try_unfold((body, sender, BytesMut::new()), async |(mut body, sender, mut unread)| {
-            loop {
-                if let Some(prefix) = unread.first_chunk::<PREFIX_BYTES>() {
-                    let length =
-                        PREFIX_BYTES + u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
-                    if unread.len() >= length {
-                        let events = occurrences(11, &unread[PREFIX_BYTES..length])?;
-                        unread.advance(length);
-                        return Ok(Some((events, (body, sender, unread))));
-                    }
-                }
-                let Some(data) = body.data().await else { return Ok(None) };
-                let data = data?;
-                body.flow_control().release_capacity(data.len())?;
-                unread.extend_from_slice(&data);
+            let Some(data) = body.data().await else { return Ok(None) };
+            let data = data?;
+            body.flow_control().release_capacity(data.len())?;
+            unread.extend_from_slice(&data);
+            let (mut answers, mut events) = (0, 0);
+            while let Some(prefix) = unread.first_chunk::<PREFIX_BYTES>() {
+                let length = PREFIX_BYTES + u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
+                let Some(message) = unread.get(PREFIX_BYTES..length) else { break };
+                (answers, events) = (answers + 1, events + occurrences(11, message)?);
+                unread.advance(length);
             }
+            Ok(Some(((answers, events), (body, sender, unread))))
         });
         Ok(answers)
     }

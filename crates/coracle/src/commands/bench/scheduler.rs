@@ -212,7 +212,7 @@ struct Measured {
 /// Runs the workloads whose names contain one of those wanted, or all; the figures go to standard output.
 pub async fn run(options: &Bench) -> anyhow::Result<()> {
     let Workloads { templates, mut workloads } = serde_yaml_ng::from_str(WORKLOADS)?;
-    let (templates, wanted) = (Arc::new(templates), &options.workloads);
+    let (templates, wanted) = (Arc::new(templates), &options.names);
     if let Some(file) = &options.plot {
         let workload = workloads.into_iter().find(|workload| workload.name == PLOTTED.0);
         return cost_over_nodes(&workload.context("there is nothing to plot")?, &templates, options.scale, file).await;

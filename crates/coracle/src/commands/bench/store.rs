@@ -15,8 +15,8 @@ use coracle_apiserver::pki::{ETCD_CLIENT, Pki};
 use coracle_client::transport::Identity;
 use coracle_clock::{Instant, instant};
 use coracle_store::{Op, SledConfig, SledStore, Store, Txn};
+use futures::StreamExt;
 use futures::future::try_join_all;
-use futures::{StreamExt, TryStreamExt};
 
 use super::grpc::{Channel, field};
 use super::resident_bytes;
@@ -31,9 +31,9 @@ const CLIENTS: [usize; 4] = [1, 8, 64, 256];
 const CONNECTIONS: usize = 4;
 const KEYS: usize = 10_000;
 const WATCHERS: usize = 1000;
-const WATCHED: usize = 2000;
+const WATCHED: usize = 10_000;
 /// So many clients write what is watched.
-const WRITERS: usize = 8;
+const WRITERS: usize = 64;
 
 /// A server and how it is reached.
 struct Server {
@@ -49,10 +49,10 @@ impl Drop for Server {
     }
 }
 
-/// Runs everything; the figures go to standard output and into `output`.
-pub async fn run(output: Option<PathBuf>) -> anyhow::Result<()> {
+/// Runs what is named, or everything; the figures go to standard output and into `output`.
+pub async fn run(wanted: &[String], output: Option<PathBuf>) -> anyhow::Result<()> {
     let folder = std::env::temp_dir().join(format!("coracle-bench-{}", std::process::id()));
-    let report = measure(&folder).await;
+    let report = measure(&folder, wanted).await;
     let _ = std::fs::remove_dir_all(&folder);
     let report = report?;
     if let Some(path) = output {
@@ -61,7 +61,8 @@ pub async fn run(output: Option<PathBuf>) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn measure(folder: &Path) -> anyhow::Result<String> {
+async fn measure(folder: &Path, wanted: &[String]) -> anyhow::Result<String> {
+    let wanted = |what: &str| wanted.is_empty() || wanted.iter().any(|part| what.contains(part));
     let mut report = String::new();
     let mut say = |line: String| {
         println!("{line}");
@@ -73,20 +74,32 @@ async fn measure(folder: &Path) -> anyhow::Result<String> {
     let (ours, theirs) = (start_ours(folder, &pki_dir).await?, start_etcd(folder, &pki_dir).await?);
     for clients in CLIENTS {
         let what = format!("durable puts of 1 KiB, {clients} clients");
-        say(compare(&what, puts(&ours, clients).await?, puts(&theirs, clients).await?));
+        if wanted(&what) {
+            say(compare(&what, puts(&ours, clients).await?, puts(&theirs, clients).await?));
+        }
     }
     for clients in [1, 64] {
         let what = format!("linearizable gets of 1 KiB, {clients} clients");
-        say(compare(&what, gets(&ours, clients).await?, gets(&theirs, clients).await?));
+        if wanted(&what) {
+            say(compare(&what, gets(&ours, clients).await?, gets(&theirs, clients).await?));
+        }
     }
-    say(compare("ranges of 10000 keys of 100 bytes, 4 clients", ranges(&ours).await?, ranges(&theirs).await?));
-    say(compare("events to 1000 watchers", events(&ours).await?, events(&theirs).await?));
+    let what = "ranges of 10000 keys of 100 bytes, 4 clients";
+    if wanted(what) {
+        say(compare(what, ranges(&ours).await?, ranges(&theirs).await?));
+    }
+    let what = "events to 1000 watchers";
+    if wanted(what) {
+        say(compare(what, events(&ours).await?, events(&theirs).await?));
+    }
     for server in [&ours, &theirs] {
         let resident = resident_bytes(server.child.id()).context("the server ended")?;
         say(format!("resident memory of {} after all this: {:.0} MB", server.name, resident as f64 / 1e6));
     }
     drop((ours, theirs));
-    say(in_process(folder).await?);
+    if wanted("in this process") {
+        say(in_process(folder).await?);
+    }
     Ok(report)
 }
 
@@ -211,9 +224,12 @@ async fn puts(server: &Server, clients: usize) -> anyhow::Result<Outcome> {
 }
 
 async fn gets(server: &Server, clients: usize) -> anyhow::Result<Outcome> {
+    for n in 0..640 {
+        let key = format!("/gets/{}/{}", n % 64, n / 64);
+        server.channels[0].unary("KV/Put", &put(&key, &[b'x'; VALUE_BYTES])).await?;
+    }
     load(&server.channels, clients, |channel, client, n| async move {
-        // What `puts` left there.
-        let key = format!("/puts/64/{}/{}", client % 64, n % 10);
+        let key = format!("/gets/{}/{}", client % 64, n % 10);
         let bytes = channel.unary("KV/Range", &field(1, key.as_bytes())).await?;
         ensure!(bytes > VALUE_BYTES, "a key is missing");
         Ok(())
@@ -239,7 +255,10 @@ async fn events(server: &Server) -> anyhow::Result<Outcome> {
     for channel in &server.channels {
         let mut stream = channel.watch("/watched/", watches).await?.boxed();
         // Each says first that it has begun.
-        ensure!(stream.by_ref().take(watches).try_collect::<Vec<_>>().await?.len() == watches, "a watch ended");
+        let mut begun = 0;
+        while begun < watches {
+            begun += stream.next().await.context("the watch ended")??.0;
+        }
         streams.push(stream);
     }
     let start = instant();
@@ -247,7 +266,7 @@ async fn events(server: &Server) -> anyhow::Result<Outcome> {
         tokio::spawn(async move {
             let mut seen = 0;
             while seen < watches * WATCHED {
-                seen += stream.next().await.context("the watch ended")??;
+                seen += stream.next().await.context("the watch ended")??.1;
             }
             anyhow::Ok(seen)
         })
