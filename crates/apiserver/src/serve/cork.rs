@@ -4,10 +4,12 @@
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::eager::Again;
 
 /// No more is held back than fits into one record of TLS.
 const LIMIT: usize = 16 << 10;
@@ -69,13 +71,16 @@ impl<S: AsyncWrite + Unpin> Cork<S> {
         &self,
         connection: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
-        let mut connection = pin!(connection);
+        let (mut connection, again) = (pin!(connection), Arc::new(Again::default()));
+        let waker = Waker::from(again.clone());
         let ended = std::future::poll_fn(|cx| {
-            let polled = connection.as_mut().poll(cx);
-            match (self.held().poll_flush(cx), polled) {
-                (Poll::Ready(Err(error)), Poll::Pending) => Poll::Ready(Err(error.into())),
-                (_, polled) => polled,
+            let mut polled = again.poll(connection.as_mut(), cx, &waker);
+            if let Poll::Ready(Err(error)) = self.held().poll_flush(cx)
+                && polled.is_pending()
+            {
+                polled = Poll::Ready(Err(error.into()));
             }
+            polled
         });
         let ended = ended.await;
         self.held().driven = false;
