@@ -465,4 +465,28 @@ mod tests {
         queue.add(p, 0, None, start);
         assert_eq!(names(&mut queue, start), ["p"]);
     }
+
+    #[test]
+    fn a_pod_for_which_others_go_waits_until_the_last_has_been_sent_away() {
+        let (mut queue, key, start) = failed("p");
+        queue.hold(&key);
+        queue.happened(event(ClusterEvent::NodeAdd), &Test, start);
+        assert!(queue.pop(start + seconds(20)).is_none());
+        queue.release(&key);
+        queue.happened(event(ClusterEvent::NodeAdd), &Test, start);
+        assert_eq!(queue.pop(start + seconds(20)).map(|(pod, _)| pod.key.clone()), Some(key));
+    }
+
+    #[test]
+    fn a_gated_pod_is_shown_to_its_gate_again_when_an_event_may_help() {
+        let (mut queue, start) = (Queue::default(), coracle_clock::instant());
+        queue.add(Arc::new(pod("p").info()), 0, Some("NodeAdd"), start);
+        assert!(queue.pop(start).is_none());
+        assert!(queue.happened(event(ClusterEvent::StorageClassAdd), &Test, start).is_empty());
+        let gated = queue.happened(event(ClusterEvent::NodeAdd), &Test, start);
+        assert_eq!(gated.len(), 1);
+        queue.add(gated[0].clone(), 0, None, start);
+        assert!(queue.pop(start).is_some());
+        assert!(queue.happened(event(ClusterEvent::NodeAdd), &Test, start).is_empty());
+    }
 }

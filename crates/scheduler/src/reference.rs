@@ -2,25 +2,38 @@
 //! fast path must come to the same on random clusters.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use coracle_client::ObjectKey;
 use coracle_client::scheduling::{node_matches, tolerates};
 use k8s_openapi::api::core::v1::TopologySpreadConstraint;
 use proptest::prelude::*;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::config::Configuration;
 use crate::cycle::{Search, schedule};
 use crate::explain::Trace;
 use crate::node::{HOSTNAME, NodeInfo, ZONE, is_cordoned};
 use crate::pod::{PodInfo, Term, parsed};
 use crate::profile::default_profile;
+use crate::snapshot::Snapshot;
 use crate::testing::{TestNode, TestPod, first, node, pod, snapshot};
 
 type Namespaces = BTreeMap<String, BTreeMap<String, String>>;
 
 /// A cluster: its nodes with their pods.
+#[derive(Clone)]
 struct World {
     nodes: Vec<NodeInfo>,
     namespaces: Namespaces,
+    /// For whom room was made where.
+    nominated: Vec<(String, Arc<PodInfo>)>,
+    /// The nodes that the pod's volume can be used on, if it has one.
+    reachable: Option<BTreeSet<String>>,
+    /// How many devices are free where, and how many the pod asks for.
+    devices: BTreeMap<String, usize>,
+    asked: usize,
 }
 
 impl World {
@@ -35,9 +48,18 @@ impl World {
         self.pods().filter(|(other, on)| on.labels().get(key) == Some(value) && such(other)).count()
     }
 
-    /// The first plugin that refuses the node.
+    /// The first plugin that refuses the node, with the pods for which room was made there or without them.
     fn refuses(&self, pod: &PodInfo, node: &NodeInfo) -> Option<&'static str> {
-        let refusals: [(&str, bool); 7] = [
+        let mut imagined = self.clone();
+        let there = imagined.nodes.iter_mut().find(|there| there.name == node.name)?;
+        let first = self.nominated.iter().filter(|(on, other)| *on == node.name && other.priority >= pod.priority);
+        first.for_each(|(_, other)| there.add(other.clone()));
+        let there = there.clone();
+        imagined.refuses_as_is(pod, &there).or_else(|| self.refuses_as_is(pod, node))
+    }
+
+    fn refuses_as_is(&self, pod: &PodInfo, node: &NodeInfo) -> Option<&'static str> {
+        let refusals: [(&str, bool); 9] = [
             ("NodeUnschedulable", is_cordoned(&node.node)),
             ("TaintToleration", untolerated(pod, node, "NoSchedule") > 0),
             ("NodeAffinity", !node_matches(pod.spec(), &node.node)),
@@ -46,8 +68,10 @@ impl World {
                 node.pods.values().any(|other| pod.host_ports().any(|a| other.host_ports().any(|b| a.collides(&b)))),
             ),
             ("NodeResourcesFit", !self.has_room(pod, node)),
+            ("VolumeBinding", self.reachable.as_ref().is_some_and(|reachable| !reachable.contains(&node.name))),
             ("PodTopologySpread", !hard(pod).iter().all(|constraint| self.is_even(pod, node, constraint))),
             ("InterPodAffinity", !self.is_wanted(pod, node)),
+            ("DynamicResources", self.asked > self.devices.get(&node.name).copied().unwrap_or_default()),
         ];
         refusals.into_iter().find_map(|(plugin, refused)| refused.then_some(plugin))
     }
@@ -106,8 +130,9 @@ impl World {
 
     /// The sum of weighted scores of each of the nodes.
     fn totals(&self, pod: &PodInfo, nodes: &[&NodeInfo]) -> Vec<i64> {
-        let plugins: [(Vec<i64>, i64); 6] = [
+        let plugins: [(Vec<i64>, i64); 7] = [
             (reversed(nodes.iter().map(|node| untolerated(pod, node, "PreferNoSchedule") as i64).collect()), 3),
+            (liked(pod, nodes), 2),
             (nodes.iter().map(|node| least_allocated(pod, node)).collect(), 1),
             (self.spread(pod, nodes), 2),
             (self.affinity(pod, nodes), 2),
@@ -218,6 +243,29 @@ fn reversed(counts: Vec<i64>) -> Vec<i64> {
     counts.into_iter().map(|count| if max == 0 { 100 } else { 100 - count * 100 / max }).collect()
 }
 
+/// The weights of the preferred terms that each node is of, the most being 100.
+fn liked(pod: &PodInfo, nodes: &[&NodeInfo]) -> Vec<i64> {
+    let terms: Vec<_> = pod
+        .spec()
+        .affinity
+        .iter()
+        .flat_map(|affinity| &affinity.node_affinity)
+        .flat_map(|affinity| affinity.preferred_during_scheduling_ignored_during_execution.iter().flatten())
+        .collect();
+    let raw = |node: &&NodeInfo| -> i64 {
+        let own = terms.iter().filter(|term| {
+            let mut wanted = term.preference.match_expressions.iter().flatten();
+            wanted.all(|wanted| {
+                node.labels().get(&wanted.key).is_some_and(|value| wanted.values.iter().flatten().any(|v| v == value))
+            })
+        });
+        own.map(|term| i64::from(term.weight)).sum()
+    };
+    let raw: Vec<_> = nodes.iter().map(raw).collect();
+    let max = raw.iter().copied().max().unwrap_or(0);
+    raw.into_iter().map(|score| if max == 0 { 0 } else { score * 100 / max }).collect()
+}
+
 /// CPU and memory of a pod as scores count them: 100m and 200 MiB if it asks for none.
 fn least_allocated(pod: &PodInfo, node: &NodeInfo) -> i64 {
     let free = |name: &str, default: i64| {
@@ -278,10 +326,17 @@ fn pods(name: &'static str) -> impl Strategy<Value = TestPod> {
     let requests = (0..4u32, 0..4u32);
     let spread = prop::option::weighted(0.3, (any::<bool>(), any::<bool>(), 1..3i32, prop::option::of(1..4i32)));
     let affinity = prop::option::weighted(0.4, (0..4usize, any::<bool>(), any::<bool>(), 1..20i64));
-    let more = (0..5u32, 0..4u32, 0..5u32, 0..4u32);
+    let more = (0..5u32, 0..4u32, 0..5u32, 0..4u32, 0..3i32, prop::option::weighted(0.3, (1..50i32, 1..50i32)));
     (any::<bool>(), requests, spread, affinity, more).prop_map(move |(a, (cpu, memory), spread, affinity, more)| {
-        let (port, tolerant, ssd, kind) = more;
-        let mut pod = pod(name).label("app", if a { "a" } else { "b" });
+        let (port, tolerant, ssd, kind, priority, liking) = more;
+        let mut pod = pod(name).label("app", if a { "a" } else { "b" }).priority(priority);
+        if let Some((disk, zone)) = liking {
+            let term = |weight: i32, key: &str, value: &str| {
+                json!({ "weight": weight, "preference": { "matchExpressions": [{ "key": key, "operator": "In", "values": [value] }] } })
+            };
+            let terms = json!([term(disk, "disk", "ssd"), term(zone, ZONE, "1")]);
+            pod = pod.set("/spec/affinity/nodeAffinity/preferredDuringSchedulingIgnoredDuringExecution", terms);
+        }
         if cpu > 0 {
             pod = pod.cpu(&format!("{}m", cpu * 500));
         }
@@ -320,6 +375,128 @@ fn pods(name: &'static str) -> impl Strategy<Value = TestPod> {
     })
 }
 
+/// What the pod wants besides, and what there is of it on the nodes: published devices, how many of them are taken,
+/// and whether there is a disk.
+#[derive(Clone, Debug)]
+struct Furniture {
+    asked: usize,
+    volume: Option<Volume>,
+    nodes: Vec<(usize, usize, bool)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Volume {
+    /// The claim is bound to a volume that all disks reach.
+    Bound,
+    /// The claim is bound to a volume that is gone.
+    Gone,
+    /// The claim waits for the pod; each disk has a volume that would do.
+    Waiting,
+}
+
+fn furniture() -> impl Strategy<Value = Furniture> {
+    let volume = prop::option::weighted(0.3, prop::sample::select(vec![Volume::Bound, Volume::Gone, Volume::Waiting]));
+    let node = (0..4usize, 0..3usize, any::<bool>());
+    let asked = prop_oneof![3 => Just(0usize), 1 => 1..3usize];
+    (asked, volume, prop::collection::vec(node, 6)).prop_map(|(asked, volume, nodes)| Furniture {
+        asked,
+        volume,
+        nodes,
+    })
+}
+
+fn object<K: DeserializeOwned>(json: Value) -> Option<Arc<K>> {
+    Some(Arc::new(serde_json::from_value(json).unwrap()))
+}
+
+impl Furniture {
+    /// The nodes with a disk.
+    fn disks(&self, snapshot: &Snapshot) -> Vec<String> {
+        let named = |at: usize| format!("n{at}");
+        let all = self.nodes.iter().enumerate().filter(|(_, (.., disk))| *disk).map(|(at, _)| named(at));
+        all.filter(|name| snapshot.node(name).is_some()).collect()
+    }
+
+    /// Puts all of it into the cluster, and lets the pod want it.
+    fn arrange(&self, snapshot: &mut Snapshot, mut pod: TestPod) -> TestPod {
+        let disks = self.disks(snapshot);
+        let key = |name: &str| ObjectKey::new("", name);
+        let own = |name: &str| ObjectKey::new("default", name);
+        if let Some(volume) = self.volume {
+            let reached = |hosts: &[String]| {
+                let term = json!({ "matchExpressions": [{ "key": HOSTNAME, "operator": "In", "values": hosts }] });
+                json!({ "required": { "nodeSelectorTerms": [term] } })
+            };
+            let volume_of = |name: &str, affinity: Value| {
+                object(json!({ "metadata": { "name": name }, "status": { "phase": "Available" }, "spec": {
+                    "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"], "storageClassName": "local",
+                    "nodeAffinity": affinity } }))
+            };
+            let (mut spec, mut annotations) = (
+                json!({ "storageClassName": "local", "accessModes": ["ReadWriteOnce"],
+                        "resources": { "requests": { "storage": "1Gi" } } }),
+                json!({ "pv.kubernetes.io/bind-completed": "yes" }),
+            );
+            match volume {
+                Volume::Bound if !disks.is_empty() => snapshot.volumes.set(key("v"), volume_of("v", reached(&disks))),
+                Volume::Bound | Volume::Gone => {}
+                Volume::Waiting => {
+                    annotations = json!({});
+                    disks.iter().for_each(|disk| {
+                        snapshot.volumes.set(key(disk), volume_of(disk, reached(std::slice::from_ref(disk))));
+                    });
+                }
+            }
+            if !matches!(volume, Volume::Waiting) {
+                spec["volumeName"] = "v".into();
+            }
+            let class = json!({ "metadata": { "name": "local" }, "provisioner": "kubernetes.io/no-provisioner",
+                                "volumeBindingMode": "WaitForFirstConsumer" });
+            snapshot.classes.set(key("local"), object(class));
+            let metadata = json!({ "name": "data", "namespace": "default", "annotations": annotations });
+            snapshot.claims.set(own("data"), object(json!({ "metadata": metadata, "spec": spec })));
+            pod = pod.set("/spec/volumes", json!([{ "name": "v", "persistentVolumeClaim": { "claimName": "data" } }]));
+        }
+        if self.asked > 0 {
+            snapshot.device_classes.set(key("all"), object(json!({ "metadata": { "name": "all" }, "spec": {} })));
+            for (at, (published, taken, _)) in self.nodes.iter().enumerate() {
+                let pool = format!("n{at}");
+                let devices: Vec<_> = (0..*published).map(|number| json!({ "name": number.to_string() })).collect();
+                let spec = json!({ "driver": "d", "nodeName": pool, "devices": devices,
+                                   "pool": { "name": pool, "generation": 1, "resourceSliceCount": 1 } });
+                snapshot.resource_slices.set(key(&pool), object(json!({ "metadata": { "name": pool }, "spec": spec })));
+                let result = |number: usize| json!({ "request": "r", "driver": "d", "pool": pool, "device": number.to_string() });
+                let results: Vec<_> = (0..*taken).map(result).collect();
+                let status = json!({ "allocation": { "devices": { "results": results } } });
+                let claim =
+                    json!({ "metadata": { "name": pool, "namespace": "default" }, "spec": {}, "status": status });
+                snapshot.resource_claims.set(own(&pool), object(claim));
+            }
+            let exactly = json!({ "deviceClassName": "all", "count": self.asked });
+            let spec = json!({ "devices": { "requests": [{ "name": "r", "exactly": exactly }] } });
+            let claim = json!({ "metadata": { "name": "wanted", "namespace": "default" }, "spec": spec });
+            snapshot.resource_claims.set(own("wanted"), object(claim));
+            pod = pod.set("/spec/resourceClaims", json!([{ "name": "r", "resourceClaimName": "wanted" }]));
+        }
+        pod
+    }
+
+    fn world(&self, snapshot: &Snapshot) -> World {
+        let disks = || self.disks(snapshot).into_iter().collect();
+        let free = |(at, (published, taken, _)): (usize, &(usize, usize, bool))| {
+            (format!("n{at}"), published.saturating_sub(*taken))
+        };
+        World {
+            nodes: snapshot.nodes().cloned().collect(),
+            namespaces: snapshot.namespaces.clone(),
+            nominated: Vec::new(),
+            reachable: self.volume.map(|volume| if matches!(volume, Volume::Gone) { BTreeSet::new() } else { disks() }),
+            devices: self.nodes.iter().enumerate().map(free).collect(),
+            asked: self.asked,
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(10_000))]
 
@@ -328,6 +505,9 @@ proptest! {
         nodes in nodes(),
         placed in prop::collection::vec((pods("x"), 0..6usize), 0..12),
         wanted in pods("wanted"),
+        nominated in prop::collection::vec((pods("x"), 0..6usize), 0..3),
+        own in prop::option::weighted(0.1, 0..6usize),
+        furniture in furniture(),
     ) {
         let mut nodes = nodes;
         for (at, (pod, on)) in placed.into_iter().enumerate() {
@@ -335,14 +515,29 @@ proptest! {
             let node = nodes.remove(on).with(pod.named(&format!("p{at}")));
             nodes.insert(on, node);
         }
-        let (snapshot, pod) = (snapshot(nodes), wanted.info());
-        let world = World { nodes: snapshot.nodes().cloned().collect(), namespaces: snapshot.namespaces.clone() };
+        let mut snapshot = snapshot(nodes);
+        let mut pod = furniture.arrange(&mut snapshot, wanted);
+        let mut world = furniture.world(&snapshot);
+        for (at, (pod, on)) in nominated.into_iter().enumerate() {
+            let (on, pod) = (world.nodes[on % world.nodes.len()].name.clone(), Arc::new(pod.named(&format!("q{at}")).info()));
+            snapshot.nominated.entry(on.clone()).or_default().insert(pod.key.clone(), pod.clone());
+            world.nominated.push((on, pod));
+        }
+        let own = own.map(|on| world.nodes[on % world.nodes.len()].name.clone());
+        if let Some(own) = &own {
+            pod = pod.set("/status/nominatedNodeName", own[..].into());
+        }
+        let pod = pod.info();
         let possible: Vec<_> = world.nodes.iter().filter(|node| world.refuses(&pod, node).is_none()).collect();
         let refused = world.nodes.iter().filter_map(|node| Some((node.name.clone(), world.refuses(&pod, node)?.to_owned())));
 
         let mut trace = Trace::default();
         let mut search = Search { start: 0, tie_break: first };
         let decided = schedule(&default_profile(), &pod, &snapshot, &mut search, Some(&mut trace));
+        if let Some(own) = own.filter(|own| possible.iter().any(|node| node.name == *own)) {
+            prop_assert_eq!(decided.ok(), Some(own));
+            return Ok(());
+        }
         let told = trace.refused.iter().map(|verdict| (verdict.node.clone(), verdict.plugin.to_string()));
         prop_assert_eq!(told.collect::<BTreeMap<_, _>>(), refused.collect::<BTreeMap<_, _>>());
         let totals = world.totals(&pod, &possible);
@@ -353,5 +548,37 @@ proptest! {
         let best = totals.iter().max();
         let winner = possible.iter().zip(&totals).find(|(_, total)| Some(*total) == best).map(|(node, _)| node.name.clone());
         prop_assert_eq!(decided.ok(), winner);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// Of many nodes only some are looked at, from where the last search ended.
+    #[test]
+    fn the_search_ends_where_enough_is_found(
+        full in prop::collection::vec(any::<bool>(), 100..180),
+        start in 0..100usize,
+        percentage in prop::option::of(50..101usize),
+    ) {
+        let place = |(at, full): (usize, &bool)| node(&format!("n{at:03}")).cpu(if *full { "1" } else { "2" });
+        let snapshot = snapshot(full.iter().enumerate().map(place).collect());
+        let (count, pod) = (full.len(), pod("p").cpu("2").info());
+        // Upstream: between 50 percent, less one for 125 nodes each, and what is said; and a hundred at least.
+        let enough = (count * percentage.unwrap_or(50 - count / 125) / 100).max(100);
+        let turns: Vec<_> = (0..count).map(|turn| (start + turn) % count).collect();
+        let found: Vec<_> = turns.iter().enumerate().filter(|(_, at)| !full[**at]).take(enough).collect();
+        let looked_at = if found.len() == enough { found[enough - 1].0 + 1 } else { count };
+
+        let config = format!(
+            "{{apiVersion: kubescheduler.config.k8s.io/v1, kind: KubeSchedulerConfiguration, percentageOfNodesToScore: {}}}",
+            percentage.unwrap_or(0)
+        );
+        let profile = Configuration::parse(&config).unwrap().build().unwrap().remove(0);
+        let (mut trace, mut search) = (Trace::default(), Search { start, tie_break: first });
+        let decided = schedule(&profile, &pod, &snapshot, &mut search, Some(&mut trace));
+        prop_assert_eq!(decided.ok(), found.first().map(|(_, at)| format!("n{at:03}")));
+        prop_assert_eq!(trace.scores.len(), found.len());
+        prop_assert_eq!(search.start, (start + looked_at) % count);
     }
 }

@@ -71,6 +71,9 @@ pub struct Why {
     /// A scheduler that runs alone with --explain-decisions, such as https://127.0.0.1:10259.
     #[arg(long, value_name = "URL")]
     pub scheduler: Option<String>,
+    /// Who signed that scheduler's certificate (default: the cluster's authority).
+    #[arg(long, value_name = "FILE", requires = "scheduler")]
+    pub certificate_authority: Option<PathBuf>,
 }
 
 /// `coracle get`.

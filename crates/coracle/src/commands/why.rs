@@ -9,6 +9,8 @@ use http::Request;
 use k8s_openapi::api::core::v1::Pod;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 use crate::cli::Why;
 use crate::data_dir::DataDir;
@@ -28,10 +30,10 @@ pub async fn run(data_dir: Option<PathBuf>, options: Why) -> anyhow::Result<()> 
     let asked = match &options.scheduler {
         None => cluster.clone(),
         Some(url) => {
-            let mut config = config;
-            config.cluster_url = url.parse().with_context(|| format!("--scheduler {url}"))?;
-            // A scheduler alone shows a certificate that it made for itself.
-            config.accept_invalid_certs = true;
+            let authority = options.certificate_authority.as_ref().map(|file| {
+                std::fs::read_to_string(file).with_context(|| format!("--certificate-authority {}", file.display()))
+            });
+            let config = scheduler_config(config, url, authority.transpose()?.as_deref())?;
             coracle_client::metrics::client(config, "coracle")?
         }
     };
@@ -40,6 +42,11 @@ pub async fn run(data_dir: Option<PathBuf>, options: Why) -> anyhow::Result<()> 
         Err(kube::Error::Api(status)) if status.code == 404 => {
             bail!("no scheduler explains itself there: {}", status.message)
         }
+        Err(kube::Error::Api(status)) => return Err(kube::Error::Api(status).into()),
+        other if options.scheduler.is_some() => other.context(
+            "if it is its certificate: start the scheduler with --tls-cert-file and --tls-private-key-file, and name who \
+             signed that in --certificate-authority",
+        )?,
         other => other?,
     };
     if options.output.is_some() {
@@ -50,6 +57,22 @@ pub async fn run(data_dir: Option<PathBuf>, options: Why) -> anyhow::Result<()> 
         print!("{}", otherwise(&cluster, &ObjectKey::new(&options.namespace, name)).await?);
     }
     Ok(())
+}
+
+/// How a scheduler that runs alone is asked: as the cluster is, but at its own address, and with a certificate of the
+/// cluster's authority or of another.
+fn scheduler_config(mut config: kube::Config, url: &str, authority: Option<&str>) -> anyhow::Result<kube::Config> {
+    config.cluster_url = url.parse().with_context(|| format!("--scheduler {url}"))?;
+    config.tls_server_name = None;
+    if let Some(pem) = authority {
+        let certificates = CertificateDer::pem_slice_iter(pem.as_bytes()).map(|der| der.map(|der| der.to_vec()));
+        let certificates: Vec<_> = certificates.collect::<Result<_, _>>().context("--certificate-authority")?;
+        if certificates.is_empty() {
+            bail!("--certificate-authority: there is no certificate");
+        }
+        config.root_cert = Some(certificates);
+    }
+    Ok(config)
 }
 
 /// The name in `pod/NAME`, `pods/NAME` or `NAME`.
@@ -81,6 +104,30 @@ async fn otherwise(cluster: &Client, key: &ObjectKey) -> anyhow::Result<String> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_scheduler_that_runs_alone_must_show_a_certificate_of_a_known_authority() {
+        let cluster = || {
+            let mut config = kube::Config::new("https://127.0.0.1:6443".parse().unwrap());
+            config.root_cert = Some(vec![vec![1]]);
+            config
+        };
+        let pem = |base64: &str| format!("-----BEGIN CERTIFICATE-----\n{base64}\n-----END CERTIFICATE-----\n");
+        for (authority, expected) in [
+            (None, Some(vec![vec![1]])),
+            (Some(pem("AgM=")), Some(vec![vec![2, 3]])),
+            (Some(pem("Ag==") + &pem("Aw==")), Some(vec![vec![2], vec![3]])),
+            (Some("nonsense".to_owned()), None),
+        ] {
+            let config = scheduler_config(cluster(), "https://127.0.0.1:10259", authority.as_deref()).ok();
+            assert!(
+                config
+                    .iter()
+                    .all(|config| !config.accept_invalid_certs && config.cluster_url.port_u16() == Some(10259))
+            );
+            assert_eq!(config.map(|config| config.root_cert), expected.map(Some), "{authority:?}");
+        }
+    }
 
     #[test]
     fn a_pod_is_named_as_kubectl_names_it() {

@@ -232,3 +232,186 @@ fn what_is_wrong_with_a_claim_is_said() {
     let verdict = filtered(&DynamicResources, template, &nodes, "a").map_err(|refusal| refusal.message());
     assert_eq!(verdict, Err("pod \"default/p\": ResourceClaim not created yet".into()));
 }
+
+#[test]
+fn a_pod_enters_the_queue_when_its_claims_are_there() {
+    let mut nodes = cluster();
+    let refused = |nodes: &Snapshot| DynamicResources.pre_enqueue(&using("p", &["c"]).info(), nodes).is_err();
+    assert!(refused(&nodes));
+    claim(&mut nodes, "c", json!({ "requests": exactly(json!({})) }));
+    assert!(!refused(&nodes));
+}
+
+#[test]
+fn a_claim_helps_its_pods_and_one_that_is_given_back_helps_all() {
+    let state = |name: &str, status: Value| {
+        let metadata = json!({ "name": name, "namespace": "default" });
+        object::<ResourceClaim>(json!({ "metadata": metadata, "spec": {}, "status": status }))
+    };
+    let allocated = || json!({ "allocation": {} });
+    for (old, new, expected) in [
+        (None, state("c", json!({})), true),
+        (None, state("other", json!({})), false),
+        (state("c", json!({})), state("c", json!({})), false),
+        (state("c", json!({})), state("c", allocated()), true),
+        (state("other", json!({})), state("other", allocated()), false),
+        (state("other", allocated()), state("other", json!({})), true),
+        (state("other", allocated()), None, true),
+    ] {
+        let object = Object::ResourceClaim(old, new);
+        let happened = Happening { events: vec![ClusterEvent::ResourceClaimUpdate], object };
+        assert_eq!(DynamicResources.hint(&using("p", &["c"]).info(), &happened), expected, "{happened:?}");
+    }
+}
+
+/// One device, which many may use.
+fn shared_device(allocations: Value) -> Snapshot {
+    let mut nodes = cluster();
+    let memory =
+        json!({ "value": "10Gi", "requestPolicy": { "default": "4Gi", "validValues": ["1Gi", "4Gi", "8Gi"] } });
+    let device = json!({ "name": "shared", "allowMultipleAllocations": true, "capacity": { "memory": memory } });
+    publish(&mut nodes, "c", json!([device]));
+    for (at, amount) in allocations.as_array().unwrap().iter().enumerate() {
+        let result = json!({ "request": "r", "driver": DRIVER, "pool": "c", "device": "shared",
+                             "shareID": format!("s{at}"), "consumedCapacity": { "memory": amount } });
+        let status = json!({ "allocation": { "devices": { "results": [result] } } });
+        let name = format!("user-{at}");
+        let claim = json!({ "metadata": { "name": name, "namespace": "default" }, "spec": {}, "status": status });
+        nodes.resource_claims.set(ObjectKey::new("default", &name), object(claim));
+    }
+    nodes
+}
+
+#[test]
+fn a_device_that_many_may_use_is_given_until_its_capacity_is_used_up() {
+    let memory = |amount: &str| exactly(json!({ "capacity": { "requests": { "memory": amount } } }));
+    let two = json!([{ "name": "a", "exactly": { "deviceClassName": "gpus" } }, { "name": "b", "exactly": { "deviceClassName": "gpus" } }]);
+    for (what, used, requests, fits) in [
+        ("the default", json!([]), exactly(json!({})), true),
+        ("the default, of the rest", json!(["4Gi"]), exactly(json!({})), true),
+        ("the default, of too little", json!(["4Gi", "4Gi"]), exactly(json!({})), false),
+        ("as much as is left", json!(["8Gi", "1Gi"]), memory("1Gi"), true),
+        ("what is more when rounded", json!(["4Gi"]), memory("5Gi"), false),
+        ("more than one may have", json!([]), memory("9Gi"), false),
+        ("what it does not have", json!([]), exactly(json!({ "capacity": { "requests": { "cores": "1" } } })), false),
+        ("twice the default", json!([]), two.clone(), true),
+        ("twice the default, of too little", json!(["4Gi"]), two, false),
+    ] {
+        let mut nodes = shared_device(used);
+        claim(&mut nodes, "c", json!({ "requests": requests }));
+        assert_eq!(verdicts(&nodes, &["c"])[2].is_ok(), fits, "{what}");
+    }
+    let mut nodes = shared_device(json!([]));
+    claim(&mut nodes, "c", json!({ "requests": memory("2Gi") }));
+    let reserved = DynamicResources.reserve(&using("p", &["c"]).info(), nodes.node("c").unwrap(), &nodes).unwrap();
+    let [Assumption::ResourceClaim(claim)] = &reserved[..] else { panic!("{reserved:?}") };
+    let result = allocation(claim).unwrap().devices.as_ref().unwrap().results.as_ref().unwrap()[0].clone();
+    assert!(result.share_id.is_some());
+    assert_eq!(json!(result.consumed_capacity), json!({ "memory": "4Gi" }));
+}
+
+#[test]
+fn extended_resources_are_met_by_devices_where_a_node_does_not_offer_them() {
+    for (resource, mapped) in
+        [("example.com/gpu", json!("example.com/gpu")), ("deviceclass.resource.kubernetes.io/gpus", Value::Null)]
+    {
+        let mut nodes = cluster();
+        let class = json!({ "metadata": { "name": "gpus" }, "spec": { "extendedResourceName": mapped,
+            "selectors": [{ "cel": { "expression": format!("device.driver == '{DRIVER}'") } }] } });
+        nodes.device_classes.set(ObjectKey::new("", "gpus"), object(class));
+        nodes.set_node(
+            node("c").set(&format!("/status/allocatable/{}", resource.replace('/', "~1")), "1".into()).info(),
+        );
+        nodes.arrange();
+        let requests = json!({ "cpu": "1", resource: "2" });
+        let wanting = || pod("p").set("/spec/containers/0/resources/requests", requests.clone());
+        let fit = crate::plugins::build("NodeResourcesFit", json!({})).unwrap().unwrap();
+        let verdict =
+            |plugin: &dyn Plugin, on: &str| filtered(plugin, wanting(), &nodes, on).map_err(|no| no.message());
+        assert_eq!(["a", "b", "c"].map(|on| verdict(&DynamicResources, on).is_ok()), [true, false, true], "{resource}");
+        // What a node offers itself must be enough.
+        let short = Err(format!("Insufficient {resource}"));
+        assert_eq!(["a", "b", "c"].map(|on| verdict(fit.as_ref(), on)), [Ok(()), Ok(()), short]);
+
+        let pod = wanting().info();
+        let reserved = DynamicResources.reserve(&pod, nodes.node("a").unwrap(), &nodes).unwrap();
+        let [Assumption::ResourceClaim(claim)] = &reserved[..] else { panic!("{reserved:?}") };
+        let made = serde_json::to_value(claim.as_ref()).unwrap();
+        assert_eq!(made["metadata"]["generateName"], "p-extended-resources-");
+        assert_eq!(made["metadata"]["ownerReferences"][0]["uid"], "p");
+        assert_eq!(made["spec"]["devices"]["requests"][0]["exactly"]["count"], 2);
+        assert_eq!(made["status"]["allocation"]["devices"]["results"].as_array().unwrap().len(), 2);
+        assert_eq!(
+            extended::pod_status(&pod, claim)["extendedResourceClaimStatus"]["requestMappings"],
+            json!([{ "containerName": "c", "resourceName": resource, "requestName": "container-0-request-1" }])
+        );
+        assert!(DynamicResources.reserve(&pod, nodes.node("c").unwrap(), &nodes).unwrap().is_empty());
+        // The claim of an attempt that failed is in the way until it is gone.
+        let name = json!({ "metadata": { "name": "p-extended-resources-x" } });
+        let mut left_over = made;
+        left_over["metadata"]["name"] = name["metadata"]["name"].clone();
+        nodes.resource_claims.set(ObjectKey::new("default", "p-extended-resources-x"), object(left_over));
+        let verdict = filtered(&DynamicResources, wanting(), &nodes, "a").map_err(|no| no.message());
+        assert_eq!(verdict, Err(LEFT_OVER.to_owned()));
+    }
+}
+
+/// A claim that has got node b's device, and who uses it.
+fn allocated_on_b(snapshot: &mut Snapshot, users: Value, conditions: Value) {
+    let field = json!({ "key": "metadata.name", "operator": "In", "values": ["b"] });
+    let result = json!({ "request": "r", "driver": DRIVER, "pool": "b", "device": "large",
+                         "bindingConditions": ["Ready"], "bindingFailureConditions": ["Broken"] });
+    let status = json!({
+        "allocation": { "devices": { "results": [result] }, "nodeSelector": { "nodeSelectorTerms": [{ "matchFields": [field] }] } },
+        "devices": [{ "driver": DRIVER, "pool": "b", "device": "large", "conditions": conditions }], "reservedFor": users,
+    });
+    let claim = json!({ "metadata": { "name": "c", "namespace": "default" }, "spec": {}, "status": status });
+    snapshot.resource_claims.set(ObjectKey::new("default", "c"), object(claim));
+}
+
+#[test]
+fn a_claim_that_nobody_uses_is_given_back_if_it_keeps_the_pod_from_every_node() {
+    let user = |name: &str| json!({ "resource": "pods", "name": name, "uid": name });
+    let broken = json!([{ "type": "Broken", "status": "True", "reason": "Smoke", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z" }]);
+    for (what, pod, users, conditions, expected) in [
+        ("idle, elsewhere", using("p", &["c"]).cpu("5"), json!([]), json!([]), GIVEN_BACK),
+        ("its own, elsewhere", using("p", &["c"]).cpu("5"), json!([user("p")]), json!([]), GIVEN_BACK),
+        ("in use", using("p", &["c"]).cpu("5"), json!([user("other")]), json!([]), STILL_NOT),
+        ("its own, broken", using("p", &["c"]), json!([user("p")]), broken, GIVEN_BACK),
+        ("no claim", pod("p").cpu("10"), json!([]), json!([]), NO_CLAIMS),
+    ] {
+        let mut nodes = cluster();
+        nodes.set_node(node("a").cpu("9").info());
+        nodes.arrange();
+        allocated_on_b(&mut nodes, users, conditions);
+        let (profile, pod) = (crate::profile::default_profile(), pod.info());
+        let mut search = crate::cycle::Search { start: 0, tie_break: crate::testing::first };
+        let error = crate::cycle::schedule(&profile, &pod, &nodes, &mut search, None).unwrap_err();
+        let unfit =
+            Unfit { profile: &profile, pod: &pod, snapshot: &nodes, error: &error, chance: crate::testing::first };
+        let declined = DynamicResources.post_filter(&unfit).unwrap_err();
+        assert_eq!((&declined.message[..], declined.give_back.is_some()), (expected, expected == GIVEN_BACK), "{what}");
+    }
+}
+
+#[test]
+fn devices_are_ready_when_all_their_conditions_are_true() {
+    let state = |name: &str, status: &str| {
+        json!({ "type": name, "status": status, "reason": "Because", "message": "so",
+                                                    "lastTransitionTime": "2026-01-01T00:00:00Z" })
+    };
+    for (conditions, expected) in [
+        (json!([]), Ok(false)),
+        (json!([state("Ready", "False")]), Ok(false)),
+        (json!([state("Ready", "True")]), Ok(true)),
+        (
+            json!([state("Ready", "True"), state("Broken", "True")]),
+            Err("claim c binding failed: reason=Because, message=\"so\"".to_owned()),
+        ),
+    ] {
+        let mut nodes = cluster();
+        allocated_on_b(&mut nodes, json!([]), conditions);
+        let claim = nodes.resource_claims.get(&ObjectKey::new("default", "c")).unwrap();
+        assert_eq!(readiness(claim), expected);
+    }
+}
