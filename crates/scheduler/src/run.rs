@@ -501,7 +501,7 @@ impl Scheduler {
         };
         // Another pod of the same name by now: what became of this one is no matter.
         if self.queue.uid(&placement.pod.key).is_some_and(|uid| uid != placement.pod.uid()) {
-            return;
+            return self.cache.confirm(&placement.assumed, Vec::new());
         }
         if result.is_ok()
             && let Some(profile) = self.profiles.of(&placement.pod.pod)
