@@ -19,7 +19,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use coracle_client::ObjectKey;
+use coracle_client::{EventRecorder, ObjectKey};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::Client;
@@ -304,6 +304,8 @@ pub type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub struct Placement {
     /// To write by.
     pub client: Client,
+    /// To tell of it by.
+    pub recorder: EventRecorder,
     /// To wait for volumes by.
     pub volumes: Volumes,
     /// The pod.

@@ -557,7 +557,7 @@ proptest! {
     /// Of many nodes only some are looked at, from where the last search ended.
     #[test]
     fn the_search_ends_where_enough_is_found(
-        full in prop::collection::vec(any::<bool>(), 100..180),
+        full in prop::collection::vec(prop::bool::weighted(0.1), 100..250),
         start in 0..100usize,
         percentage in prop::option::of(50..101usize),
     ) {

@@ -372,8 +372,14 @@ impl Scheduler {
                 if let Some(trace) = &mut trace {
                     trace.outcome = Outcome::Scheduled { node: node.clone() };
                 }
-                let (client, volumes) = (self.client.clone(), self.volumes.clone());
-                let placement = Placement { client, volumes, pod: pod.clone(), node: node.clone(), assumed };
+                let placement = Placement {
+                    client: self.client.clone(),
+                    recorder: self.recorder.clone(),
+                    volumes: self.volumes.clone(),
+                    pod: pod.clone(),
+                    node: node.clone(),
+                    assumed,
+                };
                 let work = bind(profile, placement.clone());
                 self.cache.assume(pod, &node, placement.assumed);
                 self.work.spawn(work);

@@ -48,7 +48,7 @@ impl Plugin for DefaultBinder {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use coracle_client::Informers;
+    use coracle_client::{EventRecorder, Informers};
     use http::{Method, Request, Response};
     use kube::Client;
     use kube::client::Body;
@@ -73,7 +73,7 @@ mod tests {
             async move {
                 let (method, path) = (request.method().clone(), request.uri().path().to_owned());
                 let body = request.into_body().collect_bytes().await?;
-                if method != Method::POST {
+                if method != Method::POST || path.ends_with("/events") {
                     return Ok(Response::builder().status(404).body(Body::empty())?);
                 }
                 note.lock().unwrap().push((path, serde_json::from_slice(&body)?));
@@ -94,7 +94,8 @@ mod tests {
             let (client, asked) = server(code);
             let volumes = Volumes::new(Informers::new(client.clone(), CancellationToken::new()).get());
             let (pod, node) = (Arc::new(pod("web").info()), "a".to_owned());
-            let placement = Placement { client, volumes, pod, node, assumed: Vec::new() };
+            let recorder = EventRecorder::new(client.clone(), "default-scheduler", None);
+            let placement = Placement { client, recorder, volumes, pod, node, assumed: Vec::new() };
             let refused = DefaultBinder.bind(&placement).unwrap().await.err().map(|error| match error.downcast_ref() {
                 Some(kube::Error::Api(status)) => status.code,
                 _ => panic!("{error:?}"),

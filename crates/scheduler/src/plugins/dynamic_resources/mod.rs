@@ -162,8 +162,8 @@ impl Plugin for DynamicResources {
             _ => None,
         });
         let claims: Vec<_> = claims.collect();
-        let (client, pod) = (placement.client.clone(), placement.pod.clone());
-        (!claims.is_empty()).then(|| -> Work<_> { Box::pin(write::write(client, pod, claims)) })
+        let placement = placement.clone();
+        (!claims.is_empty()).then(|| -> Work<_> { Box::pin(write::write(placement, claims)) })
     }
 }
 

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_client::ObjectKey;
+use coracle_client::{EventType, ObjectKey, object_reference};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::ResourceClaim;
+use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::{Api, Client};
 use serde_json::json;
 
 use super::{extended, is_for_extended, is_overdue, is_user, readiness, user};
+use crate::framework::Placement;
 use crate::pod::PodInfo;
 
 /// How often is looked whether devices are ready.
@@ -20,8 +21,7 @@ const TRIES: usize = 5;
 
 /// Writes claims as they were reserved for a pod; how they are then.
 pub(super) async fn write(
-    client: Client,
-    pod: Arc<PodInfo>,
+    Placement { client, recorder, pod, node, .. }: Placement,
     claims: Vec<Arc<ResourceClaim>>,
 ) -> anyhow::Result<Vec<Arc<ResourceClaim>>> {
     let api: Api<ResourceClaim> = Api::namespaced(client.clone(), &pod.key.namespace);
@@ -36,6 +36,10 @@ pub(super) async fn write(
             pods.patch_status(&pod.key.name, &PatchParams::default(), &status).await?;
         }
         written.push(Arc::new(claim));
+    }
+    if written.iter().any(|claim| readiness(claim) != Ok(true)) {
+        let note = format!("waiting for binding conditions for device on node {node}");
+        recorder.event(&object_reference(pod.pod.as_ref()), EventType::Normal, "BindingConditionsPending", note);
     }
     for claim in &mut written {
         until_ready(&api, claim).await?;
