@@ -468,8 +468,9 @@ impl Scheduler {
                 if !is_for_extended(&claim) {
                     return api.replace_status(&key.name, &PostParams::default(), &idle).await.map(drop);
                 }
-                let unprotected = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
-                api.patch(&key.name, &PatchParams::default(), &unprotected).await?;
+                let mut unprotected = claim.as_ref().clone();
+                unprotected.metadata.finalizers = None;
+                api.replace(&key.name, &PostParams::default(), &unprotected).await?;
                 api.delete(&key.name, &DeleteParams::default()).await.map(drop)
             };
             if let Err(error) = given_back.await {

@@ -161,7 +161,9 @@ impl Plugin for NodeResourcesFit {
                     let before = allocatable(old);
                     now.pods() > before.pods() || fit.wanted.iter().any(|(name, _)| now.get(name) > before.get(name))
                 });
-                grew && fit.wanted.iter().all(|(name, wanted)| *wanted <= now.get(name))
+                // What the node does not offer may be met by devices.
+                let by_devices = |name: &str| name.contains('/') && !now.has(name);
+                grew && fit.wanted.iter().all(|(name, wanted)| *wanted <= now.get(name) || by_devices(name))
             }
             Object::Pod(Some(old), new) if happened.events.contains(&ClusterEvent::AssignedPodScaleDown) => {
                 let now = |name: &str| new.as_ref().map_or(0, |new| new.requests.get(name));

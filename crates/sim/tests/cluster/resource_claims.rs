@@ -210,3 +210,37 @@ fn the_scheduler_allocates_devices_where_they_are() {
         Ok(())
     });
 }
+
+#[test]
+fn an_extended_resource_is_met_by_a_device_with_a_claim_made_for_it() {
+    play(Cluster::builder().nodes(2), async |cluster| {
+        let selector = json!({ "cel": { "expression": "device.driver == 'gpu.example.com'" } });
+        cluster
+            .create(json!({ "apiVersion": API, "kind": "DeviceClass", "metadata": { "name": "gpus" },
+                            "spec": { "selectors": [selector], "extendedResourceName": "example.com/gpu" } }))
+            .await?;
+        cluster
+            .create(json!({ "apiVersion": API, "kind": "ResourceSlice", "metadata": { "name": "slice" }, "spec": {
+                "driver": "gpu.example.com", "nodeName": "coracle-2", "devices": [{ "name": "gpu-0" }],
+                "pool": { "name": "coracle-2", "generation": 1, "resourceSliceCount": 1 } } }))
+            .await?;
+        let mut spec = one_container("cuda:1", &["sleep", "60"]);
+        spec["restartPolicy"] = json!("Never");
+        spec["containers"][0]["resources"] = json!({ "limits": { "example.com/gpu": "1" } });
+        cluster.create(pod("train", spec)).await?;
+        cluster.settle().await;
+        let train = get(cluster, "pods", "train").await?;
+        assert_eq!(train["spec"]["nodeName"], "coracle-2", "{}", train["status"]["conditions"]);
+        let claim = claims(cluster).await?.remove(0);
+        assert!(name(&claim).starts_with("train-extended-resources-"), "{}", name(&claim));
+        assert_eq!(claim["status"]["allocation"]["devices"]["results"][0]["device"], "gpu-0");
+        assert_eq!(claim["status"]["reservedFor"][0]["uid"], train["metadata"]["uid"]);
+        let mapping = json!({ "containerName": train["spec"]["containers"][0]["name"],
+                              "resourceName": "example.com/gpu", "requestName": "container-0-request-0" });
+        assert_eq!(
+            train["status"]["extendedResourceClaimStatus"],
+            json!({ "resourceClaimName": name(&claim), "requestMappings": [mapping] })
+        );
+        Ok(())
+    });
+}

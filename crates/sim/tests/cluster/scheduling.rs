@@ -6,32 +6,43 @@ use serde_json::json;
 use crate::support::*;
 
 #[test]
-fn an_important_pod_takes_the_room_of_a_lesser_one() {
-    play(Cluster::builder().nodes(1), async |cluster| {
-        for (name, value) in [("high", 1000), ("low", 10)] {
-            cluster
-                .create(json!({
-                    "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass",
-                    "metadata": { "name": name }, "value": value,
-                }))
-                .await?;
-        }
-        let wants = |class: &str| {
-            let mut spec = one_container("nginx:1", &[]);
-            spec["containers"][0]["resources"] = json!({ "requests": { "cpu": "3" } });
-            spec["priorityClassName"] = json!(class);
-            spec
-        };
-        cluster.create(pod("lesser", wants("low"))).await?;
-        cluster.settle().await;
-        cluster.create(pod("important", wants("high"))).await?;
-        cluster.settle().await;
-        assert!(is_ready(&get(cluster, "pods", "important").await?));
-        assert!(cluster.get("pods", "lesser").await?.is_none());
-        let messages = messages(cluster, "lesser").await?;
-        assert!(messages.iter().any(|m| m.starts_with("Preempted by pod ")), "{messages:?}");
-        Ok(())
-    });
+fn an_important_pod_takes_the_room_of_as_many_lesser_ones_as_it_needs() {
+    for (lesser, cpu, stay) in [(1, "3", 0), (3, "1", 1)] {
+        play(Cluster::builder().nodes(1), async |cluster| {
+            for (name, value) in [("high", 1000), ("low", 10)] {
+                cluster
+                    .create(json!({
+                        "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass",
+                        "metadata": { "name": name }, "value": value,
+                    }))
+                    .await?;
+            }
+            let wants = |class: &str, cpu: &str| {
+                let mut spec = one_container("nginx:1", &[]);
+                spec["containers"][0]["resources"] = json!({ "requests": { "cpu": cpu } });
+                spec["priorityClassName"] = json!(class);
+                spec
+            };
+            for number in 0..lesser {
+                cluster.create(pod(&format!("lesser-{number}"), wants("low", cpu))).await?;
+            }
+            cluster.settle().await;
+            cluster.create(pod("important", wants("high", "3"))).await?;
+            cluster.settle().await;
+            assert!(is_ready(&get(cluster, "pods", "important").await?));
+            let mut gone = 0;
+            for number in 0..lesser {
+                let name = format!("lesser-{number}");
+                if cluster.get("pods", &name).await?.is_none() {
+                    gone += 1;
+                    let messages = messages(cluster, &name).await?;
+                    assert!(messages.iter().any(|m| m.starts_with("Preempted by pod ")), "{messages:?}");
+                }
+            }
+            assert_eq!(gone, lesser - stay);
+            Ok(())
+        });
+    }
 }
 
 #[test]
