@@ -8,7 +8,7 @@ use coracle_store::Revision;
 
 use crate::options::Options;
 use crate::storage::Entry;
-use crate::storage::cache::{INDEXED, ResourceCache};
+use crate::storage::cache::ResourceCache;
 
 /// The selection of a list or watch.
 #[derive(Clone, Debug)]
@@ -58,7 +58,7 @@ impl Filter {
     /// The value of the cache's indexed field that the field selector asks for, if it does.
     pub fn indexed(&self, cache: &ResourceCache) -> Option<&str> {
         // An empty value is that of objects without the field, which the index does not know.
-        self.fields.required(cache.is_indexed().then_some(INDEXED)?).filter(|value| !value.is_empty())
+        self.fields.required(cache.indexed()?).filter(|value| !value.is_empty())
     }
 
     /// The objects among which all selected ones are, in key order, and the revision they are as of.
@@ -78,7 +78,7 @@ impl Filter {
     pub fn matches(&self, entry: &Entry) -> bool {
         let selectable = || entry.selectable(&self.selectable);
         let text = |field: &str| match &entry.indexed {
-            Some(value) if field == INDEXED => value,
+            Some((indexed, value)) if field == *indexed => value,
             _ => selectable().fields.get(field).map_or("", String::as_str),
         };
         (self.labels.is_everything() || self.labels.matches(&selectable().labels))

@@ -167,7 +167,7 @@ impl NodeAuthorizer {
     fn runs(&self, node: &str, namespace: &str, name: &str) -> bool {
         let table = self.storage.table();
         let pod = table.find_any("", "pods").and_then(|row| row.cache.get(&suffix(namespace, name)));
-        pod.is_some_and(|pod| pod.indexed.as_deref() == Some(node))
+        pod.is_some_and(|pod| pod.value().is_some_and(|name| **name == *node))
     }
 
     fn role_allows(&self, wanted: &Attributes) -> bool {

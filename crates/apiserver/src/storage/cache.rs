@@ -5,8 +5,8 @@
 //! while nothing happens and cannot slow anybody else. Changes older than [`RETAIN`] are forgotten
 //! (but the last [`KEEP_CHANGES`] always stay); a watcher that needs them gets 410 and lists again.
 //!
-//! Pods are also kept by the node they are bound to, as upstream indexes them: a kubelet lists, watches and is woken for
-//! those of its own node, however many others there are.
+//! Pods are also kept by the node they are bound to, as upstream indexes them, and nodes by their names: a kubelet lists,
+//! watches and is woken for its own, however many others there are.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
@@ -29,8 +29,9 @@ pub const KEEP_CHANGES: usize = 100;
 /// How many changes stay at most, however young.
 pub const MAX_CHANGES: usize = 100_000;
 
-/// The field by whose values pods are kept.
-pub const INDEXED: &str = "spec.nodeName";
+/// The field by whose values a resource's objects are kept, too; of the core group.
+const INDEXED: [(&str, &str); 2] = [("pods", "spec.nodeName"), ("nodes", NAME)];
+const NAME: &str = "metadata.name";
 /// Those who watch by a value of it are woken for others' changes too, but only this often: so that
 /// none of them falls behind the log.
 const WAKE_ALL: (Duration, usize) = (Duration::from_secs(20), MAX_CHANGES / 8);
@@ -47,8 +48,8 @@ pub struct Entry {
     /// Whether the store holds it in another form than it would be written in now: a custom resource that an older
     /// definition let in.
     pub stale: bool,
-    /// Its value (or that it has none: empty) of [`INDEXED`], if the resource is kept by it.
-    pub indexed: Option<Arc<str>>,
+    /// The indexed field and its value (or that it has none: empty), if the resource is kept by one.
+    pub indexed: Option<(&'static str, Arc<str>)>,
     /// The same object in other versions, as a webhook converted it.
     views: Mutex<Vec<Arc<Entry>>>,
     /// What selectors look at; read from the JSON when a selector first asks.
@@ -81,6 +82,11 @@ impl Entry {
     /// The JSON, with `resourceVersion`.
     pub fn json(&self) -> Bytes {
         codec::stamp(&self.stored, self.revision)
+    }
+
+    /// Its value of the indexed field.
+    pub(crate) fn value(&self) -> Option<&Arc<str>> {
+        self.indexed.as_ref().map(|(_, value)| value)
     }
 
     /// Its `apiVersion`.
@@ -152,7 +158,7 @@ pub struct Change {
 impl Change {
     /// Whether the object has, or had, that value of the indexed field.
     pub fn concerns(&self, value: &str) -> bool {
-        self.before.iter().chain([&self.after]).any(|entry| entry.indexed.as_deref() == Some(value))
+        self.before.iter().chain([&self.after]).any(|entry| entry.value().is_some_and(|of| **of == *value))
     }
 }
 
@@ -176,7 +182,7 @@ impl State {
             Some(entry) => self.objects.insert(key.clone(), entry.clone()),
             None => self.objects.remove(key),
         };
-        let value = |entry: &Arc<Entry>| entry.indexed.clone().filter(|value| !value.is_empty());
+        let value = |entry: &Arc<Entry>| entry.value().filter(|value| !value.is_empty()).cloned();
         let (old, new) = (before.as_ref().and_then(value), entry.and_then(value));
         if old != new {
             old.map(|value| self.by_value.remove(&(value, key.clone())));
@@ -191,8 +197,8 @@ pub struct ResourceCache {
     prefix: String,
     /// The versions of a custom resource, that in which objects are stored now first; none of a built-in one.
     versions: Vec<Arc<Resource>>,
-    /// Whether objects are kept by their values of [`INDEXED`] too.
-    indexed: bool,
+    /// By the values of which field objects are kept too.
+    indexed: Option<&'static str>,
     state: RwLock<State>,
     wake: watch::Sender<()>,
     /// Wakes those who watch by a value of the indexed field.
@@ -214,13 +220,14 @@ impl ResourceCache {
 
     /// An empty cache of a custom resource's versions, the first of which is stored.
     pub fn of_versions(resource: &Resource, versions: Vec<Arc<Resource>>) -> Self {
-        let indexed = resource.group.is_empty() && resource.plural == "pods";
+        let indexed = INDEXED.iter().find(|(plural, _)| resource.group.is_empty() && resource.plural == *plural);
+        let indexed = indexed.map(|(_, field)| *field);
         let (state, wake, wake_by_value) = (RwLock::default(), watch::Sender::new(()), Mutex::default());
         ResourceCache { prefix: resource.key_prefix(), versions, indexed, state, wake, wake_by_value }
     }
 
-    /// Whether objects are kept by their values of [`INDEXED`] too.
-    pub fn is_indexed(&self) -> bool {
+    /// By the values of which field objects are kept too.
+    pub fn indexed(&self) -> Option<&'static str> {
         self.indexed
     }
 
@@ -233,7 +240,10 @@ impl ResourceCache {
     pub fn entry(&self, key: impl Into<Arc<str>>, stored: &Bytes, revision: Revision) -> Entry {
         let Some(storage) = self.versions.first() else {
             let entry = Entry::new(key, codec::readable(stored), revision);
-            let indexed = self.indexed.then(|| codec::text_at(&entry.stored, INDEXED).into());
+            let indexed = self.indexed.map(|field| match field {
+                NAME => (field, entry.key.clone()),
+                _ => (field, codec::text_at(&entry.stored, field).into()),
+            });
             return Entry { indexed, ..entry };
         };
         let settled = convert::settled(stored, &self.versions);
@@ -378,7 +388,7 @@ impl ResourceCache {
             state.set(&after.key, value.map(|_| &after));
             state.last_change = revision;
             state.woken.1 += 1;
-            values.extend(before.iter().chain([&after]).filter_map(|entry| entry.indexed.clone()));
+            values.extend(before.iter().chain([&after]).filter_map(|entry| entry.value().cloned()));
             state.log.push_back((now, Change { revision, before, after, deleted: value.is_none() }));
         }
         Self::trim(&mut state, now);
