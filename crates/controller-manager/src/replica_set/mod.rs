@@ -92,9 +92,8 @@ impl<K: Replicator> ReplicaSetController<K> {
     }
 
     async fn manage(&self, key: &ObjectKey, owner: &Arc<K>, active: Vec<Arc<Pod>>) -> Option<crate::Error> {
-        let related = self.related_on_node(owner);
         let reference = object_reference(owner.as_ref());
-        match plan::plan(active, owner.replicas(), &related, coracle_clock::now()) {
+        match plan::plan(active, owner.replicas(), || self.related_on_node(owner), coracle_clock::now()) {
             Plan::Nothing => None,
             Plan::Create(count) => {
                 let Some(template) = owner.template() else {

@@ -27,7 +27,7 @@ pub(super) enum Plan {
 pub(super) fn plan(
     mut active: Vec<Arc<Pod>>,
     wanted: i32,
-    related_on_node: &BTreeMap<String, usize>,
+    related_on_node: impl FnOnce() -> BTreeMap<String, usize>,
     now: Timestamp,
 ) -> Plan {
     let wanted = usize::try_from(wanted).unwrap_or_default();
@@ -38,7 +38,7 @@ pub(super) fn plan(
     if surplus == 0 {
         return Plan::Nothing;
     }
-    pods::sort_for_deletion(&mut active, related_on_node, now);
+    pods::sort_for_deletion(&mut active, &related_on_node(), now);
     active.truncate(surplus);
     Plan::Delete(active)
 }
@@ -123,11 +123,11 @@ mod tests {
     #[test]
     fn the_plan_makes_up_the_difference() {
         let active = vec![pod("a", true), pod("b", false), pod("c", true)];
-        let none = BTreeMap::new();
-        assert_eq!(plan(active.clone(), 5, &none, now()), Plan::Create(2));
-        assert_eq!(plan(active.clone(), 3, &none, now()), Plan::Nothing);
-        assert_eq!(plan(active.clone(), 2, &none, now()), Plan::Delete(vec![pod("b", false)]));
-        assert_eq!(plan(Vec::new(), 1000, &none, now()), Plan::Create(BURST));
+        let none = BTreeMap::new;
+        assert_eq!(plan(active.clone(), 5, none, now()), Plan::Create(2));
+        assert_eq!(plan(active.clone(), 3, none, now()), Plan::Nothing);
+        assert_eq!(plan(active.clone(), 2, none, now()), Plan::Delete(vec![pod("b", false)]));
+        assert_eq!(plan(Vec::new(), 1000, none, now()), Plan::Create(BURST));
     }
 
     #[test]
@@ -162,7 +162,7 @@ mod tests {
             let ready = |pods: &[Arc<Pod>]| pods.iter().filter(|pod| pods::is_ready(pod)).count();
             let most = ready(&there).min(usize::try_from(wanted).unwrap());
             let (active, status) = rest((there, ReplicaSetStatus::default()), |(active, old)| {
-                let next = match plan(active.clone(), wanted, &BTreeMap::new(), now()) {
+                let next = match plan(active.clone(), wanted, BTreeMap::new, now()) {
                     Plan::Nothing => active.clone(),
                     Plan::Create(more) => active.iter().cloned().chain((0..more).map(|i| pod(&format!("n{i}"), true))).collect(),
                     Plan::Delete(some) => active.iter().filter(|pod| !some.contains(pod)).cloned().collect(),
