@@ -119,6 +119,8 @@ pub(crate) struct PodWorker {
     uid: String,
     pod: Arc<Pod>,
     gone: bool,
+    /// Its object was deleted for good; what is left is to hear so.
+    deleted: bool,
     stage: Stage,
     observed: ObservedPod,
     /// The status last sent, or seen since.
@@ -166,6 +168,7 @@ pub(crate) fn start(
         sent: 0,
         pod,
         gone: false,
+        deleted: false,
         stage: if rejection.is_some() { Stage::Terminating } else { Stage::Syncing },
         observed: ObservedPod::default(),
         failure: rejection,

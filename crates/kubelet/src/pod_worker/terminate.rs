@@ -142,8 +142,9 @@ impl PodWorker {
         if !self.deleting() {
             return Ok(false);
         }
-        if !self.gone {
+        if !self.gone && !self.deleted {
             self.delete_object().await?;
+            self.deleted = true;
         }
         self.signals.runtime_changed.store(true, std::sync::atomic::Ordering::SeqCst);
         self.observe().await.map_err(|error| error.to_string())?;

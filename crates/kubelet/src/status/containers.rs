@@ -91,13 +91,14 @@ fn unseen(input: &StatusInput<'_>, container: &Container, old: Option<&Container
         return old.clone();
     }
     let reason = if init_containers(input.pod).is_empty() { "ContainerCreating" } else { "PodInitializing" };
-    // It ran when it was last seen: its end went unseen, and what is started now is another.
+    // It ran when it was last seen: its end went unseen, and what is started now, if the pod goes on, is another.
     let vanished = old.is_some_and(|old| is_running(old.state.as_ref()));
     let ended = "The container could not be located when the pod was deleted.  The container used to be Running";
     ContainerStatus {
         name: container.name.clone(),
         image: container.image.clone().unwrap_or_default(),
-        restart_count: old.map_or(0, |old| old.restart_count) + i32::from(vanished),
+        restart_count: old.map_or(0, |old| old.restart_count)
+            + i32::from(vanished && input.pod.metadata.deletion_timestamp.is_none()),
         last_state: if vanished { Some(unknown_end(ended)) } else { old.and_then(|old| old.last_state.clone()) },
         state: Some(waiting(reason, None)),
         ..ContainerStatus::default()

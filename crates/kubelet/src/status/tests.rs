@@ -212,12 +212,16 @@ fn a_status_computed_twice_is_the_same() {
 
 #[test]
 fn a_container_that_vanished_was_restarted_once() {
+    let ending = |pod: &Pod| Case::of(pod, Seen::nothing(pod)).status().container_statuses.unwrap()[0].restart_count;
     let mut pod = one("Always");
     pod.status = serde_json::from_value(json!({ "phase": "Running", "containerStatuses": [{
         "name": "a", "image": "busybox", "imageID": "", "ready": true, "restartCount": 2, "containerID": "docker://x",
         "state": { "running": { "startedAt": null } },
     }] }))
     .unwrap();
+    pod.metadata.deletion_timestamp = Some(Time(at(0)));
+    assert_eq!(ending(&pod), 2, "what ends is not started again");
+    pod.metadata.deletion_timestamp = None;
     let first = Case::of(&pod, Seen::nothing(&pod)).status();
     pod.status = Some(first.clone());
     for status in [first, Case::of(&pod, Seen::nothing(&pod)).status()] {
