@@ -93,6 +93,8 @@ pub struct Config {
     pub concurrent_syncs: usize,
     /// How long a node may be silent before it is taken for unreachable.
     pub node_monitor_grace_period: Duration,
+    /// Signs of nodes' life that are written nowhere.
+    pub pulse: Arc<dyn Pulse>,
     /// So many finished pods are kept before the oldest are deleted.
     pub terminated_pod_gc_threshold: usize,
     /// How replicas follow load.
@@ -145,6 +147,7 @@ impl Default for Config {
             cluster_cidrs: Vec::new(),
             concurrent_syncs: 5,
             node_monitor_grace_period: Duration::from_secs(50),
+            pulse: Arc::new(NoPulse),
             terminated_pod_gc_threshold: 12_500,
             autoscaler: Autoscaler::default(),
             health: Arc::default(),
@@ -162,6 +165,25 @@ impl Health {
         let started = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         started.iter().filter(|(_, task)| !task.is_finished()).map(|(name, _)| *name).collect()
     }
+}
+
+/// Whether nodes live, for whoever knows that without reading it: because they are in the same process.
+pub trait Pulse: Send + Sync {
+    /// When a node gave its last sign of life, and whether more will follow until [`Pulse::on_stop`].
+    fn last(&self, node: &str) -> Option<(coracle_clock::Instant, bool)>;
+    /// Tells somebody, in place of whoever was told before, of each node of which no more signs follow.
+    fn on_stop(&self, listener: Box<dyn Fn(&str) + Send>);
+}
+
+/// All signs of life are written.
+struct NoPulse;
+
+impl Pulse for NoPulse {
+    fn last(&self, _: &str) -> Option<(coracle_clock::Instant, bool)> {
+        None
+    }
+
+    fn on_stop(&self, _: Box<dyn Fn(&str) + Send>) {}
 }
 
 /// Signs the claims of a ServiceAccount token: whoever has the cluster's key provides it.

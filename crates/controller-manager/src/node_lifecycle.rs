@@ -85,15 +85,15 @@ fn unknown_conditions(node: &Node, now: Timestamp) -> Option<Vec<NodeCondition>>
 
 /// The taints the node should have: those of others, and ours by its conditions. None if it has them already.
 fn wanted_taints(node: &Node, now: Timestamp) -> Option<Vec<Taint>> {
-    let spec = node.spec.clone().unwrap_or_default();
-    let present = spec.taints.unwrap_or_default();
+    let present = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    let unschedulable = node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true);
     let mut wanted: Vec<(&str, &str)> = Vec::new();
     for (type_, status, taint) in CONDITION_TAINTS {
         if condition(node, type_).is_some_and(|condition| condition.status == *status) {
             wanted.push((taint, "NoSchedule"));
         }
     }
-    wanted.extend((spec.unschedulable == Some(true)).then_some((UNSCHEDULABLE, "NoSchedule")));
+    wanted.extend(unschedulable.then_some((UNSCHEDULABLE, "NoSchedule")));
     match condition(node, "Ready").map(|condition| condition.status.as_str()) {
         Some("False") => wanted.push((NOT_READY, "NoExecute")),
         Some("Unknown") => wanted.push((UNREACHABLE, "NoExecute")),
@@ -134,6 +134,7 @@ struct NodeController {
     client: Client,
     recorder: EventRecorder,
     grace: Duration,
+    pulse: Arc<dyn crate::Pulse>,
     heard: Mutex<BTreeMap<String, Heard>>,
 }
 
@@ -152,6 +153,7 @@ pub(crate) async fn run(context: Context) {
         client: context.client.clone(),
         recorder: context.recorder(NAME),
         grace: context.config.node_monitor_grace_period,
+        pulse: context.config.pulse.clone(),
         heard: Mutex::default(),
     };
     index_by_node(&controller.pods);
@@ -163,6 +165,8 @@ pub(crate) async fn run(context: Context) {
             to.add(ObjectKey::new("", key.name));
         }
     });
+    let to = queue.clone();
+    controller.pulse.on_stop(Box::new(move |node| to.add(ObjectKey::new("", node))));
     controller.nodes.wait_for_sync().await;
     controller.leases.wait_for_sync().await;
     controller.pods.wait_for_sync().await;
@@ -179,32 +183,37 @@ impl NodeController {
             }
             return Ok(Requeue::Never);
         };
-        let (silence, is_new) = self.silence(&node);
+        let (mut silence, is_new) = self.silence(&node);
+        let pulse = self.pulse.last(&key.name);
+        silence = pulse.map_or(silence, |(last, _)| silence.min(last.elapsed()));
         if is_new {
             let message = format!("Node {0} event: Registered Node {0} in Controller", key.name);
             self.recorder.event(&object_reference(node.as_ref()), EventType::Normal, "RegisteredNode", message);
         }
         let never_spoke = condition(&node, "Ready").is_none();
         let grace = if never_spoke { STARTUP_GRACE } else { self.grace };
-        let mut node = node.as_ref().clone();
+        let mut node = node;
         let now = coracle_clock::now_seconds();
         if silence >= grace
             && let Some(conditions) = unknown_conditions(&node, now)
         {
-            node.status.get_or_insert_default().conditions = Some(conditions);
+            let mut changed = node.as_ref().clone();
+            changed.status.get_or_insert_default().conditions = Some(conditions);
             let api: Api<Node> = Api::all(self.client.clone());
-            node = api.replace_status(&key.name, &PostParams::default(), &node).await?;
+            node = Arc::new(api.replace_status(&key.name, &PostParams::default(), &changed).await?);
         }
         if let Some(taints) = wanted_taints(&node, now) {
-            node.spec.get_or_insert_default().taints = Some(taints);
+            let mut changed = node.as_ref().clone();
+            changed.spec.get_or_insert_default().taints = Some(taints);
             let api: Api<Node> = Api::all(self.client.clone());
-            node = api.replace(&key.name, &PostParams::default(), &node).await?;
+            node = Arc::new(api.replace(&key.name, &PostParams::default(), &changed).await?);
         }
         if ready_status(&node) != "True" && !never_spoke {
             self.mark_pods(&node).await?;
         }
         let left = grace.saturating_sub(silence);
-        Ok(if left.is_zero() { Requeue::Never } else { Requeue::After(left) })
+        let beats = pulse.is_some_and(|(_, beats)| beats);
+        Ok(if left.is_zero() || beats { Requeue::Never } else { Requeue::After(left) })
     }
 
     /// For how long the node has said nothing new, and whether this is the first we hear of it.

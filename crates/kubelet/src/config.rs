@@ -3,8 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Taint;
+use kube::runtime::watcher;
+
+use crate::heartbeat::Heartbeats;
+
+/// How often a kubelet asks again that need not.
+const SELDOM: Duration = Duration::from_secs(24 * 3600);
 
 /// A kubelet's configuration. [`Config::new`] fills in upstream's defaults.
 #[derive(Clone, Debug)]
@@ -43,6 +50,11 @@ pub struct Config {
     pub on_disk: bool,
     /// The host's resolver configuration, for pods with `dnsPolicy: Default`.
     pub resolv_conf: PathBuf,
+    /// When the node's lease and status are written although nothing about them is new.
+    pub heartbeats: Heartbeats,
+    /// Whether what may have been missed is asked for again and again: watches, and what the runtime has. Where API server,
+    /// kubelet and runtime are one process, nothing is lost between them.
+    pub asks_again: bool,
 }
 
 impl Config {
@@ -66,6 +78,20 @@ impl Config {
             port: 10250,
             on_disk: true,
             resolv_conf: "/etc/resolv.conf".into(),
+            heartbeats: Heartbeats::default(),
+            asks_again: true,
         }
+    }
+
+    /// How objects are watched.
+    pub(crate) fn watching(&self) -> watcher::Config {
+        let config = watcher::Config::default();
+        // Bookmarks are for whoever begins anew, and the timeout is for connections that break in silence.
+        if self.asks_again { config } else { config.disable_bookmarks().timeout(SELDOM.as_secs() as u32) }
+    }
+
+    /// How often something is asked for again that otherwise is every so often.
+    pub(crate) fn again(&self, every: Duration) -> Duration {
+        if self.asks_again { every } else { SELDOM }
     }
 }

@@ -8,7 +8,6 @@ use coracle_client::{EventRecorder, EventType, Informer};
 use coracle_clock::watch;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
-use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -72,16 +71,16 @@ impl Kubelet {
         prober: Arc<dyn Prober>,
         config: Config,
     ) -> anyhow::Result<Kubelet> {
-        let only_mine = watcher::Config::default().fields(&format!("spec.nodeName={}", config.node_name));
+        let only_mine = config.watching().fields(&format!("spec.nodeName={}", config.node_name));
         let pods = Informer::new(Api::all(client.clone()), only_mine);
-        let only_me = watcher::Config::default().fields(&format!("metadata.name={}", config.node_name));
+        let only_me = config.watching().fields(&format!("metadata.name={}", config.node_name));
         let node = Informer::new(Api::all(client.clone()), only_me);
         let shared = Arc::new(Shared {
             recorder: EventRecorder::new(client.clone(), "kubelet", Some(&config.node_name)),
             images: ImageManager::new(runtime.clone()),
-            config_maps: ObjectCache::new(client.clone()),
-            secrets: ObjectCache::new(client.clone()),
-            services: Informer::new(Api::<Service>::all(client.clone()), watcher::Config::default()),
+            config_maps: ObjectCache::new(client.clone(), config.watching()),
+            secrets: ObjectCache::new(client.clone(), config.watching()),
+            services: Informer::new(Api::<Service>::all(client.clone()), config.watching()),
             ips: IpPool::new(&config.pod_cidr)?,
             node: watch::Sender::new(None),
             machine: watch::Sender::new(None),
@@ -193,7 +192,7 @@ async fn watch_runtime(shared: Arc<Shared>, sender: mpsc::UnboundedSender<Messag
                         }
                         Some(Err(_)) | None => break,
                     },
-                    () = coracle_clock::sleep(RUNTIME_CHECK) => {
+                    () = coracle_clock::sleep(shared.config.again(RUNTIME_CHECK)) => {
                         if shared.runtime.version().await.is_err() {
                             break;
                         }
@@ -245,7 +244,8 @@ impl PodManager {
         for message in present {
             self.handle(message).await;
         }
-        let mut relist = coracle_clock::instant() + RELIST;
+        let every = self.shared.config.again(RELIST);
+        let mut relist = coracle_clock::instant() + every;
         loop {
             tokio::select! {
                 biased;
@@ -258,7 +258,7 @@ impl PodManager {
                     if let Err(error) = self.relist().await {
                         tracing::debug!(%error, "the runtime does not list what it has");
                     }
-                    relist = coracle_clock::instant() + RELIST;
+                    relist = coracle_clock::instant() + every;
                 }
             }
         }

@@ -21,6 +21,7 @@ pub mod dns;
 pub mod env;
 pub mod expansion;
 pub mod fields;
+pub mod heartbeat;
 pub mod hooks;
 pub mod images;
 pub mod ips;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_client::{EventType, Informer};
+use coracle_clock::{Instant, watch};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
@@ -21,12 +22,14 @@ use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use crate::config::Config;
+use crate::heartbeat::Sign;
 use crate::runtime::{ImageInfo, RuntimeVersion};
 use crate::shared::Shared;
 
 /// The version of Kubernetes that this kubelet is one of.
 pub const KUBELET_VERSION: &str = "v1.36.2";
 
+/// So long after somebody else wrote the node, or writing it failed, is it seen to that it says what it should.
 const STATUS_CHECK: Duration = Duration::from_secs(10);
 const STATUS_REPORT: Duration = Duration::from_secs(300);
 const LEASE_NAMESPACE: &str = "kube-node-lease";
@@ -235,37 +238,54 @@ pub(crate) async fn keep_status(shared: Arc<Shared>, me: Informer<Node>) {
     let _ = coracle_clock::timeout(Duration::from_secs(1), machine.wait_for(Option::is_some)).await;
     let facts = MachineFacts::gather(&shared.config);
     let mut written = register(&shared).await;
-    let mut written_at: Option<coracle_clock::Instant> = None;
+    let (told, mut news) = watch::channel(());
+    me.on_change(move |_| told.send_replace(()));
+    // When the heartbeat that is due was due, and when the last was.
+    let (mut beat, mut last) = (Some(coracle_clock::instant()), None);
+    let (mut check_at, mut checking): (Option<Instant>, _) = (None, false);
     let mut images = Vec::new();
+    let (heartbeats, name) = (&shared.config.heartbeats, &shared.config.node_name);
     node_event(&shared, "Starting", "Starting kubelet.".into());
     loop {
         let up = machine.borrow_and_update().clone();
-        let due = written_at.is_none_or(|at| at.elapsed() >= STATUS_REPORT);
+        let due = beat.is_some();
         if due && up.is_some() {
             // Images come and go, but nobody waits for this list.
             images = shared.runtime.list_images().await.unwrap_or_default();
         }
-        let now = coracle_clock::now();
-        let status = node_status(&shared.config, up.as_ref(), &facts, &images, &written, now);
-        let changed = without_heartbeats(&status) != without_heartbeats(&written) || overruled(&status, &me);
+        let at = beat.unwrap_or_else(coracle_clock::instant);
+        let status = node_status(&shared.config, up.as_ref(), &facts, &images, &written, wall(at));
+        let changed = without_heartbeats(&status) != without_heartbeats(&written);
+        let changed = changed || (std::mem::take(&mut checking) && overruled(&status, &me));
         if changed || due {
             let patch = json!({ "status": status });
             let api: Api<Node> = Api::all(shared.client.clone());
-            let name = &shared.config.node_name;
             match api.patch_status(name, &PatchParams::default(), &Patch::Strategic(&patch)).await {
                 Ok(_) => {
                     tell_changes(&shared, &written, &status);
                     written = status;
-                    written_at = Some(coracle_clock::instant());
+                    (last, beat) = (Some(at), None);
                 }
-                Err(kube::Error::Api(refusal)) if refusal.code == 404 => written = register(&shared).await,
-                Err(error) => tracing::debug!(%error, "node status not written"),
+                Err(error) => {
+                    if matches!(&error, kube::Error::Api(refusal) if refusal.code == 404) {
+                        written = register(&shared).await;
+                    }
+                    tracing::debug!(%error, "node status not written");
+                    (last, beat) = (None, Some(coracle_clock::instant()));
+                    check_at = beat.map(|now| now + STATUS_CHECK);
+                }
             }
         }
         tokio::select! {
             biased;
             changed = machine.changed() => if changed.is_err() { return },
-            () = coracle_clock::sleep(STATUS_CHECK) => {}
+            _ = news.changed() => check_at = check_at.or(Some(coracle_clock::instant() + STATUS_CHECK)),
+            () = async { coracle_clock::sleep_until(check_at.unwrap_or(at)).await }, if check_at.is_some() => {
+                (check_at, checking) = (None, true);
+            }
+            at = async { heartbeats.rest(name, Sign::Status, last.unwrap_or(at), STATUS_REPORT).await }, if last.is_some() => {
+                beat = Some(at);
+            }
         }
     }
 }
@@ -326,25 +346,33 @@ fn tell_changes(shared: &Shared, old: &NodeStatus, new: &NodeStatus) {
 /// Renews the node's lease, for ever.
 pub(crate) async fn keep_lease(shared: Arc<Shared>) {
     let api: Api<Lease> = Api::namespaced(shared.client.clone(), LEASE_NAMESPACE);
+    let (heartbeats, name) = (&shared.config.heartbeats, &shared.config.node_name);
     let mut current = None;
     let mut delay = LEASE_RETRY;
+    let mut at = coracle_clock::instant();
     loop {
-        match renew(&shared, &api, current.take()).await {
+        match renew(&shared, &api, current.take(), wall(at)).await {
             Ok(lease) => {
                 current = Some(lease);
                 delay = LEASE_RETRY;
-                coracle_clock::sleep(coracle_clock::jitter(LEASE_RENEWAL, 0.04)).await;
+                at = heartbeats.rest(name, Sign::Lease, at, coracle_clock::jitter(LEASE_RENEWAL, 0.04)).await;
             }
             Err(error) => {
                 tracing::debug!(%error, "lease not renewed; trying again");
                 coracle_clock::sleep(delay).await;
                 delay = (delay * 2).min(LEASE_RETRY_MAX);
+                at = coracle_clock::instant();
             }
         }
     }
 }
 
-async fn renew(shared: &Shared, api: &Api<Lease>, current: Option<Lease>) -> kube::Result<Lease> {
+/// The wall time of an instant that is past.
+fn wall(at: Instant) -> Timestamp {
+    coracle_clock::now() - at.elapsed()
+}
+
+async fn renew(shared: &Shared, api: &Api<Lease>, current: Option<Lease>, at: Timestamp) -> kube::Result<Lease> {
     let name = &shared.config.node_name;
     let current = match current {
         Some(lease) => Some(lease),
@@ -368,7 +396,7 @@ async fn renew(shared: &Shared, api: &Api<Lease>, current: Option<Lease>) -> kub
     lease.spec = Some(LeaseSpec {
         holder_identity: Some(name.clone()),
         lease_duration_seconds: Some(LEASE_SECONDS),
-        renew_time: Some(MicroTime(coracle_clock::now())),
+        renew_time: Some(MicroTime(at)),
         ..lease.spec.unwrap_or_default()
     });
     if exists {

@@ -63,13 +63,14 @@ impl Watchable for Secret {}
 /// Watches objects of one kind by name, each once however many pods need it.
 pub struct ObjectCache<K> {
     client: Client,
+    config: watcher::Config,
     watched: Mutex<BTreeMap<ObjectKey, Weak<Watched<K>>>>,
 }
 
 impl<K: Watchable> ObjectCache<K> {
-    /// A cache that watches through `client`.
-    pub fn new(client: Client) -> ObjectCache<K> {
-        ObjectCache { client, watched: Mutex::new(BTreeMap::new()) }
+    /// A cache that watches through `client`, each object with this configuration.
+    pub fn new(client: Client, config: watcher::Config) -> ObjectCache<K> {
+        ObjectCache { client, config, watched: Mutex::new(BTreeMap::new()) }
     }
 
     /// Watches an object; `listener` is told of its changes.
@@ -91,7 +92,7 @@ impl<K: Watchable> ObjectCache<K> {
 
     fn start(&self, key: &ObjectKey) -> Watched<K> {
         let api: Api<K> = Api::namespaced(self.client.clone(), &key.namespace);
-        let only = watcher::Config::default().fields(&format!("metadata.name={}", key.name));
+        let only = self.config.clone().fields(&format!("metadata.name={}", key.name));
         let informer = Informer::new(api, only);
         let changed: Arc<Mutex<Vec<Weak<Notify>>>> = Arc::default();
         let listeners = changed.clone();

@@ -20,6 +20,7 @@ pub struct Builder {
     pub(crate) metrics: bool,
     pub(crate) real_time: bool,
     pub(crate) keep_history: bool,
+    pub(crate) heartbeats_when_looked_at: bool,
 }
 
 /// Volumes that take no room.
@@ -42,6 +43,7 @@ impl Default for Builder {
             metrics: true,
             real_time: false,
             keep_history: true,
+            heartbeats_when_looked_at: false,
         }
     }
 }
@@ -93,6 +95,13 @@ impl Builder {
     /// asked](Cluster::requests): for clusters that live long. Its [hash](Cluster::history_hash) is there all the same.
     pub fn without_history(mut self) -> Self {
         self.keep_history = false;
+        self
+    }
+
+    /// Writes nodes' [heartbeats](coracle_kubelet::heartbeat) only when somebody looks: for clusters that live long. Who
+    /// is no part of the cluster sees them as ever; faults on lines, once there are any, let them be written in time.
+    pub fn heartbeats_when_looked_at(mut self) -> Self {
+        self.heartbeats_when_looked_at = true;
         self
     }
 

@@ -11,7 +11,9 @@ use coracle_apiserver::auth::jwt::TokenKey;
 use coracle_apiserver::hooks::Connector;
 use coracle_apiserver::security::SecurityConfig;
 use coracle_apiserver::{ApiServer, UserInfo};
+use coracle_controller_manager::Pulse;
 use coracle_kubelet::Kubelet;
+use coracle_kubelet::heartbeat::{Heartbeats, Watching};
 use coracle_kubelet::runtime::simulated::{SimulatedConfig, SimulatedRuntime};
 use coracle_metrics_server::MetricsServer;
 use coracle_store::{MemoryStore, Revision, SharedStore};
@@ -57,6 +59,9 @@ pub struct Cluster {
     kubelets: Kubelets,
     manager: coracle_controller_manager::Config,
     metrics: bool,
+    pub(crate) heartbeats: Heartbeats,
+    /// Held while heartbeats are to be written, because they may not arrive.
+    pub(crate) written: Option<Watching>,
 }
 
 struct Machine {
@@ -64,6 +69,19 @@ struct Machine {
     config: SimulatedConfig,
     kubelet: coracle_kubelet::Config,
     runtime: SimulatedRuntime,
+}
+
+/// Tells the controllers of heartbeats that are not written.
+struct Hearts(Heartbeats);
+
+impl Pulse for Hearts {
+    fn last(&self, node: &str) -> Option<(coracle_clock::Instant, bool)> {
+        self.0.last(node)
+    }
+
+    fn on_stop(&self, listener: Box<dyn Fn(&str) + Send>) {
+        self.0.on_stop(listener);
+    }
 }
 
 /// The most machines there ever are: so many networks of pods lie between 10.244 and the Services' addresses.
@@ -87,13 +105,18 @@ impl Cluster {
         let recorder = Recorder::start(&store, builder.keep_history).await?;
         let (server, requests) = (Switchboard::default(), Requests::default());
         requests.lock().unwrap_or_else(PoisonError::into_inner).off = !builder.keep_history;
+        let put_off = builder.heartbeats_when_looked_at;
+        let heartbeats = if put_off { Heartbeats::when_looked_at() } else { Heartbeats::default() };
         let line = Line {
             server: server.clone(),
             user: UserInfo::new("kubernetes-admin", &["kubeadm:cluster-admins"]),
             requests: requests.clone(),
             process: Process::default(),
             link: Link::default(),
+            heartbeats: heartbeats.clone(),
         };
+        let mut manager = builder.manager;
+        manager.pulse = Arc::new(Hearts(heartbeats.clone()));
         let mut cluster = Cluster {
             store,
             recorder,
@@ -104,8 +127,10 @@ impl Cluster {
             links: BTreeMap::new(),
             machines: BTreeMap::new(),
             kubelets: Kubelets::default(),
-            manager: builder.manager,
+            manager,
             metrics: builder.metrics,
+            heartbeats,
+            written: None,
         };
         cluster.restart(&Component::ApiServer).await?;
         if !cluster.manager.controllers.is_empty() {
@@ -182,6 +207,8 @@ impl Cluster {
         let (ip, pod_cidr) = addresses(number);
         let mut kubelet = coracle_kubelet::Config {
             on_disk: false,
+            heartbeats: self.heartbeats.clone(),
+            asks_again: !self.heartbeats.are_put_off(),
             ..coracle_kubelet::Config::new(&format!("coracle-{number}"), IpAddr::V4(ip), &pod_cidr, "/simulated")
         };
         change(&mut kubelet);
@@ -227,6 +254,7 @@ impl Cluster {
             process.killed.cancel();
         }
         if *component == Component::ApiServer {
+            self.written = Some(self.heartbeats.watched());
             *self.server.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
     }
@@ -274,6 +302,9 @@ impl Cluster {
                 let api = assemble(self.store.clone(), security, advertise, None).await.context("the API server")?;
                 let server = Server { api: api.clone(), stopped: killed };
                 *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
+                if self.links.values().all(Link::is_well) {
+                    self.written = None;
+                }
                 if self.metrics {
                     self.serve_metrics(&api);
                 }
@@ -326,7 +357,8 @@ impl Cluster {
         let (server, requests) = (self.server.clone(), self.requests.clone());
         let process = self.running[component].clone();
         let link = self.links.entry(component.clone()).or_default().clone();
-        let line = Line { server, user: UserInfo::new(user, groups), requests, process, link };
+        let (user, heartbeats) = (UserInfo::new(user, groups), self.heartbeats.clone());
+        let line = Line { server, user, requests, process, link, heartbeats };
         kube::Client::new(line, "default")
     }
 

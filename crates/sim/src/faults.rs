@@ -101,6 +101,12 @@ impl Link {
         self.line.send_if_modified(|line| std::mem::replace(&mut line.0, cut) != cut);
     }
 
+    /// Whether nothing is wrong with it.
+    pub(crate) fn is_well(&self) -> bool {
+        let state = self.state();
+        !self.is_cut() && state.delays.is_empty() && state.view.is_none()
+    }
+
     fn is_cut(&self) -> bool {
         self.line.borrow().0
     }
@@ -209,6 +215,7 @@ pub(crate) fn plural(path: &str) -> String {
 
 impl Cluster {
     fn link(&mut self, component: &Component) -> &Link {
+        self.written = Some(self.heartbeats.watched());
         self.links.entry(component.clone()).or_default()
     }
 

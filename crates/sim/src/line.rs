@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use coracle_apiserver::{ApiServer, Body, UserInfo};
+use coracle_kubelet::heartbeat::{Heartbeats, Watching};
 use coracle_store::Revision;
 use futures::StreamExt;
 use http::{Method, Request, Response};
@@ -65,6 +66,7 @@ pub(crate) struct Line {
     pub(crate) requests: Requests,
     pub(crate) process: Process,
     pub(crate) link: Link,
+    pub(crate) heartbeats: Heartbeats,
 }
 
 /// The process at the client's end.
@@ -119,6 +121,7 @@ impl Service<Request<kube::client::Body>> for Line {
         let behind = if from_cache { link.view() } else { None };
         let server = behind.or_else(|| self.server.lock().unwrap_or_else(PoisonError::into_inner).clone());
         let watched = is_watch.then(|| crate::faults::plural(request.uri().path()));
+        let heartbeats = (!self.user.name.starts_with("system:")).then(|| self.heartbeats.clone());
         let (user, requests, process) = (self.user.clone(), self.requests.clone(), self.process.clone());
         Box::pin(async move {
             if was_last(&process.requests_left) {
@@ -128,6 +131,10 @@ impl Service<Request<kube::client::Body>> for Line {
                 coracle_clock::sleep(Duration::from_millis(1 + coracle_clock::random_u64() % 4)).await;
                 link.reach().await?;
                 let Some(Server { api, stopped }) = server else { return Err(REFUSED.into()) };
+                let watching = match heartbeats {
+                    Some(heartbeats) => look(&heartbeats, request.method(), request.uri().path(), is_watch).await,
+                    None => None,
+                };
                 let counted = requests.lock().unwrap_or_else(PoisonError::into_inner).note(&what);
                 let mut service = api.service_as(user);
                 drop(api);
@@ -142,7 +149,7 @@ impl Service<Request<kube::client::Body>> for Line {
                     process.killed.cancel();
                 }
                 link.reach().await?;
-                Ok(response.map(|body| link.disturb(until(body, stopped), watched)))
+                Ok(response.map(|body| link.disturb(until(hold(body, watching), stopped), watched)))
             };
             let answer = process.killed.run_until_cancelled(answer).await;
             match answer {
@@ -150,6 +157,44 @@ impl Service<Request<kube::client::Body>> for Line {
                 _ => std::future::pending().await,
             }
         })
+    }
+}
+
+/// Which node's heartbeats a path shows (none: every node's), if it shows any.
+fn shows(path: &str) -> Option<Option<&str>> {
+    const SHOWING: [&str; 3] = [
+        "/api/v1/nodes",
+        "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases",
+        "/apis/coordination.k8s.io/v1/leases",
+    ];
+    let below = SHOWING.iter().find_map(|prefix| path.strip_prefix(prefix))?;
+    match below.split('/').collect::<Vec<_>>()[..] {
+        [""] | ["", ""] => Some(None),
+        ["", node] | ["", node, "status"] => Some(Some(node)),
+        _ => None,
+    }
+}
+
+/// Brings heartbeats up to date for somebody outside who asks to see them; for as long as it is held, if that is a watch.
+pub(crate) async fn look(heartbeats: &Heartbeats, method: &Method, path: &str, is_watch: bool) -> Option<Watching> {
+    let node = shows(path).filter(|_| method == Method::GET)?;
+    let watching = is_watch.then(|| heartbeats.watched());
+    heartbeats.look(node).await;
+    watching
+}
+
+/// A body that holds something for as long as it is read.
+pub(crate) fn hold(body: Body, watching: Option<Watching>) -> Body {
+    match (body, watching) {
+        (Body::Stream(chunks), Some(watching)) => Body::Stream(
+            chunks
+                .map(move |chunk| {
+                    let _ = &watching;
+                    chunk
+                })
+                .boxed(),
+        ),
+        (body, _) => body,
     }
 }
 

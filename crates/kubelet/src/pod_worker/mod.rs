@@ -285,7 +285,8 @@ impl PodWorker {
     async fn rest(&mut self) {
         let now = coracle_clock::now();
         let until_wake = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or_default();
-        let pause = self.wake_at.map_or(RESYNC, |at| until_wake(at).min(RESYNC));
+        let resync = self.shared.config.again(RESYNC);
+        let pause = self.wake_at.map_or(resync, |at| until_wake(at).min(resync));
         let signals = self.signals.clone();
         tokio::select! {
             biased;

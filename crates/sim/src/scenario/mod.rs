@@ -57,7 +57,7 @@ use crate::{Builder, Cluster};
 impl Scenario {
     /// The cluster in which it plays.
     fn builder(&self) -> Builder {
-        Cluster::builder().seed(self.spec.seed).nodes(0).without_history()
+        Cluster::builder().seed(self.spec.seed).nodes(0).without_history().heartbeats_when_looked_at()
     }
 
     /// Plays it from the beginning to the end.

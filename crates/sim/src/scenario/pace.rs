@@ -60,11 +60,14 @@ impl Watch {
 
 impl Pace {
     /// Lets time pass until a moment of the scenario.
-    pub(super) async fn until(&mut self, start: coracle_clock::Instant, moment: Duration) {
+    pub(super) async fn until(&mut self, cluster: &Cluster, start: coracle_clock::Instant, moment: Duration) {
         self.watch.moment_ms.store(moment.as_millis() as u64, Ordering::Relaxed);
         if let Some((pause, resume)) = self.pause_at.zip(self.resume).filter(|(pause, _)| *pause <= moment) {
             self.pause_at = None;
             coracle_clock::sleep_until(start + pause).await;
+            // While time stands nothing can be written: whoever looks at heartbeats then must find them.
+            let _watching = cluster.heartbeats.watched();
+            cluster.heartbeats.look(None).await;
             // The clock stands as long as a blocking task runs.
             let _ = tokio::task::spawn_blocking(move || resume(pause)).await;
         }

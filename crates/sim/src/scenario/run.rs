@@ -186,7 +186,7 @@ impl<'a> Player<'a> {
             autoscaler.as_ref().and_then(|spec| spec.scan_interval).map_or(Duration::from_secs(10), |scan| scan.0);
         let (mut next_scan, mut next_sample, mut tick) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
         loop {
-            pace.until(self.start, tick).await;
+            pace.until(self.cluster, self.start, tick).await;
             let now = self.now();
             {
                 let spent = self.fleet.spend(now);
@@ -591,6 +591,7 @@ impl<'a> Player<'a> {
         if now - self.progress.1 < STALLED {
             return;
         }
+        self.progress.1 = now;
         let mut waits = view.waits();
         waits.extend(self.waiting_events.iter().filter_map(|number| {
             let when = self.scenario.spec.events[*number].when.as_ref()?;

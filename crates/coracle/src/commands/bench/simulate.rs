@@ -1,8 +1,8 @@
 //! `coracle bench simulate`: hours of a large cluster's life, as fast as they pass.
 //!
 //! The cluster is spread over three zones and full of Deployments of a hundred pods. Every hour a tenth of these is
-//! rolled out anew, and once a zone loses its power for twenty minutes. Every node renews its Lease every ten seconds,
-//! as upstream's do, and every request takes the whole way through the API server.
+//! rolled out anew, and once a zone loses its power for twenty minutes. Every request takes the whole way through the API
+//! server; nodes' heartbeats are written when somebody looks, and nobody does.
 
 use std::fmt::Write;
 use std::path::Path;

@@ -15,7 +15,7 @@ use crate::runtime::{
 };
 
 /// Events beyond these make a slow listener relist.
-const EVENTS_KEPT: usize = 4096;
+const EVENTS_KEPT: usize = 256;
 
 pub(super) struct Container {
     pub(super) status: ContainerStatus,
