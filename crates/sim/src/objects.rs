@@ -40,10 +40,7 @@ impl Cluster {
     /// # Errors
     /// The API server's refusal.
     pub async fn create(&self, object: Value) -> anyhow::Result<Value> {
-        let text = |field: &str| object[field].as_str().unwrap_or_default();
-        let resource = registry::lookup_kind(text("apiVersion"), text("kind"))
-            .with_context(|| format!("no kind {}/{}", text("apiVersion"), text("kind")))?;
-        let path = path(&resource, Some(object["metadata"]["namespace"].as_str().unwrap_or("default")));
+        let path = self.collection(&object).await?;
         self.send(Method::POST, &path, "application/json", &object).await
     }
 
@@ -101,10 +98,7 @@ impl Cluster {
     /// # Errors
     /// The API server's refusal.
     pub async fn apply(&self, object: &Value) -> anyhow::Result<Value> {
-        let text = |field: &str| object[field].as_str().unwrap_or_default();
-        let resource = registry::lookup_kind(text("apiVersion"), text("kind"))
-            .with_context(|| format!("no kind {}/{}", text("apiVersion"), text("kind")))?;
-        let path = path(&resource, Some(object["metadata"]["namespace"].as_str().unwrap_or("default")));
+        let path = self.collection(object).await?;
         let name = object["metadata"]["name"].as_str().context("an object without a name")?;
         let path = format!("{path}/{name}?fieldManager=kubectl&force=true");
         self.send(Method::PATCH, &path, "application/apply-patch+yaml", object).await
@@ -121,6 +115,24 @@ impl Cluster {
         });
         let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/eviction");
         self.send(Method::POST, &path, "application/json", &eviction).await
+    }
+
+    /// The URL path of what an object is one of. Where a custom resource is, is asked of the API server, as kubectl does.
+    async fn collection(&self, object: &Value) -> anyhow::Result<String> {
+        let text = |field: &str| object[field].as_str().unwrap_or_default();
+        let (version, kind) = (text("apiVersion"), text("kind"));
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
+        if let Some(resource) = registry::lookup_kind(version, kind) {
+            return Ok(path(&resource, Some(namespace)));
+        }
+        let served = self.send(Method::GET, &format!("/apis/{version}"), "", &Value::Null).await?;
+        let mut served = served["resources"].as_array().into_iter().flatten();
+        let found = served.find(|found| found["kind"] == kind).with_context(|| format!("no kind {version}/{kind}"))?;
+        let plural = found["name"].as_str().unwrap_or_default();
+        Ok(match found["namespaced"] == true {
+            true => format!("/apis/{version}/namespaces/{namespace}/{plural}"),
+            false => format!("/apis/{version}/{plural}"),
+        })
     }
 
     async fn send(&self, method: Method, path: &str, content_type: &str, body: &Value) -> anyhow::Result<Value> {

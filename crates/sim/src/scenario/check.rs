@@ -9,7 +9,7 @@ use coracle_kubelet::runtime::simulated::{SimulationPolicy, Span};
 use serde_json::Value;
 
 use super::expect::{Bound, Expectation, Op, Subject, When};
-use super::manifests;
+use super::manifests::{self, Kinds};
 use super::object::ObjectRef;
 use super::place::{At, Count, Refusal, Text, Wrong, locate, read};
 use super::spec::{Event, File, Manifest, NodeGroup, Nodes, Spec};
@@ -82,9 +82,9 @@ fn check(file: File, dir: &Path) -> Result<Scenario, Wrong> {
         return Err(spec.duration.wrong("a scenario takes some time, such as 1h"));
     }
     check_groups(&spec)?;
-    let mut objects = Vec::new();
+    let (mut objects, mut kinds) = (Vec::new(), Kinds::new());
     for manifest in &spec.manifests {
-        objects.extend(load(manifest, dir).map_err(|message| manifest.wrong(message))?);
+        objects.extend(load(manifest, dir, &mut kinds).map_err(|message| manifest.wrong(message))?);
     }
     let mut policies = Vec::new();
     for policy in &spec.policies {
@@ -95,7 +95,7 @@ fn check(file: File, dir: &Path) -> Result<Scenario, Wrong> {
         };
         policies.push(loaded);
     }
-    let mut known = Known { objects: objects.iter().filter_map(named).collect(), scaled: BTreeSet::new() };
+    let mut known = Known { objects: objects.iter().filter_map(named).collect(), scaled: BTreeSet::new(), kinds };
     known.scaled.extend(objects.iter().filter_map(autoscaled));
     let applied = check_events(&spec, dir, &mut known)?;
     check_traffic(&spec, &known)?;
@@ -111,16 +111,16 @@ impl std::fmt::Display for Text {
     }
 }
 
-fn load(manifest: &Manifest, dir: &Path) -> Result<Vec<Value>, String> {
+fn load(manifest: &Manifest, dir: &Path, kinds: &mut Kinds) -> Result<Vec<Value>, String> {
     match (&manifest.path, manifest.objects.is_empty()) {
         (Some(path), true) => {
             let path = dir.join(&***path);
             let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-            manifests::read(&text).map_err(|error| format!("{}: {error}", path.display()))
+            manifests::read(&text, kinds).map_err(|error| format!("{}: {error}", path.display()))
         }
         (None, false) => {
             let mut objects = Vec::new();
-            manifest.objects.iter().cloned().try_for_each(|object| manifests::add(object, &mut objects))?;
+            manifest.objects.iter().cloned().try_for_each(|object| manifests::add(object, kinds, &mut objects))?;
             Ok(objects)
         }
         _ => Err("manifests have either a path or objects".into()),
@@ -186,6 +186,8 @@ struct Known {
     objects: BTreeMap<ObjectRef, Option<u64>>,
     /// What autoscalers or events give another number of replicas.
     scaled: BTreeSet<ObjectRef>,
+    /// Kinds of custom resources.
+    kinds: Kinds,
 }
 
 /// An object's name, and how many replicas it wants.
@@ -247,7 +249,7 @@ fn check_events(spec: &Spec, dir: &Path, known: &mut Known) -> Result<BTreeMap<u
             return Err(event.wrong(format!("an event does one thing; this does {what}")));
         }
         if let Some(manifest) = &event.apply {
-            let objects = load(manifest, dir).map_err(|message| event.wrong(message))?;
+            let objects = load(manifest, dir, &mut known.kinds).map_err(|message| event.wrong(message))?;
             known.objects.extend(objects.iter().filter_map(named));
             known.scaled.extend(objects.iter().filter_map(autoscaled));
             known.scaled.extend(objects.iter().filter_map(named).map(|(object, _)| object));

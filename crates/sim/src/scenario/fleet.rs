@@ -37,6 +37,9 @@ struct Machine {
     down: bool,
     /// Since when nothing but DaemonSets' pods has been on it.
     empty_since: Option<Duration>,
+    /// How often the autoscaler has seen it ready. Until the second time it is as good as on its way: the scheduler may not
+    /// have made use of it yet.
+    scans_ready: usize,
 }
 
 /// All machines.
@@ -113,7 +116,7 @@ impl Fleet {
             kubelet.taints.extend(state.taints.clone());
         });
         let node = node.await.context("a new node")?;
-        self.machines.insert(node.clone(), Machine { group, zone, down: false, empty_since: None });
+        self.machines.insert(node.clone(), Machine { group, zone, down: false, empty_since: None, scans_ready: 0 });
         Ok(Some(node))
     }
 
@@ -209,9 +212,12 @@ impl Fleet {
             let ready = view.nodes.get(name).is_some_and(|node| node.ready);
             let empty = ready && !busy.contains(name.as_str());
             machine.empty_since = machine.empty_since.filter(|_| empty).or(empty.then_some(now));
+            machine.scans_ready += usize::from(ready);
         }
         let group = |(number, group): (usize, &GroupState)| {
             let mine = self.machines.iter().filter(|(_, machine)| machine.group == number);
+            let (mine, young): (Vec<_>, Vec<_>) = mine.partition(|(_, machine)| machine.scans_ready > 1);
+            let mine = mine.into_iter();
             let nodes = mine.map(|(name, machine)| (name.clone(), machine.empty_since.map(|since| now - since)));
             let room = Room {
                 cpu_milli: (group.instance.cpus * 1000 - group.instance.reserved_cpu_milli()) as f64,
@@ -225,7 +231,7 @@ impl Fleet {
                 labels: self.labels(number),
                 taints: group.taints.iter().map(|taint| taint.key.clone()).collect(),
                 room,
-                starting: self.starting[number],
+                starting: self.starting[number] + young.len(),
                 nodes: nodes.collect(),
             }
         };

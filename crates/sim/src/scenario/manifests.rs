@@ -1,5 +1,7 @@
 //! Objects from files: manifests, and what a running cluster's export holds.
 
+use std::collections::BTreeSet;
+
 use coracle_api::registry;
 use serde::Deserialize;
 use serde_json::Value;
@@ -17,40 +19,57 @@ const OWN_KINDS: [&str; 9] = [
     "ComponentStatus",
 ];
 
+/// The kinds that definitions of custom resources have added: `apiVersion` and `kind`.
+pub type Kinds = BTreeSet<(String, String)>;
+
 /// The objects in a text of YAML (or JSON) documents; lists are taken apart.
 ///
 /// # Errors
 /// It is no YAML, or an object of no known kind: what is wrong, with its line.
-pub fn read(text: &str) -> Result<Vec<Value>, String> {
+pub fn read(text: &str, kinds: &mut Kinds) -> Result<Vec<Value>, String> {
     let mut objects = Vec::new();
     for document in serde_yaml_ng::Deserializer::from_str(text) {
         let object = Value::deserialize(document).map_err(|error| error.to_string())?;
         if !object.is_null() {
-            add(object, &mut objects)?;
+            add(object, kinds, &mut objects)?;
         }
     }
     Ok(objects)
 }
 
-/// Takes an object in, or those of a list.
+/// Takes an object in, or those of a list. What a definition defines is known from then on.
 ///
 /// # Errors
 /// Its kind is not known.
-pub fn add(object: Value, objects: &mut Vec<Value>) -> Result<(), String> {
+pub fn add(object: Value, kinds: &mut Kinds, objects: &mut Vec<Value>) -> Result<(), String> {
     if object["kind"].as_str().is_some_and(|kind| kind.ends_with("List")) {
         let items = object["items"].as_array().cloned().unwrap_or_default();
-        return items.into_iter().filter_map(exported).try_for_each(|item| add(item, objects));
+        return items.into_iter().filter_map(exported).try_for_each(|item| add(item, kinds, objects));
     }
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let (version, kind) = (text("/apiVersion"), text("/kind"));
-    if registry::lookup_kind(version, kind).is_none() {
-        return Err(format!("there is no kind {kind:?} in {version:?}; custom resources cannot be simulated yet"));
+    if registry::lookup_kind(version, kind).is_none() && !kinds.contains(&(version.to_owned(), kind.to_owned())) {
+        return Err(format!(
+            "there is no kind {kind:?} in {version:?}; a custom resource needs its CustomResourceDefinition before it"
+        ));
     }
+    kinds.extend(defined(&object));
     if text("/metadata/name").is_empty() {
         return Err(format!("a {kind} has no metadata.name"));
     }
     objects.push(object);
     Ok(())
+}
+
+/// The kinds that an object defines, if it is a definition.
+fn defined(object: &Value) -> Vec<(String, String)> {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    if text("/kind") != "CustomResourceDefinition" {
+        return Vec::new();
+    }
+    let versions = object["spec"]["versions"].as_array().into_iter().flatten();
+    let names = versions.filter_map(|version| version["name"].as_str());
+    names.map(|name| (format!("{}/{name}", text("/spec/group")), text("/spec/names/kind").to_owned())).collect()
 }
 
 /// An object of an export without what the cluster adds by itself; nothing if the cluster made all of it.
@@ -103,7 +122,7 @@ mod tests {
             - {apiVersion: v1, kind: Service, metadata: {name: web, uid: u, resourceVersion: '7'}, spec: {clusterIP: 10.0.0.1, ports: []}, status: {}}\n\
             - {apiVersion: v1, kind: Pod, metadata: {name: alone}, spec: {nodeName: n1}}\n\
             ---\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n";
-        let objects = read(export).unwrap();
+        let objects = read(export, &mut Kinds::new()).unwrap();
         let names: Vec<_> = objects.iter().map(|object| object["metadata"]["name"].as_str().unwrap()).collect();
         assert_eq!(names, ["web", "alone", "shop"]);
         assert_eq!(
@@ -121,8 +140,9 @@ mod tests {
             ("kind: Deployment\nmetadata: {name: a}\napiVersion: v1\n", "there is no kind \"Deployment\" in \"v1\""),
             ("apiVersion: v1\nkind: Pod\n", "metadata.name"),
             ("a: [\n", "line 2"),
+            ("apiVersion: example.com/v1\nkind: Gadget\nmetadata: {name: a}\n", "CustomResourceDefinition before it"),
         ] {
-            let refused = read(text).unwrap_err();
+            let refused = read(text, &mut Kinds::new()).unwrap_err();
             assert!(refused.contains(hint), "{refused}");
         }
     }

@@ -15,6 +15,7 @@ mod normal;
 mod pods;
 mod random;
 mod resource_claims;
+mod scenarios;
 mod scheduling;
 mod services;
 mod sieve;

@@ -19,9 +19,9 @@ pub(super) fn page(report: &Report) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
          <title>{name}</title><style>{STYLE}</style><main>\
-         <h1>{name} <span class=\"badge {class}\">{word}</span></h1><p class=\"soft description\">{}</p>{}{}{}{}\
+         <h1>{name} <span class=\"badge {class}\">{word}</span></h1><div class=\"soft description\">{}</div>{}{}{}{}\
          <footer><code>seed {}, history {}</code></footer></main></html>\n",
-        escape(report.description.trim()),
+        paragraphs(&report.description),
         verdicts(report),
         figures(report),
         plots(report),
@@ -29,6 +29,12 @@ pub(super) fn page(report: &Report) -> String {
         report.seed,
         report.history_hash
     )
+}
+
+/// A text whose lines end where they happen to, in paragraphs.
+fn paragraphs(text: &str) -> String {
+    let text = escape(text);
+    text.split("\n\n").map(|paragraph| format!("<p>{}</p>", paragraph.trim())).collect()
 }
 
 fn verdicts(report: &Report) -> String {
@@ -107,17 +113,17 @@ fn plots(report: &Report) -> String {
         let order = [2, 1, 0];
         names.iter().zip(order).map(|(name, i)| series(name, &|sample| of(sample)[i])).collect()
     };
-    add("Processors", Style::Lines, three(|sample| sample.cpu));
+    add("Processors, cores", Style::Lines, three(|sample| sample.cpu));
     add("Memory, GiB", Style::Lines, three(|sample| sample.memory_gib));
     add(
-        "Cost, USD",
+        "Cost of nodes, USD",
         Style::Lines,
         vec![series("per hour", &|s| s.cost_usd[0]), series("in total", &|s| s.cost_usd[1])],
     );
     let steps = report.pending.histogram.iter().map(|(limit, count)| (format!("< {} s", short(*limit)), *count as f64));
     let _ = write!(
         html,
-        "<div class=\"card\"><h2>How long pods were pending</h2>{}</div></section>",
+        "<div class=\"card\"><h2>Pods by how long they were pending</h2>{}</div></section>",
         bars(&steps.collect::<Vec<_>>())
     );
     html

@@ -6,10 +6,10 @@ use std::time::Duration;
 use coracle_kubelet::runtime::simulated::Span;
 
 /// The plot's size, and what is left around it for words.
-const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 220.0;
-const LEFT: f64 = 48.0;
-const RIGHT: f64 = 8.0;
+const WIDTH: f64 = 520.0;
+const HEIGHT: f64 = 200.0;
+const LEFT: f64 = 44.0;
+const RIGHT: f64 = 20.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 24.0;
 /// So many places in a plot tell their values to whoever points at them.
@@ -103,9 +103,11 @@ pub(super) fn plot(style: Style, at: &[Duration], series: &[Series], marks: &[Ma
     for moment in moments(end) {
         let _ = write!(svg, "<text class=\"x\" x=\"{:.1}\" y=\"{}\">{}</text>", x(moment), HEIGHT - 6.0, Span(moment));
     }
+    // What never was takes no place in the legend; the others have their colours all the same.
+    let numbered = series.iter().enumerate().map(|(number, series)| (number % 7 + 1, series));
+    let shown: Vec<_> = numbered.filter(|(_, series)| series.values.iter().any(|value| *value != 0.0)).collect();
     let mut below = vec![0.0; at.len()];
-    for (number, series) in series.iter().enumerate() {
-        let class = number % 7 + 1;
+    for (class, series) in &shown {
         let points = |values: &[f64]| -> Vec<String> {
             at.iter().zip(values).map(|(time, value)| format!("{:.1},{:.1}", x(*time), y(*value))).collect()
         };
@@ -148,8 +150,8 @@ pub(super) fn plot(style: Style, at: &[Duration], series: &[Series], marks: &[Ma
         );
     }
     svg += "</svg><p class=\"legend\">";
-    for (number, series) in series.iter().enumerate() {
-        let _ = write!(svg, "<span><i class=\"s{}\"></i>{}</span>", number % 7 + 1, escape(&series.name));
+    for (class, series) in shown {
+        let _ = write!(svg, "<span><i class=\"s{class}\"></i>{}</span>", escape(&series.name));
     }
     svg + "</p>"
 }
@@ -199,10 +201,12 @@ mod tests {
     #[test]
     fn a_plot_has_all_that_it_is_given_and_no_markup_of_others() {
         let at: Vec<Duration> = (0..10).map(|second| Duration::from_secs(second * 60)).collect();
-        let series = [Series::new("a<b", vec![1.0; 10]), Series::new("c", vec![2.0; 10])];
+        let named = |name: &str, value| Series::new(name, vec![value; 10]);
+        let series = [named("a<b", 1.0), named("never", 0.0), named("c", 2.0)];
         let marks = [Mark { at: Duration::from_secs(60), text: "\"zone\" & power".into() }];
         let svg = plot(Style::Stacked, &at, &series, &marks);
         assert_eq!((svg.matches("<polygon").count(), svg.matches("class=\"tip\"").count()), (2, 10));
+        assert!(svg.contains("<i class=\"s3\"></i>c") && !svg.contains("never"), "{svg}");
         assert!(svg.contains("a&lt;b") && svg.contains("&quot;zone&quot; &amp; power"), "{svg}");
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
     }
