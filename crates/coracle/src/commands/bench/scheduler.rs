@@ -25,7 +25,6 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::resident_bytes;
 use crate::cli::Bench;
 use steps::Run;
 
@@ -54,8 +53,8 @@ struct Templates {
 struct Workload {
     /// Upstream's test case and workload.
     name: String,
-    /// Pods per second.
-    threshold: f64,
+    /// Pods per second; none for what upstream does not have.
+    threshold: Option<f64>,
     #[serde(with = "serde_yaml_ng::with::singleton_map_recursive")]
     steps: Vec<Step>,
 }
@@ -202,11 +201,12 @@ impl Workload {
     }
 }
 
-/// How many pods were bound, in what time.
+/// How many pods were bound, in what time, and the process's memory then.
 #[derive(Clone, Copy, Debug)]
 struct Measured {
     pods: usize,
     took: Duration,
+    resident: u64,
 }
 
 /// Runs the workloads whose names contain one of those wanted, or all; the figures go to standard output.
@@ -224,13 +224,11 @@ pub async fn run(options: &Bench) -> anyhow::Result<()> {
     let scale = if options.scale == 1.0 { String::new() } else { format!(" (at {} of its size)", options.scale) };
     for workload in workloads {
         let (name, threshold) = (workload.name.clone(), workload.threshold);
-        let Measured { pods, took } = on_disk(&workload.scaled(options.scale), &templates).await?;
-        let (rate, resident) = (pods as f64 / took.as_secs_f64(), resident_bytes(std::process::id()));
-        println!(
-            "{name}{scale}: {rate:.0} pods/s, {:.1} times the threshold of {threshold}; {:.0} MB resident",
-            rate / threshold,
-            resident.context("cannot read the process's memory")? as f64 / 1e6
-        );
+        let Measured { pods, took, resident } = on_disk(&workload.scaled(options.scale), &templates).await?;
+        let rate = pods as f64 / took.as_secs_f64();
+        let beside = threshold.map(|threshold| format!(", {:.1} times the threshold of {threshold}", rate / threshold));
+        let resident = resident as f64 / 1e6;
+        println!("{name}{scale}: {rate:.0} pods/s{}; {resident:.0} MB resident", beside.unwrap_or_default());
     }
     Ok(())
 }
@@ -246,7 +244,7 @@ async fn cost_over_nodes(
     for nodes in PLOTTED.1 {
         let workload = workload.clone().on(nodes).scaled(scale);
         let nodes = (nodes as f64 * scale).ceil() as usize;
-        let Measured { pods, took } = on_disk(&workload, templates).await?;
+        let Measured { pods, took, .. } = on_disk(&workload, templates).await?;
         let cost = took.as_secs_f64() * 1e6 / pods as f64;
         println!("{nodes} nodes: {cost:.0} µs per pod, over {pods} pods");
         costs.push((nodes as f64, cost));

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::super::resident_bytes;
 use super::{Churn, Claims, Csi, Delete, Measured, Nodes, Pods, Step, Templates};
 
 /// So many objects are being created at a time.
@@ -174,7 +175,7 @@ impl Run {
         let selector = json!({ "cel": { "expression": format!("device.driver == \"{DRIVER}\"") } });
         let class = json!({ "metadata": { "name": "test-class" }, "spec": { "selectors": [selector] } });
         create(&api(&self.client, None, DEVICES, "DeviceClass"), class).await?;
-        let mut measured = Measured { pods: 0, took: Duration::ZERO };
+        let mut measured = Measured { pods: 0, took: Duration::ZERO, resident: 0 };
         for step in steps {
             match step {
                 Step::Nodes(nodes) => self.create_nodes(nodes).await?,
@@ -182,7 +183,10 @@ impl Run {
                     let (begin, before) = (instant(), self.bound_in(pods));
                     self.create_pods(pods).await?;
                     if pods.measure {
-                        measured = Measured { pods: self.bound_in(pods) - before, took: begin.elapsed() };
+                        let resident =
+                            resident_bytes(std::process::id()).context("cannot read the process's memory")?;
+                        let (pods, took) = (self.bound_in(pods) - before, begin.elapsed());
+                        measured = Measured { pods, took, resident };
                     }
                 }
                 Step::Claims(claims) => self.create_claims(claims).await?,
