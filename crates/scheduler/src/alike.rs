@@ -3,8 +3,8 @@
 //! Affinity and topology spread look at other pods' namespaces, labels, controllers and own affinities, which the pods
 //! of one Deployment have in common. A rule is held against one of each sort, not against every pod.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{Hash, Hasher};
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::pod::PodInfo;
@@ -13,23 +13,30 @@ use crate::pod::PodInfo;
 #[derive(Clone, Debug)]
 struct Seen(Arc<PodInfo>);
 
+impl Seen {
+    fn traits(&self) -> impl Ord + '_ {
+        let pod = &self.0;
+        (&pod.key.namespace, &pod.kind, pod.is_terminating(), pod.labels(), &pod.affinity)
+    }
+}
+
 impl PartialEq for Seen {
     fn eq(&self, other: &Self) -> bool {
-        let (a, b) = (&self.0, &other.0);
-        a.key.namespace == b.key.namespace
-            && a.kind == b.kind
-            && a.is_terminating() == b.is_terminating()
-            && a.labels() == b.labels()
-            && a.affinity == b.affinity
+        self.cmp(other).is_eq()
     }
 }
 
 impl Eq for Seen {}
 
-impl Hash for Seen {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        let pod = &self.0;
-        (&pod.key.namespace, &pod.kind, pod.is_terminating(), pod.labels()).hash(state);
+impl PartialOrd for Seen {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Seen {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.traits().cmp(&other.traits())
     }
 }
 
@@ -45,7 +52,7 @@ pub struct Alike {
 /// All pods on nodes.
 #[derive(Debug, Default)]
 pub struct Alikes {
-    places: HashMap<Seen, usize>,
+    places: BTreeMap<Seen, usize>,
     all: Vec<Alike>,
     /// Where nobody is any more.
     free: Vec<usize>,

@@ -112,7 +112,7 @@ fn kind(pod: &Pod) -> Option<String> {
 }
 
 /// A pod's affinity and anti-affinity to other pods, ready to be matched.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PodAffinities {
     /// Where all of these have a pod, it may go.
     pub near: Vec<Term>,
@@ -145,7 +145,7 @@ impl PodAffinities {
 }
 
 /// Which pods a term of affinity means, and what "near" is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Term {
     /// Nodes with the same value of this label are near each other.
     pub key: String,

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::meta::{check_label_value, check_qualified_name};
 
 /// What a requirement asks of a label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Operator {
     /// It has one of the values.
     In,
@@ -26,7 +26,7 @@ pub enum Operator {
 }
 
 /// One requirement.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Requirement {
     /// The label's key.
     pub key: String,
@@ -73,7 +73,7 @@ impl<L: Labels + ?Sized> Labels for &L {
 }
 
 /// A label selector: all requirements must hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Selector {
     /// The requirements; none selects everything.
     pub requirements: Vec<Requirement>,
