@@ -7,7 +7,7 @@ use coracle_sim::{Pace, Report, Scenario};
 fn run(spec: &str) -> Report {
     let head = "apiVersion: simulation.coracle.dev/v1\nkind: Scenario\nmetadata: {name: t}\nspec:\n";
     let scenario = Scenario::parse("t.yaml", &format!("{head}{spec}"), Path::new("."));
-    scenario.unwrap_or_else(|refusal| panic!("{refusal}")).run(&mut Pace::default()).unwrap()
+    scenario.unwrap_or_else(|refusal| panic!("{refusal}")).run(&mut Pace::default()).expect("it runs")
 }
 
 /// They are applied at the beginning and later, and those of an owner go with it.
