@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use coracle_kubelet::runtime::simulated::policy::PolicySpec;
 use coracle_kubelet::runtime::simulated::{InstanceType, SimulatedConfig};
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::Taint;
 
 use super::autoscaler::{Group, Room};
@@ -121,7 +122,9 @@ impl Fleet {
     }
 
     /// Cuts machines off from power.
-    pub(super) fn power_off(&mut self, cluster: &mut Cluster, nodes: &[String]) {
+    pub(super) async fn power_off(&mut self, cluster: &mut Cluster, nodes: &[String]) {
+        // The dead write nothing: what they put off must be there when they are.
+        join_all(nodes.iter().map(|node| cluster.heartbeats.look(Some(node)))).await;
         for node in nodes {
             if let Some(machine) = self.machines.get_mut(node) {
                 machine.down = true;

@@ -269,14 +269,14 @@ impl<'a> Player<'a> {
             let zone = outage.zone.to_string();
             let nodes = self.fleet.zone_down(&zone);
             self.tell(format!("zone {zone} loses its power: {}", list(&nodes)));
-            self.fleet.power_off(self.cluster, &nodes);
+            self.fleet.power_off(self.cluster, &nodes).await;
             if let Some(time) = outage.r#for {
                 self.later(now + time.0, Act::ZoneUp(zone, nodes));
             }
         } else if let Some(nodes) = &event.node_crash {
             let chosen = self.fleet.choose(nodes);
             self.tell(format!("power lost: {}", list(&chosen)));
-            self.fleet.power_off(self.cluster, &chosen);
+            self.fleet.power_off(self.cluster, &chosen).await;
             if let Some(time) = nodes.r#for {
                 self.later(now + time.0, Act::PowerOn(chosen));
             }
