@@ -99,8 +99,8 @@ impl Builder {
     }
 
     /// Writes nodes' [heartbeats](coracle_kubelet::heartbeat) only when somebody looks: for clusters that live long. Who
-    /// is no part of the cluster sees them as ever; faults on lines, once there are any, let them be written in time. A kubelet that is
-    /// crashed leaves unwritten what it had put off.
+    /// is no part of the cluster sees them as ever; faults on lines, once there are any, let them be written in time. A
+    /// kubelet that is crashed leaves unwritten what it had put off.
     pub fn heartbeats_when_looked_at(mut self) -> Self {
         self.heartbeats_when_looked_at = true;
         self

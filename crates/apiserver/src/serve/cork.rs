@@ -11,8 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::eager::Again;
 
-/// No more is held back than fits into one record of TLS.
-const LIMIT: usize = 16 << 10;
+/// No more is held back than TLS takes at a time; frames of HTTP/2 are shorter.
+const LIMIT: usize = 64 << 10;
 
 #[derive(Debug)]
 struct Held<S> {
