@@ -7,11 +7,11 @@
 
 mod text;
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::quantity::Quantity;
 use crate::resource::Resource;
@@ -164,42 +164,56 @@ impl Walk<'_> {
             *value = json!({});
         }
         let Some(map) = value.as_object_mut() else { return Err(self.mismatch(ty, value, ty.go_type())) };
-        let keys: Vec<String> = map.keys().cloned().collect();
-        for key in keys {
+        let mut gone = Vec::new();
+        for (key, value) in map.iter_mut() {
             if (root || ty.object) && matches!(key.as_str(), "apiVersion" | "kind") {
                 continue;
             }
-            let Some(field) = ty.field(&key) else {
-                map.remove(&key);
-                let path = join(&self.path, &key);
+            let Some(field) = ty.field(key) else {
+                let path = join(&self.path, key);
                 self.problems.push(format!("unknown field {path:?}"));
+                gone.push(key.clone());
                 continue;
             };
-            let length = self.path.len();
-            self.path = join(&self.path, &key);
+            let length = self.enter(key);
             self.stack.push(field.name);
-            let keep = match map.get_mut(&key) {
-                Some(Value::Null) | None => false,
-                Some(value) => self.field(ty, field, value)?,
-            };
+            let keep = !value.is_null() && self.field(ty, field, value)?;
             self.stack.pop();
             self.path.truncate(length);
             if !keep {
-                map.remove(&key);
+                gone.push(key.clone());
             }
         }
-        if self.sparse {
-            return Ok(());
+        for key in gone {
+            map.remove(&key);
         }
-        for field in ty.json_fields() {
-            if (field.always || field.required)
-                && !map.contains_key(field.name)
-                && let Some(zero) = self.zero(field)?
-            {
-                map.insert(field.name.to_owned(), zero);
+        if self.sparse { Ok(()) } else { self.complete(ty, map) }
+    }
+
+    /// Adds what Go always writes.
+    fn complete(&mut self, ty: &Type, map: &mut Map<String, Value>) -> Result<(), String> {
+        for field in &ty.fields {
+            match (field.shape, field.message()) {
+                (Shape::Inline, Some(inlined)) => self.complete(inlined, map)?,
+                _ if !(field.always || field.required) || map.contains_key(field.name) => {}
+                _ => {
+                    if let Some(zero) = self.zero(field)? {
+                        map.insert(field.name.to_owned(), zero);
+                    }
+                }
             }
         }
         Ok(())
+    }
+
+    /// Goes to a key below; how long the path was.
+    fn enter(&mut self, key: &str) -> usize {
+        let length = self.path.len();
+        if length > 0 {
+            self.path.push('.');
+        }
+        self.path.push_str(key);
+        length
     }
 
     /// What Go writes for a required field that was not given; nothing for those it cannot write sensibly.
@@ -231,7 +245,8 @@ impl Walk<'_> {
                 let Value::Array(items) = value else { return Err(self.mismatch(ty, value, &go_type(field))) };
                 let length = self.path.len();
                 for (i, item) in items.iter_mut().enumerate() {
-                    self.path.push_str(&format!("[{i}]"));
+                    // Writing into a text cannot fail.
+                    let _ = write!(self.path, "[{i}]");
                     self.item(ty, field, item)?;
                     self.path.truncate(length);
                 }
@@ -241,7 +256,7 @@ impl Walk<'_> {
                 let Value::Object(map) = value else { return Err(self.mismatch(ty, value, &go_type(field))) };
                 let length = self.path.len();
                 for (key, item) in map.iter_mut() {
-                    self.path = join(&self.path, key);
+                    self.enter(key);
                     self.item(ty, field, item)?;
                     self.path.truncate(length);
                 }

@@ -80,45 +80,73 @@ struct Default {
     zero: bool,
 }
 
+/// What is done to the objects of one type.
 #[derive(Debug, std::default::Default)]
 struct TypeRules {
     defaults: Vec<Default>,
     rows: Vec<Row>,
     skip: BTreeSet<&'static str>,
     flat: BTreeSet<&'static str>,
+    /// The fields that are amounts.
+    amounts: Vec<&'static str>,
+    fill_in: Option<fn(&mut Value)>,
+    code: Option<fn(&Value, &str, &mut FieldErrors)>,
+    /// Whether there is anything to do to an object of the type, or to something in it: all others need no visit.
+    visited: bool,
+    /// Where in it.
+    visits: Vec<Visit>,
 }
 
-struct Rules {
-    types: BTreeMap<&'static str, TypeRules>,
-    /// Types that have rules or code, or hold a type that has: all others need no visit.
-    visited: BTreeSet<&'static str>,
+#[derive(Debug)]
+struct Visit {
+    field: &'static Field,
+    inner: &'static Type,
+    /// Whether only defaults are looked after.
+    skip: bool,
+    /// Whether its items have the path of what it is in.
+    flat: bool,
 }
 
-static RULES: LazyLock<Rules> = LazyLock::new(|| {
-    let mut types: BTreeMap<&str, TypeRules> = BTreeMap::new();
+/// By the types' places.
+static RULES: LazyLock<Vec<TypeRules>> = LazyLock::new(|| {
+    let mut lines: BTreeMap<&str, TypeRules> = BTreeMap::new();
     let mut current = "";
     for line in TABLE.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         match line.strip_prefix('=') {
             Some(name) => current = name,
-            None => parse_line(line, types.entry(current).or_default()),
+            None => parse_line(line, lines.entry(current).or_default()),
         }
     }
-    let has_code = |name: &str| crate::defaults::of_type(name).is_some() || crate::validate::of_type(name).is_some();
-    let mut visited: BTreeSet<&str> = all_types()
-        .filter(|ty| types.contains_key(ty.name) || has_code(ty.name) || has_amounts(ty))
-        .map(|ty| ty.name)
-        .collect();
+    let own = all_types().map(|ty| {
+        let has_lines = lines.contains_key(ty.name);
+        let mut rules = lines.remove(ty.name).unwrap_or_default();
+        rules.amounts = ty.fields.iter().filter(|field| is_amounts(ty, field)).map(|field| field.name).collect();
+        (rules.fill_in, rules.code) = (crate::defaults::of_type(ty.name), crate::validate::of_type(ty.name));
+        rules.visited = has_lines || !rules.amounts.is_empty() || rules.fill_in.is_some() || rules.code.is_some();
+        rules
+    });
+    let mut all: Vec<TypeRules> = own.collect();
     loop {
-        let before = visited.len();
-        for ty in all_types() {
-            if ty.fields.iter().filter_map(Field::message).any(|inner| visited.contains(inner.name)) {
-                visited.insert(ty.name);
-            }
+        let mut more = false;
+        for (at, ty) in all_types().enumerate().filter(|(at, _)| !all[*at].visited).collect::<Vec<_>>() {
+            all[at].visited = ty.fields.iter().filter_map(Field::message).any(|inner| all[inner.place].visited);
+            more |= all[at].visited;
         }
-        if visited.len() == before {
-            return Rules { types, visited };
+        if !more {
+            break;
         }
     }
+    for (at, ty) in all_types().enumerate() {
+        let inside = ty.fields.iter().filter_map(|field| Some((field, field.message()?)));
+        let visits = inside.filter(|(_, inner)| all[inner.place].visited).map(|(field, inner)| Visit {
+            field,
+            inner,
+            skip: all[at].skip.contains(field.name),
+            flat: all[at].flat.contains(field.name),
+        });
+        all[at].visits = visits.collect();
+    }
+    all
 });
 
 fn parse_line(line: &'static str, rules: &mut TypeRules) {
@@ -214,10 +242,6 @@ fn is_amounts(ty: &Type, field: &Field) -> bool {
     field.kind == Kind::Quantity && field.shape == Shape::Map && !ty.name.starts_with("resource.")
 }
 
-fn has_amounts(ty: &Type) -> bool {
-    ty.fields.iter().any(|field| is_amounts(ty, field))
-}
-
 /// No resource is counted more finely than in thousandths.
 fn round_up(amount: &mut Value) {
     if let Ok(quantity) = Quantity::from_json(amount)
@@ -230,10 +254,11 @@ fn round_up(amount: &mut Value) {
 
 /// Fills in the defaults of an object of that type, and of everything in it.
 pub fn default(ty: &'static Type, object: &mut Value) {
-    if !object.is_object() || !RULES.visited.contains(ty.name) {
+    let rules = &RULES[ty.place];
+    if !rules.visited || !object.is_object() {
         return;
     }
-    for default in RULES.types.get(ty.name).into_iter().flat_map(|rules| &rules.defaults) {
+    for default in &rules.defaults {
         let Some((last, outer)) = default.path.split_last() else { continue };
         let parent = outer.iter().fold(&mut *object, |value, key| crate::defaults::child(value, key));
         let there = parent.get(*last).unwrap_or(&Value::Null);
@@ -241,15 +266,14 @@ pub fn default(ty: &'static Type, object: &mut Value) {
             parent[*last] = default.value.clone();
         }
     }
-    for field in ty.fields.iter().filter(|field| is_amounts(ty, field)) {
-        let amounts = object.get_mut(field.name).and_then(Value::as_object_mut);
+    for field in &rules.amounts {
+        let amounts = object.get_mut(*field).and_then(Value::as_object_mut);
         amounts.into_iter().flatten().for_each(|(_, amount)| round_up(amount));
     }
-    if let Some(fill_in) = crate::defaults::of_type(ty.name) {
+    if let Some(fill_in) = rules.fill_in {
         fill_in(object);
     }
-    for field in &ty.fields {
-        let Some(inner) = field.message() else { continue };
+    for Visit { field, inner, .. } in &rules.visits {
         if field.shape == Shape::Inline {
             default(inner, object);
             continue;
@@ -278,29 +302,32 @@ pub fn check(ty: &'static Type, object: &Value, only: &str, errors: &mut FieldEr
 }
 
 fn judge(ty: &'static Type, object: &Value, path: &str, without: &[&str], errors: &mut FieldErrors) {
-    if !object.is_object() || !RULES.visited.contains(ty.name) {
+    let rules = &RULES[ty.place];
+    if !rules.visited || !object.is_object() {
         return;
     }
-    let rules = RULES.types.get(ty.name);
-    for row in rules.into_iter().flat_map(|rules| &rules.rows) {
+    for row in &rules.rows {
         row.judge(object, path, errors);
     }
-    if let Some(code) = crate::validate::of_type(ty.name) {
+    if let Some(code) = rules.code {
         code(object, path, errors);
     }
-    for field in &ty.fields {
-        let Some(inner) = field.message() else { continue };
-        if without.contains(&field.name) || rules.is_some_and(|rules| rules.skip.contains(field.name)) {
+    for Visit { field, inner, skip, flat } in &rules.visits {
+        if *skip || without.contains(&field.name) {
             continue;
         }
-        let (value, below) = (&object[field.name], join(path, field.name));
+        if field.shape == Shape::Inline {
+            judge(inner, object, path, &[], errors);
+            continue;
+        }
+        // Paths are made for what is there alone: most fields are not.
+        let Some(value) = object.get(field.name).filter(|value| !value.is_null()) else { continue };
+        let below = join(path, field.name);
         match field.shape {
-            Shape::Inline => judge(inner, object, path, &[], errors),
-            Shape::One => judge(inner, value, &below, &[], errors),
+            Shape::One | Shape::Inline => judge(inner, value, &below, &[], errors),
             Shape::List => {
-                let flat = rules.is_some_and(|rules| rules.flat.contains(field.name));
                 for (i, item) in value.as_array().into_iter().flatten().enumerate() {
-                    let path = if flat { path.to_owned() } else { format!("{below}[{i}]") };
+                    let path = if *flat { path.to_owned() } else { format!("{below}[{i}]") };
                     judge(inner, item, &path, &[], errors);
                 }
             }
@@ -322,7 +349,7 @@ pub(crate) fn check_type(name: &str, value: &Value, path: &str, errors: &mut Fie
 
 /// Judges what an update, or one of the status, may not change.
 pub fn check_update(ty: &'static Type, new: &Value, old: &Value, errors: &mut FieldErrors) {
-    for row in RULES.types.get(ty.name).into_iter().flat_map(|rules| &rules.rows) {
+    for row in &RULES[ty.place].rows {
         let (now, was) = (at(new, &row.path), at(old, &row.path));
         if now == was || is_empty(now) && is_empty(was) {
             continue;
@@ -344,7 +371,10 @@ pub fn check_update(ty: &'static Type, new: &Value, old: &Value, errors: &mut Fi
 impl Row {
     fn judge(&self, object: &Value, path: &str, errors: &mut FieldErrors) {
         let value = at(object, &self.path);
-        let path = match self.shown.strip_prefix('^') {
+        if is_empty(value) && !self.minds_empty() {
+            return;
+        }
+        let path = || match self.shown.strip_prefix('^') {
             None if self.shown == "." => path.to_owned(),
             None => join(path, self.shown),
             Some("") => without_index(path).to_owned(),
@@ -352,40 +382,50 @@ impl Row {
         };
         match self.rule {
             Rule::AtMost(key) if value.as_i64() > Some(object[key].as_i64().unwrap_or_default()) => {
-                errors.invalid(&path, value.clone(), self.words);
+                errors.invalid(&path(), value.clone(), self.words);
             }
             Rule::Required { inside: true, .. }
                 if at(object, self.path.split_last().map_or(&[], |(_, outer)| outer)).is_null() => {}
             _ if self.each => {
                 for (i, item) in value.as_array().into_iter().flatten().enumerate() {
-                    self.judge_value(item, &format!("{path}[{i}]"), errors);
+                    self.judge_value(item, &|| format!("{}[{i}]", path()), errors);
                 }
             }
             _ => self.judge_value(value, &path, errors),
         }
     }
 
-    fn judge_value(&self, value: &Value, path: &str, errors: &mut FieldErrors) {
+    /// Whether it can object to a value that is not there or is empty.
+    fn minds_empty(&self) -> bool {
+        match &self.rule {
+            Rule::Required { .. } => true,
+            Rule::OneOf { nor_empty, .. } | Rule::Format { nor_empty, .. } => *nor_empty,
+            Rule::Bounds { zero, .. } => *zero == Zero::IsMissing,
+            _ => false,
+        }
+    }
+
+    fn judge_value(&self, value: &Value, path: &dyn Fn() -> String, errors: &mut FieldErrors) {
         if let Rule::Bounds { low, high, words, zero } = &self.rule {
             let number = value.as_i64().or((*zero == Zero::IsMissing).then_some(0));
             let number = number.filter(|number| *zero != Zero::Missing || *number != 0);
             if let Some(number) = number.filter(|number| !(*low..=*high).contains(number)) {
-                errors.invalid(path, number, if self.words.is_empty() { words } else { self.words });
+                errors.invalid(&path(), number, if self.words.is_empty() { words } else { self.words });
             }
             return;
         }
         if let Rule::Required { nor_zero, .. } = self.rule {
             if is_empty(value) || nor_zero && *value == 0 {
-                errors.required(path, self.words);
+                errors.required(&path(), self.words);
             }
             return;
         }
         match &self.rule {
             Rule::OneOf { values, nor_empty: true } if is_empty(value) => {
-                return errors.not_supported(path, "", values);
+                return errors.not_supported(&path(), "", values);
             }
             Rule::Format { check, nor_empty: true } if is_empty(value) => {
-                return crate::validate::report(check(""), path, "", errors);
+                return crate::validate::report(check(""), &path(), "", errors);
             }
             _ if is_empty(value) => return,
             _ => {}
@@ -394,40 +434,43 @@ impl Row {
         match &self.rule {
             Rule::OneOf { values, .. } => {
                 for text in texts(value).filter(|text| !values.contains(text)) {
-                    errors.not_supported(path, text, values);
+                    errors.not_supported(&path(), text, values);
                 }
             }
             Rule::Format { check, .. } => {
                 for text in texts(value) {
-                    crate::validate::report(check(text), path, text, errors);
+                    let problems = check(text);
+                    if !problems.is_empty() {
+                        crate::validate::report(problems, &path(), text, errors);
+                    }
                 }
             }
             Rule::Items(most) => {
                 if let Some(count) = count.filter(|count| count > most) {
-                    errors.too_many(path, count, *most);
+                    errors.too_many(&path(), count, *most);
                 }
             }
             Rule::Bytes(most) if bytes(value) > *most => match self.words {
-                "" => errors.too_long(path, *most),
-                words => errors.invalid(path, value.clone(), words),
+                "" => errors.too_long(&path(), *most),
+                words => errors.invalid(&path(), value.clone(), words),
             },
             Rule::Unique { key, nor_empty, whole } => {
                 let mut seen = Vec::new();
                 for (i, item) in value.as_array().into_iter().flatten().enumerate() {
                     let id = if key.is_empty() { item } else { &item[*key] };
                     if (*nor_empty || !is_empty(id)) && seen.contains(&id) {
-                        let item = if self.shown == "." { path.to_owned() } else { format!("{path}[{i}]") };
+                        let item = if self.shown == "." { path() } else { format!("{}[{i}]", path()) };
                         errors.duplicate(&if *whole { item } else { join(&item, key) }, id.clone());
                     }
                     seen.push(id);
                 }
             }
             Rule::Alone if count > Some(1) && texts(value).any(|text| text == "*") => {
-                errors.invalid(path, value.clone(), self.words);
+                errors.invalid(&path(), value.clone(), self.words);
             }
-            Rule::Labels => crate::meta::validate_labels(value, path, errors),
+            Rule::Labels => crate::meta::validate_labels(value, &path(), errors),
             Rule::Amount if crate::validate::quantity(value).is_negative() => {
-                errors.invalid(path, value.clone(), "must be greater than or equal to 0");
+                errors.invalid(&path(), value.clone(), "must be greater than or equal to 0");
             }
             _ => {}
         }

@@ -90,6 +90,8 @@ pub struct Field {
     /// A pointer: absent and zero differ.
     pub pointer: bool,
     merge: &'static str,
+    /// How server-side apply treats it, if the table says so: what it is called, and keys.
+    list: Option<(&'static str, &'static str)>,
 }
 
 /// How server-side apply treats a list or map.
@@ -141,7 +143,7 @@ impl Field {
 
     /// The list type; lists without one are atomic.
     pub fn list_type(&self) -> ListType {
-        match self.part("l=").map(split) {
+        match self.list {
             Some(("map", keys)) => ListType::Map(keys),
             Some(("set", _)) => ListType::Set,
             _ => ListType::Atomic,
@@ -150,16 +152,16 @@ impl Field {
 
     /// The list type's name and keys as the table has them, if it says anything.
     pub fn declared_list_type(&self) -> Option<(&'static str, &'static str)> {
-        self.part("l=").map(split)
+        self.list
     }
 
     /// Whether server-side apply takes the field as a whole although its parts could be told apart.
     pub fn atomic(&self) -> bool {
         match self.shape {
             Shape::List => self.list_type() == ListType::Atomic,
-            Shape::Map => self.part("l=") == Some("atomic"),
+            Shape::Map => self.list == Some(("atomic", "")),
             // A field may say otherwise of a type that is atomic elsewhere.
-            _ => self.part("l=") != Some("granular") && self.message().is_some_and(|t| t.atomic),
+            _ => self.list != Some(("granular", "")) && self.message().is_some_and(|t| t.atomic),
         }
     }
 }
@@ -173,6 +175,8 @@ fn split(text: &'static str) -> (&'static str, &'static str) {
 pub struct Type {
     /// Its short name, such as `core.v1.Pod`.
     pub name: &'static str,
+    /// Its place among [all types](all_types).
+    pub place: usize,
     /// Whether server-side apply takes it as a whole.
     pub atomic: bool,
     /// Whether it has `apiVersion` and `kind`.
@@ -226,7 +230,8 @@ static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
             let [name, flags, ..] = columns(head);
             let has = |flag| flags.split(' ').any(|f| f == flag);
             let union = flags.split(' ').find_map(|flag| flag.strip_prefix("union="));
-            types.push(Type { name, atomic: has("atomic"), object: has("object"), union, fields: Vec::new() });
+            let place = types.len();
+            types.push(Type { name, place, atomic: has("atomic"), object: has("object"), union, fields: Vec::new() });
         } else if let Some(owner) = types.last_mut() {
             owner.fields.push(parse_field(line, &by_name));
         }
@@ -266,8 +271,10 @@ fn parse_field(line: &'static str, by_name: &BTreeMap<&'static str, u16>) -> Fie
         "X" => Kind::Strings,
         message => by_name.get(message).map_or(Kind::Raw, |&index| Kind::Message(index)),
     };
+    let list = merge.split(' ').find_map(|part| part.strip_prefix("l=")).map(split);
     Field {
         name,
+        list,
         number: number.parse().unwrap_or_default(),
         kind,
         shape,

@@ -9,10 +9,11 @@ use async_trait::async_trait;
 use coracle_api::{ApiError, ApiResult, Resource};
 use http::request::Parts;
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use crate::body::{Body, RequestBody};
 use crate::request_info::RequestInfo;
-use crate::storage::Storage;
+use crate::storage::{Entry, Storage};
 use crate::webhook::Webhooks;
 
 /// Who sends a request (`authentication.k8s.io` UserInfo).
@@ -269,6 +270,54 @@ pub struct AdmissionContext {
     pub authorizer: Arc<dyn Authorizer>,
     /// The way to webhooks.
     pub webhooks: Arc<Webhooks>,
+    /// Set once everything is known that was acknowledged when the request came.
+    heard: Arc<OnceCell<()>>,
+}
+
+impl AdmissionContext {
+    /// For one request.
+    pub fn new(storage: Arc<Storage>, authorizer: Arc<dyn Authorizer>, webhooks: Arc<Webhooks>) -> Self {
+        AdmissionContext { storage, authorizer, webhooks, heard: Arc::default() }
+    }
+
+    /// One object, not older than the request; for objects that are few and asked for again and again, as those that
+    /// say what is allowed: they stay parsed.
+    pub async fn get(&self, group: &str, plural: &str, namespace: &str, name: &str) -> ApiResult<Option<Arc<Value>>> {
+        Ok(self.entry(group, plural, namespace, name).await?.map(|entry| entry.parsed()))
+    }
+
+    /// The labels of an object, not older than the request.
+    pub async fn labels(
+        &self,
+        group: &str,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+    ) -> ApiResult<Option<BTreeMap<String, String>>> {
+        let table = self.storage.table();
+        let fields = table.find_any(group, plural).map_or(&[][..], |row| &row.resource.selectable_fields);
+        Ok(self.entry(group, plural, namespace, name).await?.map(|entry| entry.selectable(fields).labels.clone()))
+    }
+
+    /// All objects of a resource (in `namespace`, unless that is empty) in key order; otherwise as
+    /// [`get`](AdmissionContext::get).
+    pub async fn list(&self, group: &str, plural: &str, namespace: &str) -> ApiResult<Vec<Arc<Value>>> {
+        let table = self.storage.table();
+        let Some(row) = table.find_any(group, plural) else { return Ok(Vec::new()) };
+        self.hear().await?;
+        Ok(row.cache.list(namespace, self.storage.applied()).0.iter().map(|entry| entry.parsed()).collect())
+    }
+
+    async fn entry(&self, group: &str, plural: &str, namespace: &str, name: &str) -> ApiResult<Option<Arc<Entry>>> {
+        let table = self.storage.table();
+        let Some(row) = table.find_any(group, plural) else { return Ok(None) };
+        self.hear().await?;
+        Ok(row.get(namespace, name))
+    }
+
+    async fn hear(&self) -> ApiResult<()> {
+        self.heard.get_or_try_init(|| self.storage.fresh()).await.copied()
+    }
 }
 
 /// Changes or refuses objects on their way to the store. Its type is named as `--enable-admission-plugins` knows it.

@@ -1,8 +1,10 @@
 //! Objects of any kind as one type, so that the machinery of lists and watches exists once and not once a kind.
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DynamicResourceScope;
@@ -53,9 +55,56 @@ impl Raw {
         Api::all_with(api.into_client(), &kind)
     }
 
-    /// Decodes it as a `K`.
+    /// Decodes it as a `K`; if somebody in this process holds the same object, that.
     pub(crate) fn decode<K: DeserializeOwned + Send + Sync + 'static>(&self) -> serde_json::Result<Object> {
-        Ok(Arc::new(serde_json::from_str::<K>(&self.text)?))
+        let key = Held::key::<K>(&self.text);
+        if let Some(object) = HELD.get(&key) {
+            return Ok(object);
+        }
+        let object: Object = Arc::new(serde_json::from_str::<K>(&self.text)?);
+        HELD.insert(key, &object);
+        Ok(object)
+    }
+}
+
+/// The objects that are held by this process's informers. A scheduler, controllers and kubelets that live in one process
+/// see the same objects at about the same time: each is decoded, and held, once for all of them.
+static HELD: LazyLock<Held> = LazyLock::new(Held::default);
+
+/// A type and 128 bits of an object's text.
+type Key = (TypeId, u64, u64);
+
+#[derive(Debug)]
+struct Held(Mutex<(BTreeMap<Key, Weak<dyn Any + Send + Sync>>, usize)>);
+
+impl Default for Held {
+    fn default() -> Self {
+        Held(Mutex::new((BTreeMap::new(), Self::FEW)))
+    }
+}
+
+impl Held {
+    /// With so many it is not worth while to look for those that nobody holds any more.
+    const FEW: usize = 1024;
+
+    fn key<K: 'static>(text: &str) -> Key {
+        static HASHES: LazyLock<[RandomState; 2]> = LazyLock::new(|| [RandomState::new(), RandomState::new()]);
+        let [one, other] = [0, 1].map(|at| HASHES[at].hash_one(text));
+        (TypeId::of::<K>(), one, other)
+    }
+
+    fn get(&self, key: &Key) -> Option<Object> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.get(key)?.upgrade()
+    }
+
+    fn insert(&self, key: Key, object: &Object) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (objects, most) = &mut *held;
+        objects.insert(key, Arc::downgrade(object));
+        if objects.len() >= *most {
+            objects.retain(|_, object| object.strong_count() > 0);
+            *most = Self::FEW.max(2 * objects.len());
+        }
     }
 }
 
@@ -131,5 +180,24 @@ mod tests {
             let map = raw.decode::<ConfigMap>().unwrap().downcast::<ConfigMap>().unwrap();
             assert_eq!(*map, serde_json::from_value(object(json!(null))).unwrap());
         }
+    }
+
+    #[test]
+    fn an_object_is_decoded_once_while_somebody_holds_it() {
+        let raw = |value: &str| -> Raw {
+            let object = json!({ "data": { "a": value }, "metadata": { "name": "shared", "resourceVersion": "7" } });
+            serde_json::from_str(&object.to_string()).unwrap()
+        };
+        let first = raw("1").decode::<ConfigMap>().unwrap();
+        assert!(Arc::ptr_eq(&first, &raw("1").decode::<ConfigMap>().unwrap()));
+        assert!(!Arc::ptr_eq(&first, &raw("2").decode::<ConfigMap>().unwrap()));
+        assert!(raw("1").decode::<kube::core::DynamicObject>().unwrap().is::<kube::core::DynamicObject>());
+        let held = Held::default();
+        for number in 0..10 * Held::FEW {
+            let object: Object = Arc::new(number);
+            held.insert(Held::key::<usize>(&number.to_string()), &object);
+            assert!(held.get(&Held::key::<usize>(&number.to_string())).is_some());
+        }
+        assert!(held.0.lock().unwrap().0.len() <= Held::FEW, "what nobody holds is forgotten");
     }
 }

@@ -13,13 +13,14 @@
 //! ```
 //!
 //! Read in this order: [`framework`] (what a plugin is), any file of `plugins`, [`cycle`] (one decision),
-//! [`queue`] (whose turn it is), [`snapshot`], [`alike`] and [`cache`] (what is known), `run` (the loop); then
+//! [`queue`] (whose turn it is), [`snapshot`], [`alike`], [`devices`] and [`cache`] (what is known), `run` (the loop); then
 //! [`config`] and [`profile`] (which plugins there are) and [`explain`] (why).
 
 pub mod alike;
 pub mod cache;
 pub mod config;
 pub mod cycle;
+pub mod devices;
 pub mod explain;
 pub mod framework;
 pub mod node;

@@ -28,7 +28,7 @@ use crate::plugins::{PREEMPTED, is_for_extended};
 use crate::pod::PodInfo;
 use crate::profile::{Profile, Profiles};
 use crate::queue::{Queue, RefusedBy};
-use crate::snapshot::{Listed, Snapshot};
+use crate::snapshot::{Index, Listed, Snapshot};
 use crate::volumes::Volumes;
 
 /// What the scheduler can be told.
@@ -175,10 +175,10 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) ->
 }
 
 /// Keeps a list of the snapshot current; its events are those of an object that comes or changes, and that goes.
-async fn listed<K: coracle_client::Informable>(
+async fn listed<K: coracle_client::Informable, I: Index<K> + 'static>(
     informers: &Informers,
     sender: &mpsc::UnboundedSender<Change>,
-    list: fn(&mut Snapshot) -> &mut Listed<K>,
+    list: fn(&mut Snapshot) -> &mut Listed<K, I>,
     set: Option<(ClusterEvent, ClusterEvent)>,
     gone: Option<ClusterEvent>,
 ) {

@@ -13,6 +13,7 @@ use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 
 use crate::alike::{Alike, Alikes};
+use crate::devices::{Held, Published};
 use crate::node::{NodeInfo, REGION, ZONE};
 use crate::pod::PodInfo;
 use crate::topology::{Counts, Topology};
@@ -50,13 +51,13 @@ pub struct Snapshot {
     /// How much storage there is where.
     pub capacities: Listed<CSIStorageCapacity>,
     /// The volumes attached to nodes.
-    pub attachments: Listed<VolumeAttachment>,
+    pub attachments: Listed<VolumeAttachment, OfNodes>,
     /// How many pods must stay.
     pub budgets: Listed<PodDisruptionBudget>,
-    /// Claims of devices.
-    pub resource_claims: Listed<ResourceClaim>,
+    /// Claims of devices, and what they have got.
+    pub resource_claims: Listed<ResourceClaim, Held>,
     /// The devices that drivers publish.
-    pub resource_slices: Listed<ResourceSlice>,
+    pub resource_slices: Listed<ResourceSlice, Published>,
     /// Sorts of devices.
     pub device_classes: Listed<DeviceClass>,
     /// Services: their pods are spread.
@@ -232,10 +233,22 @@ fn zone(node: &NodeInfo) -> (Option<String>, Option<String>) {
 
 /// The objects of one kind, as last seen or as they are about to be written.
 #[derive(Debug)]
-pub struct Listed<K> {
+pub struct Listed<K, I = ()> {
     seen: BTreeMap<ObjectKey, Arc<K>>,
     /// What the scheduler decided to write, until the API server shows a newer state.
     assumed: BTreeMap<ObjectKey, Assumed<K>>,
+    /// What is kept of all of them, so that not all must be looked at.
+    index: I,
+}
+
+/// Something known of all objects of a kind.
+pub trait Index<K>: Default {
+    /// An object came, became another, or went.
+    fn replace(&mut self, old: Option<&Arc<K>>, new: Option<&Arc<K>>);
+}
+
+impl<K> Index<K> for () {
+    fn replace(&mut self, _: Option<&Arc<K>>, _: Option<&Arc<K>>) {}
 }
 
 #[derive(Debug)]
@@ -245,9 +258,34 @@ struct Assumed<K> {
     in_flight: bool,
 }
 
-impl<K> Default for Listed<K> {
+/// The attachments of each node.
+#[derive(Debug, Default)]
+pub struct OfNodes(BTreeMap<String, Vec<Arc<VolumeAttachment>>>);
+
+impl OfNodes {
+    /// A node's.
+    pub fn of(&self, node: &str) -> &[Arc<VolumeAttachment>] {
+        self.0.get(node).map_or(&[], Vec::as_slice)
+    }
+}
+
+impl Index<VolumeAttachment> for OfNodes {
+    fn replace(&mut self, old: Option<&Arc<VolumeAttachment>>, new: Option<&Arc<VolumeAttachment>>) {
+        if let Some(old) = old
+            && let Some(of_node) = self.0.get_mut(&old.spec.node_name)
+        {
+            of_node.retain(|attachment| !Arc::ptr_eq(attachment, old));
+            self.0.retain(|_, attachments| !attachments.is_empty());
+        }
+        if let Some(new) = new {
+            self.0.entry(new.spec.node_name.clone()).or_default().push(new.clone());
+        }
+    }
+}
+
+impl<K, I: Default> Default for Listed<K, I> {
     fn default() -> Self {
-        Listed { seen: BTreeMap::new(), assumed: BTreeMap::new() }
+        Listed { seen: BTreeMap::new(), assumed: BTreeMap::new(), index: I::default() }
     }
 }
 
@@ -255,7 +293,12 @@ fn version(object: &impl kube::Resource) -> u64 {
     object.meta().resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
 }
 
-impl<K: kube::Resource> Listed<K> {
+impl<K: kube::Resource, I: Index<K>> Listed<K, I> {
+    /// What is known of all.
+    pub fn index(&self) -> &I {
+        &self.index
+    }
+
     /// One object.
     pub fn get(&self, key: &ObjectKey) -> Option<&Arc<K>> {
         self.assumed.get(key).map(|assumed| &assumed.object).or_else(|| self.seen.get(key))
@@ -293,30 +336,40 @@ impl<K: kube::Resource> Listed<K> {
 
     /// What the API server shows now.
     pub fn set(&mut self, key: ObjectKey, now: Option<Arc<K>>) {
-        let Some(now) = now else {
-            self.assumed.remove(&key);
-            self.seen.remove(&key);
-            return;
-        };
-        // What was decided on a state holds against that state and older ones.
-        let holds =
-            |assumed: &Assumed<K>| assumed.in_flight || version(now.as_ref()) <= version(assumed.object.as_ref());
-        if self.assumed.get(&key).is_some_and(|assumed| !holds(assumed)) {
-            self.assumed.remove(&key);
-        }
-        self.seen.insert(key, now);
+        self.change(key, |listed, key| {
+            let Some(now) = now else {
+                listed.assumed.remove(&key);
+                listed.seen.remove(&key);
+                return;
+            };
+            // What was decided on a state holds against that state and older ones.
+            let holds =
+                |assumed: &Assumed<K>| assumed.in_flight || version(now.as_ref()) <= version(assumed.object.as_ref());
+            if listed.assumed.get(&key).is_some_and(|assumed| !holds(assumed)) {
+                listed.assumed.remove(&key);
+            }
+            listed.seen.insert(key, now);
+        });
     }
 
     /// What is about to be written, in one step or in several.
     pub fn assume(&mut self, key: ObjectKey, object: Arc<K>, in_flight: bool) {
-        self.assumed.insert(key, Assumed { object, in_flight });
+        self.change(key, |listed, key| drop(listed.assumed.insert(key, Assumed { object, in_flight })));
     }
 
     /// It will not be written after all, or has been.
     pub fn forget(&mut self, key: &ObjectKey, object: &Arc<K>) {
         if self.assumed.get(key).is_some_and(|assumed| Arc::ptr_eq(&assumed.object, object)) {
-            self.assumed.remove(key);
+            self.change(key.clone(), |listed, key| drop(listed.assumed.remove(&key)));
         }
+    }
+
+    /// Changes the state of one object, and what is known of all.
+    fn change(&mut self, key: ObjectKey, change: impl FnOnce(&mut Self, ObjectKey)) {
+        let old = self.get(&key).cloned();
+        change(self, key.clone());
+        let new = self.assumed.get(&key).map(|assumed| &assumed.object).or_else(|| self.seen.get(&key));
+        self.index.replace(old.as_ref(), new);
     }
 
     /// What the API server answered to the last write, in case that it does not show it yet.
@@ -351,7 +404,7 @@ mod tests {
             (true, vec![6], 5),
             (true, vec![6, 7], 5),
         ] {
-            let (mut listed, assumed) = (Listed::default(), claim(5));
+            let (mut listed, assumed) = (Listed::<_>::default(), claim(5));
             listed.set(key.clone(), Some(claim(5)));
             listed.assume(key.clone(), assumed.clone(), in_flight);
             for version in &shown {

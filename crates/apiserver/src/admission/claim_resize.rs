@@ -38,7 +38,7 @@ impl AdmissionPlugin for PersistentVolumeClaimResize {
         }
         let name = class_of(&request.object);
         let class = match name == class_of(&request.old_object) && !name.is_empty() {
-            true => context.storage.get("storage.k8s.io", "storageclasses", "", name).await?,
+            true => context.get("storage.k8s.io", "storageclasses", "", name).await?,
             false => None,
         };
         if class.is_some_and(|class| class["allowVolumeExpansion"] == true) {

@@ -26,7 +26,7 @@ impl AdmissionPlugin for DefaultIngressClass {
         if !is(request, "ingresses.networking.k8s.io") || named {
             return Ok(());
         }
-        let classes = context.storage.list("networking.k8s.io", "ingressclasses", "").await?;
+        let classes = context.list("networking.k8s.io", "ingressclasses", "").await?;
         if let Some(class) = default_of(&classes, &[DEFAULT]) {
             request.object["spec"]["ingressClassName"] = class.into();
         }

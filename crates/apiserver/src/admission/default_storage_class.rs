@@ -1,5 +1,7 @@
 //! DefaultStorageClass: a claim that names no class gets the cluster's default one.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use coracle_api::ApiResult;
 use serde_json::Value;
@@ -17,10 +19,10 @@ pub(super) const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 pub(super) struct DefaultStorageClass;
 
 /// The newest of those that an annotation marks; of two as new, the first by name.
-pub(super) fn default_of(classes: &[Value], annotations: &[&str]) -> Option<String> {
-    let created = |class: &Value| text(class, "/metadata/creationTimestamp").to_owned();
-    let name = |class: &Value| text(class, "/metadata/name").to_owned();
-    let is_marked = |class: &&Value| annotations.iter().any(|key| class["metadata"]["annotations"][key] == "true");
+pub(super) fn default_of(classes: &[Arc<Value>], annotations: &[&str]) -> Option<String> {
+    let created = |class: &Arc<Value>| text(class, "/metadata/creationTimestamp").to_owned();
+    let name = |class: &Arc<Value>| text(class, "/metadata/name").to_owned();
+    let is_marked = |class: &&Arc<Value>| annotations.iter().any(|key| class["metadata"]["annotations"][key] == "true");
     let marked = classes.iter().filter(is_marked);
     marked.min_by_key(|class| (std::cmp::Reverse(created(class)), name(class))).map(name)
 }
@@ -37,7 +39,7 @@ impl AdmissionPlugin for DefaultStorageClass {
         if !is(request, "persistentvolumeclaims") || named {
             return Ok(());
         }
-        let classes = context.storage.list("storage.k8s.io", "storageclasses", "").await?;
+        let classes = context.list("storage.k8s.io", "storageclasses", "").await?;
         if let Some(class) = default_of(&classes, &DEFAULT) {
             request.object["spec"]["storageClassName"] = class.into();
         }

@@ -44,7 +44,7 @@ impl AdmissionPlugin for LimitRanger {
 
     async fn admit(&self, request: &mut AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {
         if subject(request) == Some(Subject::Pod) {
-            for range in context.storage.list("", "limitranges", &request.namespace).await? {
+            for range in context.list("", "limitranges", &request.namespace).await? {
                 give_defaults(&mut request.object, &range);
             }
         }
@@ -53,7 +53,7 @@ impl AdmissionPlugin for LimitRanger {
 
     async fn validate(&self, request: &AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {
         let Some(subject) = subject(request) else { return Ok(()) };
-        for range in context.storage.list("", "limitranges", &request.namespace).await? {
+        for range in context.list("", "limitranges", &request.namespace).await? {
             let mut complaints = Vec::new();
             for limit in items(&range["spec"]["limits"]) {
                 match (text(limit, "/type"), subject) {

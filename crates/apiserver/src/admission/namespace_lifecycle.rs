@@ -31,7 +31,7 @@ impl AdmissionPlugin for NamespaceLifecycle {
             return Ok(());
         }
         let name = request.namespace.as_str();
-        let Some(namespace) = context.storage.get("", "namespaces", "", name).await? else {
+        let Some(namespace) = context.get("", "namespaces", "", name).await? else {
             return Err(ApiError::not_found("", "namespaces", name));
         };
         if text(&namespace, "/metadata/deletionTimestamp").is_empty() && namespace["status"]["phase"] != "Terminating" {

@@ -41,7 +41,7 @@ impl AdmissionPlugin for PodSecurity {
             note("exempt", why.into());
             return Ok(());
         }
-        let namespace = context.storage.get("", "namespaces", "", &request.namespace).await?.unwrap_or_default();
+        let namespace = context.get("", "namespaces", "", &request.namespace).await?.unwrap_or_default();
         let (policies, errors) = Policies::of(&namespace, &self.0.defaults);
         let judge = |policy: Policy| {
             let found = violations(policy, pod);

@@ -27,11 +27,10 @@ impl AdmissionPlugin for PodTopologyLabels {
         if node.is_empty() {
             return Ok(());
         }
-        let Some(node) = context.storage.get("", "nodes", "", node).await? else { return Ok(()) };
+        let Some(labels) = context.labels("", "nodes", "", node).await? else { return Ok(()) };
         for label in LABELS {
-            let value = &node["metadata"]["labels"][label];
-            if !value.is_null() {
-                request.object["metadata"]["labels"][label] = value.clone();
+            if let Some(value) = labels.get(label) {
+                request.object["metadata"]["labels"][label] = value.as_str().into();
             }
         }
         Ok(())

@@ -1,5 +1,7 @@
 //! Priority: turns a pod's `priorityClassName` into the number the scheduler compares.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use coracle_api::ApiResult;
 use serde_json::Value;
@@ -33,9 +35,9 @@ impl AdmissionPlugin for Priority {
         }
         let name = text(&request.object, "/spec/priorityClassName").to_owned();
         let class = if name.is_empty() {
-            default_class(&context.storage.list(GROUP, "priorityclasses", "").await?)
+            default_class(&context.list(GROUP, "priorityclasses", "").await?)
         } else {
-            match context.storage.get(GROUP, "priorityclasses", "", &name).await? {
+            match context.get(GROUP, "priorityclasses", "", &name).await? {
                 Some(class) => Some(class),
                 None => return Err(refuse(request, format!("no PriorityClass with name {name} was found"))),
             }
@@ -70,7 +72,7 @@ impl AdmissionPlugin for Priority {
         if !is(request, "priorityclasses.scheduling.k8s.io") || request.object["globalDefault"] != true {
             return Ok(());
         }
-        let classes = context.storage.list(GROUP, "priorityclasses", "").await?;
+        let classes = context.list(GROUP, "priorityclasses", "").await?;
         let name = text(&request.object, "/metadata/name");
         match classes.iter().find(|c| c["globalDefault"] == true && c["metadata"]["name"] != name) {
             None => Ok(()),
@@ -86,7 +88,7 @@ impl AdmissionPlugin for Priority {
 }
 
 /// The class of pods that name none. If there are several defaults (made at the same time), the lowest.
-fn default_class(classes: &[Value]) -> Option<Value> {
+fn default_class(classes: &[Arc<Value>]) -> Option<Arc<Value>> {
     let defaults = classes.iter().filter(|class| class["globalDefault"] == true);
     defaults.min_by_key(|class| class["value"].as_i64().unwrap_or(0)).cloned()
 }

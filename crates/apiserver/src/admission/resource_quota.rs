@@ -25,7 +25,7 @@ impl AdmissionPlugin for ResourceQuota {
     }
 
     async fn validate(&self, request: &AdmissionRequest, context: &AdmissionContext) -> ApiResult<()> {
-        let quotas = context.storage.list("", "resourcequotas", &request.namespace).await?;
+        let quotas = context.list("", "resourcequotas", &request.namespace).await?;
         if quotas.is_empty() {
             return Ok(());
         }

@@ -24,7 +24,7 @@ impl AdmissionPlugin for RuntimeClass {
         if name.is_empty() {
             return Ok(());
         }
-        let Some(class) = context.storage.get("node.k8s.io", "runtimeclasses", "", &name).await? else {
+        let Some(class) = context.get("node.k8s.io", "runtimeclasses", "", &name).await? else {
             return Err(refuse(request, format!("pod rejected: RuntimeClass {name:?} not found")));
         };
         let overhead = &class["overhead"]["podFixed"];
@@ -65,7 +65,7 @@ impl AdmissionPlugin for RuntimeClass {
         let name = text(&request.object, "/spec/runtimeClassName");
         let class = match name {
             "" => None,
-            name => context.storage.get("node.k8s.io", "runtimeclasses", "", name).await?,
+            name => context.get("node.k8s.io", "runtimeclasses", "", name).await?,
         };
         let defined = class.as_ref().map_or(&Value::Null, |class| &class["overhead"]["podFixed"]);
         let given = &request.object["spec"]["overhead"];

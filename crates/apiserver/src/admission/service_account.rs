@@ -1,6 +1,7 @@
 //! ServiceAccount: every pod runs as a ServiceAccount of its namespace, finds a token for it in
 //! `/var/run/secrets/kubernetes.io/serviceaccount`, and pulls images with the account's secrets.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -141,7 +142,7 @@ fn secrets_objection(pod: &Value, account: &Value) -> Option<String> {
     None
 }
 
-async fn account(request: &AdmissionRequest, context: &AdmissionContext, name: &str) -> ApiResult<Value> {
+async fn account(request: &AdmissionRequest, context: &AdmissionContext, name: &str) -> ApiResult<Arc<Value>> {
     let namespace = &request.namespace;
     find(context, namespace, name).await?.ok_or_else(|| {
         let why = format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
@@ -149,9 +150,9 @@ async fn account(request: &AdmissionRequest, context: &AdmissionContext, name: &
     })
 }
 
-async fn find(context: &AdmissionContext, namespace: &str, name: &str) -> ApiResult<Option<Value>> {
+async fn find(context: &AdmissionContext, namespace: &str, name: &str) -> ApiResult<Option<Arc<Value>>> {
     for attempt in 1.. {
-        let account = context.storage.get("", "serviceaccounts", namespace, name).await?;
+        let account = context.get("", "serviceaccounts", namespace, name).await?;
         if account.is_some() || name != "default" || attempt == ATTEMPTS {
             return Ok(account);
         }

@@ -66,11 +66,8 @@ impl World {
 
     /// Runs the plugin over a request.
     pub(super) async fn run(&self, mut request: AdmissionRequest) -> ApiResult<AdmissionRequest> {
-        let context = AdmissionContext {
-            storage: self.storage.clone(),
-            webhooks: Webhooks::new(&self.storage),
-            authorizer: self.authorizer.clone(),
-        };
+        let webhooks = Webhooks::new(&self.storage);
+        let context = AdmissionContext::new(self.storage.clone(), self.authorizer.clone(), webhooks);
         if self.plugin.handles(&request) {
             self.plugin.admit(&mut request, &context).await?;
             self.plugin.validate(&request, &context).await?;

@@ -41,12 +41,7 @@ impl Call {
     }
 
     fn context(&self) -> AdmissionContext {
-        let config = &self.server.config;
-        AdmissionContext {
-            storage: config.storage.clone(),
-            webhooks: config.webhooks.clone(),
-            authorizer: self.server.clone(),
-        }
+        self.context.clone()
     }
 
     /// The plugins that may change the object.

@@ -34,7 +34,7 @@ use self::modify::Outcome;
 pub(crate) use self::ownership::typing;
 pub(crate) use self::subresource::{replicas_path, scale_of};
 use crate::body::{Body, RequestBody};
-use crate::hooks::{Notes, UserInfo};
+use crate::hooks::{AdmissionContext, Notes, UserInfo};
 use crate::negotiate::{self, Accept, Offer, View};
 use crate::options::Options;
 use crate::render;
@@ -56,6 +56,8 @@ pub(crate) struct Call {
     pub(crate) warnings: Vec<String>,
     /// What admission noted.
     pub(crate) notes: Notes,
+    /// What admission may look at.
+    context: AdmissionContext,
     /// What a webhook made of its object.
     views: ownership::Views,
 }
@@ -112,6 +114,8 @@ pub(crate) async fn handle(
         _ => {}
     }
     let manager = manager(&options, &request);
+    let config = &server.config;
+    let context = AdmissionContext::new(config.storage.clone(), server.clone(), config.webhooks.clone());
     let mut call = Call {
         manager,
         server,
@@ -122,6 +126,7 @@ pub(crate) async fn handle(
         accept,
         warnings: Vec::new(),
         notes: Notes::default(),
+        context,
         views: ownership::Views::default(),
     };
     if let Some(warning) = call.row.resource.custom.as_ref().and_then(|kind| kind.deprecation.clone()) {

@@ -18,7 +18,7 @@ use coracle_api::Resource;
 use coracle_clock::Instant;
 use coracle_clock::watch;
 use coracle_store::Revision;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{codec, convert};
 
@@ -54,6 +54,8 @@ pub struct Entry {
     views: Mutex<Vec<Arc<Entry>>>,
     /// What selectors look at; read from the JSON when a selector first asks.
     selectable: OnceLock<Selectable>,
+    /// The object, if somebody wants it to stay parsed.
+    parsed: OnceLock<Arc<Value>>,
 }
 
 /// What selectors look at.
@@ -76,6 +78,7 @@ impl Entry {
             indexed: None,
             views: Mutex::default(),
             selectable: OnceLock::new(),
+            parsed: OnceLock::new(),
         }
     }
 
@@ -111,7 +114,19 @@ impl Entry {
 
     /// The object, parsed. Null if somebody stored what is no JSON.
     pub fn parse(&self) -> Value {
-        serde_json::from_slice(&self.json()).unwrap_or_default()
+        let mut object: Value = serde_json::from_slice(&self.stored).unwrap_or_default();
+        if object.is_object() {
+            if !object["metadata"].is_object() {
+                object["metadata"] = json!({});
+            }
+            object["metadata"]["resourceVersion"] = self.revision.to_string().into();
+        }
+        object
+    }
+
+    /// The object, which stays parsed: for those that are asked for again and again.
+    pub fn parsed(&self) -> Arc<Value> {
+        self.parsed.get_or_init(|| Arc::new(self.parse())).clone()
     }
 
     /// The same object with another version, as the event of its deletion shows it.

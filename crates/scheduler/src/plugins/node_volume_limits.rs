@@ -1,6 +1,6 @@
 //! NodeVolumeLimits: a node can have only so many volumes of a CSI driver attached, as its CSINode says.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use coracle_client::ObjectKey;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
@@ -75,16 +75,21 @@ struct Limits<'a> {
 impl Filter for Limits<'_> {
     fn filter(&self, node: &NodeInfo) -> Result<(), Refusal> {
         let Some(csi) = self.snapshot.csi_nodes.named(&node.name) else { return Ok(()) };
-        let limits =
-            csi.spec.drivers.iter().filter_map(|driver| Some((&driver.name, driver.allocatable.as_ref()?.count?)));
-        let limits: BTreeMap<_, _> = limits.collect();
-        if limits.is_empty() {
+        let attachments = self.snapshot.attachments.index().of(&node.name);
+        // What is attached is looked at only where there may be too much of it.
+        let most = node.claims.len() + attachments.len() + self.volumes.len();
+        let limits = csi.spec.drivers.iter().filter_map(|driver| {
+            let limit = usize::try_from(driver.allocatable.as_ref()?.count?).unwrap_or(0);
+            (most > limit).then_some((&driver.name, limit))
+        });
+        let mut limits = limits.peekable();
+        if limits.peek().is_none() {
             return Ok(());
         }
         let claims = node.claims.keys().filter_map(|key| self.snapshot.claims.get(key));
         let mut attached: BTreeSet<_> = claims.filter_map(|claim| volume(claim, self.snapshot)).collect();
         // Volumes stay attached for a while after their pods went.
-        for (_, attachment) in self.snapshot.attachments.iter().filter(|(_, a)| a.spec.node_name == node.name) {
+        for attachment in attachments {
             let name = attachment.spec.source.persistent_volume_name.as_deref().unwrap_or_default();
             let volume = self.snapshot.volumes.named(name).and_then(|volume| volume.spec.as_ref()?.csi.as_ref());
             attached.extend(volume.map(|csi| (csi.driver.clone(), csi.volume_handle.clone())));
@@ -93,7 +98,7 @@ impl Filter for Limits<'_> {
             let of_driver = |volume: &&CsiVolume| volume.0 == *driver;
             let more = self.volumes.difference(&attached).filter(of_driver).count();
             let held = attached.iter().filter(of_driver).count();
-            if more > 0 && held + more > usize::try_from(limit).unwrap_or(0) {
+            if more > 0 && held + more > limit {
                 return Err(Refusal::unschedulable(REASON));
             }
         }

@@ -15,7 +15,7 @@ pub(super) type Compiled = Result<Program, String>;
 /// The expressions of one policy.
 #[derive(Debug)]
 pub(super) struct Policy {
-    pub(super) object: Value,
+    pub(super) object: Arc<Value>,
     pub(super) conditions: Conditions,
     pub(super) variables: Composition,
     /// In the order of `spec.validations`: expression and `messageExpression`.
@@ -31,7 +31,7 @@ fn compile(env: &Env, expression: &str) -> Compiled {
 }
 
 impl Policy {
-    fn compile(object: Value) -> Policy {
+    fn compile(object: Arc<Value>) -> Policy {
         let spec = &object["spec"];
         let params = !spec["paramKind"].is_null();
         let (variables, env) = Composition::compile(&spec["variables"], untyped_env(params, true));
@@ -74,10 +74,10 @@ pub(super) struct Cache(Mutex<BTreeMap<String, Arc<Policy>>>);
 
 impl Cache {
     /// The policy, compiled now if it is not the one that is known.
-    pub(super) fn get(&self, object: Value) -> Arc<Policy> {
+    pub(super) fn get(&self, object: Arc<Value>) -> Arc<Policy> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let name = text(&object, "/metadata/name").to_owned();
-        if let Some(policy) = known.get(&name).filter(|policy| policy.object == object) {
+        if let Some(policy) = known.get(&name).filter(|policy| Arc::ptr_eq(&policy.object, &object)) {
             return policy.clone();
         }
         let policy = Arc::new(Policy::compile(object));

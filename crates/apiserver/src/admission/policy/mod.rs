@@ -33,7 +33,7 @@ const GROUP: &str = "admissionregistration.k8s.io";
 #[derive(Debug)]
 struct Invocation {
     policy: Arc<Policy>,
-    binding: Value,
+    binding: Arc<Value>,
     /// The resource it matched: the request's own or an equivalent one.
     resource: Arc<Resource>,
     /// Null if there are none.
@@ -56,15 +56,15 @@ async fn select(
     context: &AdmissionContext,
 ) -> ApiResult<Vec<Result<Invocation, Misconfigured>>> {
     let mut selected = Vec::new();
-    let bindings = context.storage.list(GROUP, &format!("{sort}policybindings"), "").await?;
+    let bindings = context.list(GROUP, &format!("{sort}policybindings"), "").await?;
     if bindings.is_empty() {
         return Ok(selected);
     }
-    let policies = context.storage.list(GROUP, &format!("{sort}policies"), "").await?;
+    let policies = context.list(GROUP, &format!("{sort}policies"), "").await?;
     cache.retain(&policies.iter().map(|policy| text(policy, "/metadata/name")).collect::<Vec<_>>());
     for object in policies {
         let name = text(&object, "/metadata/name");
-        let bound: Vec<&Value> = bindings.iter().filter(|binding| text(binding, "/spec/policyName") == name).collect();
+        let bound: Vec<_> = bindings.iter().filter(|binding| text(binding, "/spec/policyName") == name).collect();
         if bound.is_empty() {
             continue;
         }
@@ -176,9 +176,9 @@ async fn variables(
 ) -> ApiResult<Request> {
     let is_namespace = request.resource.qualified() == "namespaces";
     let namespace = match request.namespace.as_str() {
-        "" => Value::Null,
-        _ if is_namespace => Value::Null,
-        name => context.storage.get("", "namespaces", "", name).await?.unwrap_or_default(),
+        "" => Arc::default(),
+        _ if is_namespace => Arc::default(),
+        name => context.get("", "namespaces", "", name).await?.unwrap_or_default(),
     };
     let [object, old] = &super::webhook::in_version(request, resource, context).await?;
     let review = review::Review::new(request, resource, [Value::Null, Value::Null]).body("v1");

@@ -96,7 +96,7 @@ pub(in crate::admission) async fn namespace_selected(
         return Ok(wanted.matches(&request.object["metadata"]["labels"]));
     }
     let name = if is_namespace { &request.name } else { &request.namespace };
-    let namespace = context.storage.get("", "namespaces", "", name).await?;
+    let namespace = context.get("", "namespaces", "", name).await?;
     let namespace = namespace.ok_or_else(|| ApiError::not_found("", "namespaces", name))?;
     Ok(wanted.matches(&namespace["metadata"]["labels"]))
 }

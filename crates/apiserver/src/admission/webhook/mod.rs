@@ -91,7 +91,7 @@ impl From<ApiError> for Failure {
 /// All webhooks of a sort, in the order they are called.
 async fn hooks(context: &AdmissionContext, plural: &str) -> ApiResult<Vec<Hook>> {
     let mut hooks = Vec::new();
-    for configuration in context.storage.list(GROUP, plural, "").await? {
+    for configuration in context.list(GROUP, plural, "").await? {
         let name = text(&configuration, "/metadata/name");
         for (position, spec) in items(&configuration["webhooks"]).enumerate() {
             let uid = format!("{name}/{}/{position}", text(spec, "/name"));

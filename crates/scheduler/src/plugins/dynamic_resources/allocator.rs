@@ -5,30 +5,22 @@
 //! given out before (each device once, the claim's constraints, counters that devices of a pool share). Where none
 //! suits, the one before is taken back and the next tried; a request with `firstAvailable` tries its next alternative.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use coracle_api::quantity::Quantity;
-use coracle_cel::{Env, Meter, PER_CALL_LIMIT, Program, Type, Value};
-use coracle_client::scheduling::{selector_matches, tolerates};
-use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration};
+use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm};
 use k8s_openapi::api::resource::v1::{
-    AllocationResult, Device, DeviceAllocationConfiguration, DeviceAllocationResult, DeviceAttribute, DeviceClass,
-    DeviceConstraint, DeviceRequest, DeviceRequestAllocationResult, DeviceSubRequest, DeviceTaint, DeviceToleration,
-    ResourceClaim, ResourceSlice,
+    AllocationResult, DeviceAllocationConfiguration, DeviceAllocationResult, DeviceClass, DeviceConstraint,
+    DeviceRequest, DeviceRequestAllocationResult, DeviceSubRequest, DeviceToleration, ResourceClaim,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::capacity::{Amounts, consumed, quantity, suffices};
+use super::capacity::{consumed, suffices};
 use super::extended::Extended;
+use crate::devices::{CounterId, DeviceInfo, Devices, Held, Selector, Use};
 use crate::node::NodeInfo;
 use crate::snapshot::Snapshot;
-
-/// Driver, pool and device.
-type DeviceId<'a> = (&'a str, &'a str, &'a str);
-/// Driver, pool, counter set and counter.
-type CounterId<'a> = (&'a str, &'a str, &'a str, &'a str);
 
 /// What a claim asks for, and of which devices.
 pub(super) struct Allocator<'a> {
@@ -37,27 +29,11 @@ pub(super) struct Allocator<'a> {
     requests: Vec<Request<'a>>,
     /// Which requests a node meets by itself.
     extended: Option<Arc<Extended>>,
-    devices: Vec<Published<'a>>,
-    /// The devices of each node, by their places, and those that are not one node's.
-    of_node: BTreeMap<&'a str, Vec<usize>>,
-    elsewhere: Vec<usize>,
-    /// The devices that claims have.
-    taken: BTreeSet<usize>,
-    /// What claims have of devices that many may use.
-    shared: BTreeMap<usize, Amounts<'a>>,
+    devices: &'a Devices,
+    /// What claims have.
+    held: &'a Held,
     /// What is left of shared counters.
     counters: BTreeMap<CounterId<'a>, Quantity>,
-    /// Pools of which not all slices are known: of them not all devices can be had.
-    incomplete: BTreeSet<(&'a str, &'a str)>,
-    /// Whether a device suits an ask, by both their places; selectors are evaluated once.
-    suits: RefCell<BTreeMap<(usize, usize, usize), bool>>,
-}
-
-/// A device and where it is published.
-struct Published<'a> {
-    id: DeviceId<'a>,
-    device: &'a Device,
-    slice: &'a ResourceSlice,
 }
 
 struct Request<'a> {
@@ -70,7 +46,7 @@ struct Request<'a> {
 struct Ask<'a> {
     wanted: DeviceSubRequest,
     class: &'a DeviceClass,
-    selectors: Vec<Program>,
+    selectors: Vec<Arc<Selector>>,
     admin: bool,
 }
 
@@ -85,7 +61,7 @@ struct Here<'a> {
 struct Given(Vec<(usize, usize, usize)>);
 
 impl<'a> Allocator<'a> {
-    /// Looks at what the claims ask for, and at all devices.
+    /// Looks at what the claims ask for.
     ///
     /// # Errors
     /// A class that they name is not there, or a selector is no good.
@@ -94,6 +70,7 @@ impl<'a> Allocator<'a> {
         extended: Option<Arc<Extended>>,
         snapshot: &'a Snapshot,
     ) -> Result<Self, String> {
+        let (devices, held) = (snapshot.resource_slices.index().devices(), snapshot.resource_claims.index());
         let mut requests = Vec::new();
         for (claim, object) in claims.iter().enumerate() {
             for request in object.spec.devices.iter().flat_map(|devices| devices.requests.iter().flatten()) {
@@ -101,71 +78,13 @@ impl<'a> Allocator<'a> {
                 requests.push(Request { claim, name: request.name.clone(), asks: asks.collect::<Result<_, _>>()? });
             }
         }
-        let slices = current(snapshot);
-        let mut counted: BTreeMap<(&str, &str), i64> = BTreeMap::new();
-        slices.iter().for_each(|slice| *counted.entry(pool(slice)).or_default() += 1);
-        let missing = slices.iter().filter(|slice| counted[&pool(slice)] < slice.spec.pool.resource_slice_count);
-        let incomplete = missing.map(|slice| pool(slice)).collect();
-        let counters = slices.iter().flat_map(|slice| {
-            let (driver, pool) = pool(slice);
-            slice.spec.shared_counters.iter().flatten().flat_map(move |set| {
-                let counters = set.counters.iter();
-                counters
-                    .map(move |(name, counter)| ((driver, pool, &set.name[..], &name[..]), quantity(&counter.value)))
-            })
-        });
-        let mut all = Allocator {
-            claims,
-            requests,
-            extended,
-            counters: counters.collect(),
-            devices: slices.iter().flat_map(|slice| published(slice)).collect(),
-            of_node: BTreeMap::new(),
-            elsewhere: Vec::new(),
-            taken: BTreeSet::new(),
-            shared: BTreeMap::new(),
-            incomplete,
-            suits: RefCell::default(),
-        };
-        for (at, device) in all.devices.iter().enumerate() {
-            match device.place() {
-                (Some(node), ..) => all.of_node.entry(node).or_default().push(at),
-                _ => all.elsewhere.push(at),
-            }
-        }
-        all.set_aside(snapshot);
-        Ok(all)
-    }
-
-    /// Sets aside what claims have.
-    fn set_aside(&mut self, snapshot: &'a Snapshot) {
-        let places: BTreeMap<_, _> = self.devices.iter().enumerate().map(|(at, device)| (device.id, at)).collect();
-        for result in held(snapshot) {
-            let Some(at) = places.get(&(&result.driver[..], &result.pool[..], &result.device[..])) else { continue };
-            if result.share_id.is_none() {
-                self.taken.insert(*at);
-                continue;
-            }
-            let used = self.shared.entry(*at).or_default();
-            for (name, amount) in result.consumed_capacity.iter().flatten() {
-                *used.entry(name).or_default() += quantity(amount);
-            }
-        }
-        for at in self.taken.iter().chain(self.shared.keys()) {
-            for (id, used) in self.devices[*at].consumed() {
-                self.counters.entry(id).and_modify(|left| *left -= used);
-            }
-        }
+        Ok(Allocator { claims, requests, extended, devices, held, counters: devices.counters(held) })
     }
 
     /// Devices that can be used on a node for all claims, a result for each claim; none if there are not enough.
     pub(super) fn allocate(&self, node: &NodeInfo) -> Option<Vec<AllocationResult>> {
-        let elsewhere = self.elsewhere.iter().filter(|at| self.devices[**at].is_on(node));
-        let mut devices: Vec<_> =
-            self.of_node.get(&node.name[..]).into_iter().flatten().chain(elsewhere).copied().collect();
-        devices.sort_unstable();
         let mut given = Given::default();
-        self.give(0, &Here { node, devices }, &mut given).then(|| self.results(node, &given))
+        self.give(0, &Here { node, devices: self.devices.on(node) }, &mut given).then(|| self.results(node, &given))
     }
 
     /// Gives devices to the request and all after it.
@@ -205,9 +124,7 @@ impl<'a> Allocator<'a> {
 
     fn give_all(&self, (request, ask): (usize, usize), here: &Here<'_>, given: &mut Given) -> bool {
         let suiting: Vec<_> = here.devices.iter().filter(|device| self.suits((request, ask, **device))).collect();
-        let whole =
-            |device: &usize| !self.incomplete.contains(&(self.devices[*device].id.0, self.devices[*device].id.1));
-        if suiting.is_empty() || !suiting.iter().all(|device| whole(device)) {
+        if suiting.is_empty() || !suiting.iter().all(|device| self.devices.is_whole(**device)) {
             return false;
         }
         let before = given.0.len();
@@ -238,7 +155,8 @@ impl<'a> Allocator<'a> {
             return !again && self.suits(new) && self.constrained(new, given);
         }
         let twice = || given.0.iter().any(|other| other.2 == device && !self.is_admin(other));
-        let free = !self.taken.contains(&device) && (self.devices[device].is_shared() || !twice());
+        let held = self.held.of(self.devices.at(device).id()).is_some_and(Use::is_whole);
+        let free = !held && (self.devices.at(device).is_shared() || !twice());
         free && self.suits(new)
             && self.capacity_suffices(new, given)
             && self.constrained(new, given)
@@ -247,30 +165,25 @@ impl<'a> Allocator<'a> {
 
     /// Whether a device has what the request takes of it, besides what others take.
     fn capacity_suffices(&self, new: (usize, usize, usize), given: &Given) -> bool {
-        let device = &self.devices[new.2];
+        let device = self.devices.at(new.2);
         let takes = |(request, ask, _): &(usize, usize, usize)| {
-            consumed(self.requests[*request].asks[*ask].wanted.capacity.as_ref(), device.device)
+            consumed(self.requests[*request].asks[*ask].wanted.capacity.as_ref(), device.device())
         };
         let Some(mut used) = takes(&new) else { return false };
         if device.is_shared() {
             let others = given.0.iter().filter(|other| other.2 == new.2 && !self.is_admin(other)).filter_map(takes);
-            for (name, amount) in others.chain(self.shared.get(&new.2).cloned()).flatten() {
+            let held = self.held.of(device.id()).map(Use::amounts).into_iter().flatten();
+            for (name, amount) in others.flatten().chain(held.map(|(name, amount)| (&name[..], *amount))) {
                 *used.entry(name).or_default() += amount;
             }
         }
-        suffices(device.device, &used)
+        suffices(device.device(), &used)
     }
 
     fn suits(&self, (request, ask, device): (usize, usize, usize)) -> bool {
-        *self.suits.borrow_mut().entry((request, ask, device)).or_insert_with(|| {
-            let (ask, device) = (&self.requests[request].asks[ask], &self.devices[device]);
-            let variables = BTreeMap::from([("device", device.value())]);
-            // An expression that fails on a device says that the device is not meant.
-            let says = |program: &Program| {
-                matches!(program.evaluate(&variables, &Meter::new(PER_CALL_LIMIT)), Ok(Value::Bool(true)))
-            };
-            device.tolerated(ask.tolerations()) && ask.selectors.iter().all(says)
-        })
+        let ask = &self.requests[request].asks[ask];
+        self.devices.at(device).is_tolerated(ask.tolerations())
+            && ask.selectors.iter().all(|selector| self.devices.is_meant(selector, device))
     }
 
     /// Whether the devices that a constraint of the claim is about have the same value of its attribute.
@@ -285,14 +198,14 @@ impl<'a> Allocator<'a> {
             let others = given.0.iter().filter(|(request, ask, _)| {
                 self.requests[*request].claim == claim && self.is_about(constraint, *request, *ask)
             });
-            let mut others = others.map(|(.., device)| &self.devices[*device]);
+            let mut others = others.map(|(.., device)| self.devices.at(*device));
             match (&constraint.match_attribute, &constraint.distinct_attribute) {
                 (Some(name), _) => {
-                    let own = self.devices[device].attribute(name);
+                    let own = self.devices.at(device).attribute(name);
                     own.is_some() && others.all(|other| other.attribute(name) == own)
                 }
                 (None, Some(name)) => {
-                    let own = self.devices[device].attribute(name);
+                    let own = self.devices.at(device).attribute(name);
                     own.is_some() && others.all(|other| other.attribute(name) != own)
                 }
                 (None, None) => true,
@@ -311,8 +224,9 @@ impl<'a> Allocator<'a> {
         let mut needed: BTreeMap<CounterId<'_>, Quantity> = BTreeMap::new();
         // One that is shared already needs nothing more.
         let all: BTreeSet<_> = given.0.iter().map(|(.., device)| *device).chain([device]).collect();
-        let all = all.into_iter().filter(|device| !self.shared.contains_key(device));
-        for (id, amount) in all.flat_map(|device| self.devices[device].consumed()) {
+        let all = all.into_iter().map(|device| self.devices.at(device));
+        let new = all.filter(|device| !self.held.of(device.id()).is_some_and(Use::is_shared));
+        for (id, amount) in new.flat_map(DeviceInfo::consumed) {
             let entry = needed.entry(id).or_default();
             *entry += amount;
         }
@@ -345,16 +259,17 @@ impl<'a> Allocator<'a> {
                     config: (!config.is_empty()).then_some(config),
                     results: Some(results),
                 }),
-                node_selector: node_selector(node, ours().map(|(.., device)| &self.devices[*device])),
+                node_selector: node_selector(node, ours().map(|(.., device)| self.devices.at(*device))),
             }
         });
         claims.collect()
     }
 
     fn result(&self, request: usize, ask: usize, device: usize) -> DeviceRequestAllocationResult {
-        let (device, own) = (&self.devices[device], &self.requests[request].asks[ask]);
-        let (driver, pool, name) = device.id;
-        let shared = (device.is_shared() && !own.admin).then(|| consumed(own.wanted.capacity.as_ref(), device.device));
+        let (device, own) = (self.devices.at(device), &self.requests[request].asks[ask]);
+        let (driver, pool, name) = device.id();
+        let shared =
+            (device.is_shared() && !own.admin).then(|| consumed(own.wanted.capacity.as_ref(), device.device()));
         let shared = shared.flatten();
         DeviceRequestAllocationResult {
             request: self.name(request, ask),
@@ -362,8 +277,8 @@ impl<'a> Allocator<'a> {
             pool: pool.to_owned(),
             device: name.to_owned(),
             admin_access: own.admin.then_some(true),
-            binding_conditions: device.device.binding_conditions.clone(),
-            binding_failure_conditions: device.device.binding_failure_conditions.clone(),
+            binding_conditions: device.device().binding_conditions.clone(),
+            binding_failure_conditions: device.device().binding_failure_conditions.clone(),
             tolerations: (!own.tolerations().is_empty()).then(|| own.tolerations().to_vec()),
             share_id: shared.is_some().then(coracle_clock::uuid),
             consumed_capacity: shared
@@ -409,12 +324,11 @@ impl<'a> Ask<'a> {
             let (request, class) = (&request.name, &wanted.device_class_name);
             format!("request {request}{separator}{}: device class {class} does not exist", wanted.name)
         })?;
-        let env = Env::default().with_type("device", Type::Dyn);
+        let devices = snapshot.resource_slices.index().devices();
         let all = class.spec.selectors.iter().flatten().chain(wanted.selectors.iter().flatten());
-        let programs = all.filter_map(|selector| selector.cel.as_ref()).map(|selector| {
-            env.compile(&selector.expression).map_err(|error| format!("selector {:?}: {error}", selector.expression))
-        });
-        Ok(Ask { selectors: programs.collect::<Result<_, _>>()?, wanted, class, admin })
+        let expressions = all.filter_map(|selector| selector.cel.as_ref()).map(|selector| &selector.expression[..]);
+        let selectors = expressions.map(|expression| devices.selector(expression)).collect::<Result<_, _>>()?;
+        Ok(Ask { selectors, wanted, class, admin })
     }
 
     /// None for all that suit.
@@ -428,131 +342,8 @@ impl<'a> Ask<'a> {
     }
 }
 
-impl<'a> Published<'a> {
-    /// Where it can be used: on one node, on those that are selected, or on all.
-    fn place(&self) -> (Option<&'a str>, Option<&'a NodeSelector>, bool) {
-        let (spec, device) = (&self.slice.spec, self.device);
-        let (name, selector, all) = match spec.per_device_node_selection {
-            Some(true) => (&device.node_name, &device.node_selector, device.all_nodes),
-            _ => (&spec.node_name, &spec.node_selector, spec.all_nodes),
-        };
-        (name.as_deref(), selector.as_ref(), all == Some(true))
-    }
-
-    fn is_on(&self, node: &NodeInfo) -> bool {
-        let (name, selector, all) = self.place();
-        all || name == Some(&node.name) || selector.is_some_and(|selector| selector_matches(selector, &node.node))
-    }
-
-    /// Whether many may use it.
-    fn is_shared(&self) -> bool {
-        self.device.allow_multiple_allocations == Some(true)
-    }
-
-    /// Whether its taints that keep pods away are all tolerated.
-    fn tolerated(&self, tolerations: &[DeviceToleration]) -> bool {
-        let as_taint = |taint: &DeviceTaint| Taint {
-            key: taint.key.clone(),
-            value: taint.value.clone(),
-            effect: taint.effect.clone(),
-            time_added: None,
-        };
-        let as_toleration = |toleration: &DeviceToleration| Toleration {
-            key: toleration.key.clone(),
-            value: toleration.value.clone(),
-            effect: toleration.effect.clone(),
-            operator: toleration.operator.clone(),
-            toleration_seconds: None,
-        };
-        let tolerations: Vec<_> = tolerations.iter().map(as_toleration).collect();
-        let mut taints = self.device.taints.iter().flatten().filter(|taint| taint.effect != "None").map(as_taint);
-        taints.all(|taint| tolerations.iter().any(|toleration| tolerates(toleration, &taint)))
-    }
-
-    /// An attribute by its qualified name; one without a domain is the driver's.
-    fn attribute(&self, name: &str) -> Option<&'a DeviceAttribute> {
-        let attributes = self.device.attributes.as_ref()?;
-        let own = || attributes.get(name.strip_prefix(self.id.0)?.strip_prefix('/')?);
-        attributes.get(name).or_else(own)
-    }
-
-    fn consumed(&self) -> impl Iterator<Item = (CounterId<'a>, Quantity)> {
-        let (driver, pool, _) = self.id;
-        self.device.consumes_counters.iter().flatten().flat_map(move |consumed| {
-            let counters = consumed.counters.iter();
-            counters.map(move |(name, counter)| {
-                ((driver, pool, &consumed.counter_set[..], &name[..]), quantity(&counter.value))
-            })
-        })
-    }
-
-    /// `device` in selectors: its driver, and attributes and capacity by domain and name.
-    fn value(&self) -> Value {
-        let by_domain = |entries: Vec<(&String, Value)>| {
-            let mut domains: BTreeMap<&str, Vec<(String, Value)>> = BTreeMap::from([(self.id.0, Vec::new())]);
-            for (name, value) in entries {
-                let (domain, name) = name.split_once('/').unwrap_or((self.id.0, name));
-                domains.entry(domain).or_default().push((name.to_owned(), value));
-            }
-            domains
-                .into_iter()
-                .map(|(domain, values)| (domain.to_owned(), values.into_iter().collect()))
-                .collect::<Value>()
-        };
-        let attributes =
-            self.device.attributes.iter().flatten().filter_map(|(name, attribute)| Some((name, plain(attribute)?)));
-        let capacity = self.device.capacity.iter().flatten();
-        let capacity = capacity.map(|(name, capacity)| (name, Value::Quantity(quantity(&capacity.value))));
-        [
-            ("driver".to_owned(), self.id.0.into()),
-            ("attributes".to_owned(), by_domain(attributes.collect())),
-            ("capacity".to_owned(), by_domain(capacity.collect())),
-            ("allowMultipleAllocations".to_owned(), Value::Bool(self.is_shared())),
-        ]
-        .into_iter()
-        .collect()
-    }
-}
-
-fn plain(attribute: &DeviceAttribute) -> Option<Value> {
-    let text = attribute.string.as_deref().map(Value::from);
-    let version = || Value::semver(attribute.version.as_deref()?);
-    text.or_else(|| attribute.int.map(Value::Int)).or_else(|| attribute.bool.map(Value::Bool)).or_else(version)
-}
-
-fn pool(slice: &ResourceSlice) -> (&str, &str) {
-    (&slice.spec.driver, &slice.spec.pool.name)
-}
-
-/// The slices of each pool's newest generation.
-fn current(snapshot: &Snapshot) -> Vec<&ResourceSlice> {
-    let mut newest: BTreeMap<(&str, &str), i64> = BTreeMap::new();
-    for (_, slice) in snapshot.resource_slices.iter() {
-        let generation = newest.entry(pool(slice)).or_insert(i64::MIN);
-        *generation = (*generation).max(slice.spec.pool.generation);
-    }
-    let all = snapshot.resource_slices.iter().map(|(_, slice)| slice.as_ref());
-    let mut slices: Vec<_> = all.filter(|slice| newest[&pool(slice)] == slice.spec.pool.generation).collect();
-    slices.sort_by_key(|slice| (pool(slice), &slice.metadata.name));
-    slices
-}
-
-fn published(slice: &ResourceSlice) -> impl Iterator<Item = Published<'_>> {
-    let (driver, pool) = pool(slice);
-    let devices = slice.spec.devices.iter().flatten();
-    devices.map(move |device| Published { id: (driver, pool, &device.name), device, slice })
-}
-
-/// What claims have got, but for administrators' looks.
-fn held(snapshot: &Snapshot) -> impl Iterator<Item = &DeviceRequestAllocationResult> {
-    let claims = snapshot.resource_claims.iter().filter_map(|(_, claim)| claim.status.as_ref()?.allocation.as_ref());
-    let results =
-        claims.flat_map(|allocation| allocation.devices.iter().flat_map(|devices| devices.results.iter().flatten()));
-    results.filter(|result| result.admin_access != Some(true))
-}
-
 /// Where all the devices can be used: on this node, if one of them is this node's, else where their selectors say.
-fn node_selector<'a>(node: &NodeInfo, devices: impl Iterator<Item = &'a Published<'a>>) -> Option<NodeSelector> {
+fn node_selector<'a>(node: &NodeInfo, devices: impl Iterator<Item = &'a DeviceInfo>) -> Option<NodeSelector> {
     let mut selectors = Vec::new();
     for device in devices {
         let (name, selector, _) = device.place();

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use coracle_api::quantity::Quantity;
 use k8s_openapi::api::resource::v1::{CapacityRequestPolicyRange, CapacityRequirements, Device, DeviceCapacity};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
+
+use crate::devices::quantity;
 
 /// Amounts by the names of a device's capacities.
 pub(super) type Amounts<'a> = BTreeMap<&'a str, Quantity>;
@@ -53,10 +54,6 @@ fn in_range(wanted: Quantity, range: &CapacityRequestPolicyRange) -> Option<Quan
         _ => wanted,
     };
     range.max.as_ref().is_none_or(|max| share <= quantity(max)).then_some(share)
-}
-
-pub(super) fn quantity(wire: &Wire) -> Quantity {
-    wire.0.parse().unwrap_or_default()
 }
 
 #[cfg(test)]
