@@ -218,18 +218,20 @@ impl Queue {
     pub fn happened(&mut self, happened: Happening, hints: &impl Hints, now: Instant) -> Vec<Arc<PodInfo>> {
         let caring =
             self.refused.iter().filter(|(plugin, _)| happened.events.iter().any(|event| hints.cares(plugin, *event)));
-        let candidates: BTreeSet<_> = caring.flat_map(|(_, keys)| keys.iter().cloned()).collect();
-        let mut gated = Vec::new();
+        let candidates: BTreeSet<&ObjectKey> = caring.flat_map(|(_, keys)| keys).collect();
+        let (mut helped, mut gated) = (Vec::new(), Vec::new());
         for key in candidates {
-            let Some(Waiting { pod, place, attempts, .. }) = self.pods.get(&key) else { continue };
+            let Some(Waiting { pod, place, attempts, .. }) = self.pods.get(key) else { continue };
             match place {
-                Place::Unschedulable { by, since } if !self.held.contains(&key) && hints.helps(by, pod, &happened) => {
-                    let until = *since + self.wait(*attempts);
-                    self.put(&key, Place::Backoff { until, after_error: false });
+                Place::Unschedulable { by, since } if !self.held.contains(key) && hints.helps(by, pod, &happened) => {
+                    helped.push((key.clone(), *since + self.wait(*attempts)));
                 }
                 Place::Gated { by } if hints.helps(&RefusedBy::from([*by]), pod, &happened) => gated.push(pod.clone()),
                 _ => {}
             }
+        }
+        for (key, until) in helped {
+            self.put(&key, Place::Backoff { until, after_error: false });
         }
         if !self.in_flight.is_empty() {
             self.log.push_back(happened);

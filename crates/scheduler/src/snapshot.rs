@@ -45,7 +45,7 @@ pub struct Snapshot {
     /// Storage classes.
     pub classes: Listed<StorageClass>,
     /// The CSI drivers on each node.
-    pub csi_nodes: Listed<CSINode>,
+    pub csi_nodes: Listed<CSINode, VolumeLimits>,
     /// What CSI drivers say of themselves.
     pub csi_drivers: Listed<CSIDriver>,
     /// How much storage there is where.
@@ -256,6 +256,41 @@ struct Assumed<K> {
     object: Arc<K>,
     /// It takes several writes: newer states may only be on the way to it.
     in_flight: bool,
+}
+
+/// How many nodes can have so many volumes of a driver attached, by driver and that number.
+#[derive(Debug, Default)]
+pub struct VolumeLimits(BTreeMap<String, BTreeMap<usize, usize>>);
+
+impl VolumeLimits {
+    /// So many volumes of the driver every node can have; none if no node says how many.
+    pub fn least(&self, driver: &str) -> Option<usize> {
+        self.0.get(driver)?.first_key_value().map(|(limit, _)| *limit)
+    }
+}
+
+/// How many volumes of which drivers a node can have attached, where it says so.
+pub fn volume_limits(node: &CSINode) -> impl Iterator<Item = (&str, usize)> {
+    let limit = |count| usize::try_from(count).unwrap_or(0);
+    node.spec
+        .drivers
+        .iter()
+        .filter_map(move |driver| Some((&driver.name[..], limit(driver.allocatable.as_ref()?.count?))))
+}
+
+impl Index<CSINode> for VolumeLimits {
+    fn replace(&mut self, old: Option<&Arc<CSINode>>, new: Option<&Arc<CSINode>>) {
+        for (driver, limit) in new.iter().flat_map(|node| volume_limits(node)) {
+            *self.0.entry(driver.to_owned()).or_default().entry(limit).or_default() += 1;
+        }
+        for (driver, limit) in old.iter().flat_map(|node| volume_limits(node)) {
+            let Some(nodes) = self.0.get_mut(driver) else { continue };
+            if let Some(count) = nodes.get_mut(&limit) {
+                *count -= 1;
+            }
+            nodes.retain(|_, count| *count > 0);
+        }
+    }
 }
 
 /// The attachments of each node.

@@ -4,6 +4,7 @@ use coracle_tests::kubectl::{self, columns};
 use coracle_tests::{Cluster, Kubectl, Section, Session, eventually, sections, specification};
 
 mod apps;
+mod nodes;
 mod replicas;
 mod streams;
 
@@ -26,7 +27,7 @@ fn main() {
     let missing = coracle_tests::cluster::missing;
     let start = || Cluster::start(&["busybox:1.37", "coracle/echo:1.0"]);
     specification(
-        &[streams::SECTIONS, replicas::SECTIONS, apps::SECTIONS, SECTIONS].concat(),
+        &[streams::SECTIONS, replicas::SECTIONS, apps::SECTIONS, nodes::SECTIONS, SECTIONS].concat(),
         missing,
         start,
         Cluster::report,

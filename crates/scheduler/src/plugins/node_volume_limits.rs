@@ -9,7 +9,7 @@ use super::volume_binding::class_of;
 use crate::framework::{ClusterEvent, Filter, Happening, Object, Plugin, Point, PreFilter, Prepared, Refusal};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, volume_limits};
 
 const REASON: &str = "node(s) exceed max volume count";
 
@@ -45,7 +45,11 @@ impl Plugin for NodeVolumeLimits {
     fn filter<'a>(&'a self, pod: &'a PodInfo, snapshot: &'a Snapshot) -> PreFilter<'a> {
         let claims = pod.claims().filter_map(|(key, _)| snapshot.claims.get(&key));
         let volumes: BTreeSet<_> = claims.filter_map(|claim| volume(claim, snapshot)).collect();
-        if volumes.is_empty() { Prepared::none() } else { Prepared::filter(Limits { volumes, snapshot }) }
+        let least = |(driver, _): &CsiVolume| snapshot.csi_nodes.index().least(driver);
+        match volumes.iter().filter_map(least).min() {
+            Some(least) => Prepared::filter(Limits { volumes, least, snapshot }),
+            None => Prepared::none(),
+        }
     }
 }
 
@@ -69,23 +73,19 @@ fn volume(claim: &PersistentVolumeClaim, snapshot: &Snapshot) -> Option<CsiVolum
 
 struct Limits<'a> {
     volumes: BTreeSet<CsiVolume>,
+    /// So many volumes of the pod's drivers every node can have.
+    least: usize,
     snapshot: &'a Snapshot,
 }
 
 impl Filter for Limits<'_> {
     fn filter(&self, node: &NodeInfo) -> Result<(), Refusal> {
-        let Some(csi) = self.snapshot.csi_nodes.named(&node.name) else { return Ok(()) };
         let attachments = self.snapshot.attachments.index().of(&node.name);
         // What is attached is looked at only where there may be too much of it.
-        let most = node.claims.len() + attachments.len() + self.volumes.len();
-        let limits = csi.spec.drivers.iter().filter_map(|driver| {
-            let limit = usize::try_from(driver.allocatable.as_ref()?.count?).unwrap_or(0);
-            (most > limit).then_some((&driver.name, limit))
-        });
-        let mut limits = limits.peekable();
-        if limits.peek().is_none() {
+        if node.claims.len() + attachments.len() + self.volumes.len() <= self.least {
             return Ok(());
         }
+        let Some(csi) = self.snapshot.csi_nodes.named(&node.name) else { return Ok(()) };
         let claims = node.claims.keys().filter_map(|key| self.snapshot.claims.get(key));
         let mut attached: BTreeSet<_> = claims.filter_map(|claim| volume(claim, self.snapshot)).collect();
         // Volumes stay attached for a while after their pods went.
@@ -94,8 +94,8 @@ impl Filter for Limits<'_> {
             let volume = self.snapshot.volumes.named(name).and_then(|volume| volume.spec.as_ref()?.csi.as_ref());
             attached.extend(volume.map(|csi| (csi.driver.clone(), csi.volume_handle.clone())));
         }
-        for (driver, limit) in limits {
-            let of_driver = |volume: &&CsiVolume| volume.0 == *driver;
+        for (driver, limit) in volume_limits(csi) {
+            let of_driver = |volume: &&CsiVolume| volume.0 == driver;
             let more = self.volumes.difference(&attached).filter(of_driver).count();
             let held = attached.iter().filter(of_driver).count();
             if more > 0 && held + more > limit {

@@ -166,6 +166,9 @@ impl<'a> Allocator<'a> {
     /// Whether a device has what the request takes of it, besides what others take.
     fn capacity_suffices(&self, new: (usize, usize, usize), given: &Given) -> bool {
         let device = self.devices.at(new.2);
+        if !device.is_shared() && self.requests[new.0].asks[new.1].wanted.capacity.is_none() {
+            return true; // it gets all there is
+        }
         let takes = |(request, ask, _): &(usize, usize, usize)| {
             consumed(self.requests[*request].asks[*ask].wanted.capacity.as_ref(), device.device())
         };

@@ -81,13 +81,14 @@ impl Plugin for DynamicResources {
             Object::ResourceClaim(old, new) => {
                 let has = |claim: &Option<Arc<ResourceClaim>>| claim.as_ref().is_some_and(|claim| is_allocated(claim));
                 let own = |claim: &Arc<ResourceClaim>| {
-                    let name = claim.metadata.name.as_deref();
                     claim.metadata.namespace.as_ref() == Some(&pod.key.namespace)
-                        && names(pod).is_ok_and(|names| names.iter().any(|(own, _)| Some(&own[..]) == name))
+                        && claim.metadata.name.as_deref().is_some_and(|name| uses(pod, name))
                 };
-                let status = |claim: &Arc<ResourceClaim>| claim.status.clone();
-                let changed = old.as_ref().map(status) != new.as_ref().map(status) || old.is_none();
-                has(old) && !has(new) || changed && new.as_ref().is_some_and(own)
+                let changed = || match (old, new) {
+                    (Some(old), Some(new)) => old.status != new.status,
+                    _ => old.is_none(),
+                };
+                has(old) && !has(new) || new.as_ref().is_some_and(own) && changed()
             }
             _ => true,
         }
@@ -295,6 +296,14 @@ impl Filter for Wanted<'_> {
     fn filter(&self, node: &NodeInfo) -> Result<(), Refusal> {
         self.allocate(node).map(drop)
     }
+}
+
+/// Whether one of the pod's claims has that name.
+fn uses(pod: &PodInfo, name: &str) -> bool {
+    let mut named =
+        pod.spec().resource_claims.iter().flatten().filter_map(|claim| claim.resource_claim_name.as_deref());
+    let mut made = pod.pod.status.iter().flat_map(|status| status.resource_claim_statuses.iter().flatten());
+    named.any(|own| own == name) || made.any(|own| own.resource_claim_name.as_deref() == Some(name))
 }
 
 /// The names of the pod's claims, and whether each was made for it of a template.
