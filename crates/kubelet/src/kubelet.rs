@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_client::{EventRecorder, EventType, Informer};
+use coracle_client::{EventRecorder, EventType, Informable, Informer};
 use coracle_clock::watch;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::{Api, Client};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{NODE_AFFINITY, admit};
@@ -145,21 +146,19 @@ impl Kubelet {
             }
             PodManager::new(self.shared.clone(), self.pods.clone()).run(&mut messages).await;
         };
-        let work = async {
-            futures::join!(
-                pods.run(shutdown.clone()),
-                node.run(shutdown.clone()),
-                services.run(shutdown.clone()),
-                node::keep_status(self.shared.clone(), node.clone()),
-                node::keep_lease(self.shared.clone()),
-                watch_runtime(self.shared.clone(), sender),
-                manager,
-            )
-        };
+        // Each a task, so that what wakes one of them does not wake all; they end with this one.
+        let mut parts = JoinSet::new();
+        keep(&mut parts, pods, &shutdown);
+        keep(&mut parts, node.clone(), &shutdown);
+        keep(&mut parts, services, &shutdown);
+        parts.spawn(node::keep_status(self.shared.clone(), node));
+        parts.spawn(node::keep_lease(self.shared.clone()));
+        parts.spawn(watch_runtime(self.shared.clone(), sender));
         tokio::select! {
             biased;
             () = shutdown.cancelled() => {}
-            _ = work => {}
+            Some(ended) = parts.join_next() => ended?,
+            () = manager => {}
         }
         Ok(())
     }
@@ -169,6 +168,11 @@ impl Kubelet {
         sandboxes.iter().filter_map(|sandbox| sandbox.ip).for_each(|ip| self.shared.ips.reserve(ip));
         Ok(())
     }
+}
+
+fn keep<K: Informable>(parts: &mut JoinSet<()>, informer: Informer<K>, shutdown: &CancellationToken) {
+    let shutdown = shutdown.clone();
+    parts.spawn(async move { informer.run(shutdown).await });
 }
 
 /// Asks the runtime who it is, and passes on what happens there, as long as it answers; then begins anew.
