@@ -74,17 +74,18 @@ static HELD: LazyLock<Held> = LazyLock::new(Held::default);
 /// A type and 128 bits of an object's text.
 type Key = (TypeId, u64, u64);
 
-#[derive(Debug)]
-struct Held(Mutex<(BTreeMap<Key, Weak<dyn Any + Send + Sync>>, usize)>);
+#[derive(Debug, Default)]
+struct Held(Mutex<Objects>);
 
-impl Default for Held {
-    fn default() -> Self {
-        Held(Mutex::new((BTreeMap::new(), Self::FEW)))
-    }
+#[derive(Debug, Default)]
+struct Objects {
+    by_key: BTreeMap<Key, Weak<dyn Any + Send + Sync>>,
+    /// With so many those are looked for that nobody holds any more.
+    most: usize,
 }
 
 impl Held {
-    /// With so many it is not worth while to look for those that nobody holds any more.
+    /// With fewer it is not worth while.
     const FEW: usize = 1024;
 
     fn key<K: 'static>(text: &str) -> Key {
@@ -94,16 +95,15 @@ impl Held {
     }
 
     fn get(&self, key: &Key) -> Option<Object> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.get(key)?.upgrade()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).by_key.get(key)?.upgrade()
     }
 
     fn insert(&self, key: Key, object: &Object) {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (objects, most) = &mut *held;
-        objects.insert(key, Arc::downgrade(object));
-        if objects.len() >= *most {
-            objects.retain(|_, object| object.strong_count() > 0);
-            *most = Self::FEW.max(2 * objects.len());
+        let mut objects = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        objects.by_key.insert(key, Arc::downgrade(object));
+        if objects.by_key.len() >= objects.most.max(Self::FEW) {
+            objects.by_key.retain(|_, object| object.strong_count() > 0);
+            objects.most = 2 * objects.by_key.len();
         }
     }
 }
@@ -198,6 +198,6 @@ mod tests {
             held.insert(Held::key::<usize>(&number.to_string()), &object);
             assert!(held.get(&Held::key::<usize>(&number.to_string())).is_some());
         }
-        assert!(held.0.lock().unwrap().0.len() <= Held::FEW, "what nobody holds is forgotten");
+        assert!(held.0.lock().unwrap().by_key.len() <= Held::FEW, "what nobody holds is forgotten");
     }
 }
