@@ -48,7 +48,7 @@ fn the_past_can_be_listed(cluster: &Cluster) {
     let number = |line: &str| line.split([' ', ',']).nth(1).expect("a revision").to_owned();
     let (revision, deleted) = (number(&history), number(history.lines().last().expect("lines")));
     let get = |line: &str| cluster.coracle(&format!("get --at-revision {line}"));
-    assert_eq!(get(&format!("{revision} configmaps notes -o name")).ok(), "configmap/notes\n");
+    assert_eq!(get(&format!("{revision} configmaps/notes -o name")).ok(), "configmap/notes\n");
     assert!(get(&format!("{revision} cm notes -o yaml")).ok().contains("\n  a: '1'\n"));
     assert!(get(&format!("{revision} cm -A")).ok().starts_with("NAMESPACE "));
     let gone = get(&format!("{deleted} cm notes"));

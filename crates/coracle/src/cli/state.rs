@@ -79,7 +79,7 @@ pub struct Why {
 /// `coracle get`.
 #[derive(Debug, Args)]
 pub struct Get {
-    /// The kind, as kubectl takes it.
+    /// The kind, as kubectl takes it; or KIND/NAME.
     pub kind: String,
     /// One object's name.
     pub name: Option<String>,

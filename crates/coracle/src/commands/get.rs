@@ -15,7 +15,12 @@ use crate::store::oldest;
 
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
 
-pub async fn run(data_dir: Option<PathBuf>, options: Get) -> anyhow::Result<()> {
+pub async fn run(data_dir: Option<PathBuf>, mut options: Get) -> anyhow::Result<()> {
+    if options.name.is_none()
+        && let Some((kind, name)) = options.kind.split_once('/')
+    {
+        (options.name, options.kind) = (Some(name.to_owned()), kind.to_owned());
+    }
     let dir = DataDir::new(data_dir)?;
     let client = client(&dir).await?;
     let kind = resolve(&client, &options.kind).await?;
