@@ -89,6 +89,7 @@ impl Held {
     const FEW: usize = 1024;
 
     fn key<K: 'static>(text: &str) -> Key {
+        // Keyed by chance, so that nobody can make two texts that are taken for one; what is decoded depends on no key.
         static HASHES: LazyLock<[RandomState; 2]> = LazyLock::new(|| [RandomState::new(), RandomState::new()]);
         let [one, other] = [0, 1].map(|at| HASHES[at].hash_one(text));
         (TypeId::of::<K>(), one, other)

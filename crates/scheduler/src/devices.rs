@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use coracle_api::quantity::Quantity;
 use coracle_cel::{Env, Meter, PER_CALL_LIMIT, Program, Type, Value};
-use coracle_client::ObjectKey;
 use coracle_client::scheduling::{selector_matches, tolerates};
 use k8s_openapi::api::core::v1::{NodeSelector, Taint, Toleration};
 use k8s_openapi::api::resource::v1::{
@@ -27,29 +26,20 @@ pub type CounterId<'a> = (&'a str, &'a str, &'a str, &'a str);
 /// More selectors than this are not remembered.
 const MAX_SELECTORS: usize = 64;
 
-/// What all slices publish; put together when somebody asks.
+/// What all slices publish; put together when somebody asks, and again after a slice changed.
 #[derive(Debug, Default)]
-pub struct Published {
-    slices: BTreeMap<ObjectKey, Arc<ResourceSlice>>,
-    devices: OnceLock<Devices>,
-}
+pub struct Published(OnceLock<Devices>);
 
 impl Index<ResourceSlice> for Published {
-    fn replace(&mut self, old: Option<&Arc<ResourceSlice>>, new: Option<&Arc<ResourceSlice>>) {
-        if let Some(old) = old {
-            self.slices.remove(&ObjectKey::of(old.as_ref()));
-        }
-        if let Some(new) = new {
-            self.slices.insert(ObjectKey::of(new.as_ref()), new.clone());
-        }
-        self.devices.take();
+    fn replace(&mut self, _: Option<&Arc<ResourceSlice>>, _: Option<&Arc<ResourceSlice>>) {
+        self.0.take();
     }
 }
 
 impl Published {
-    /// The devices of each pool's newest generation.
-    pub fn devices(&self) -> &Devices {
-        self.devices.get_or_init(|| Devices::new(&self.slices.values().cloned().collect::<Vec<_>>()))
+    /// The devices of each pool's newest generation, of all slices there are.
+    pub fn devices<'a>(&self, slices: impl Iterator<Item = &'a Arc<ResourceSlice>>) -> &Devices {
+        self.0.get_or_init(|| Devices::new(&slices.collect::<Vec<_>>()))
     }
 }
 
@@ -70,14 +60,14 @@ pub struct Devices {
 }
 
 impl Devices {
-    fn new(slices: &[Arc<ResourceSlice>]) -> Devices {
+    fn new(slices: &[&Arc<ResourceSlice>]) -> Devices {
         let mut newest: BTreeMap<(&str, &str), i64> = BTreeMap::new();
         for slice in slices {
             let generation = newest.entry(pool(slice)).or_insert(i64::MIN);
             *generation = (*generation).max(slice.spec.pool.generation);
         }
         let mut slices: Vec<_> =
-            slices.iter().filter(|slice| newest[&pool(slice)] == slice.spec.pool.generation).collect();
+            slices.iter().copied().filter(|slice| newest[&pool(slice)] == slice.spec.pool.generation).collect();
         slices.sort_by_key(|slice| (pool(slice), &slice.metadata.name));
         let mut counted: BTreeMap<(&str, &str), i64> = BTreeMap::new();
         slices.iter().for_each(|slice| *counted.entry(pool(slice)).or_default() += 1);
@@ -382,4 +372,51 @@ pub fn results(claim: &ResourceClaim) -> impl Iterator<Item = &DeviceRequestAllo
     let allocation = claim.status.as_ref().and_then(|status| status.allocation.as_ref());
     let devices = allocation.and_then(|allocation| allocation.devices.as_ref());
     devices.into_iter().flat_map(|devices| devices.results.iter().flatten())
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_client::ObjectKey;
+    use serde_json::json;
+
+    use super::*;
+    use crate::snapshot::Listed;
+
+    fn claim(version: u64, results: serde_json::Value) -> Arc<ResourceClaim> {
+        let metadata = json!({ "name": "c", "namespace": "default", "resourceVersion": version.to_string() });
+        let status = json!({ "allocation": { "devices": { "results": results } } });
+        Arc::new(serde_json::from_value(json!({ "metadata": metadata, "spec": {}, "status": status })).unwrap())
+    }
+
+    #[test]
+    fn what_claims_have_follows_every_state_of_theirs() {
+        let result = |device: &str| json!({ "request": "r", "driver": "d", "pool": "p", "device": device });
+        let share = |amount: &str| {
+            let mut share = result("shared");
+            (share["shareID"], share["consumedCapacity"]) = ("1".into(), json!({ "memory": amount }));
+            share
+        };
+        let mut admin = result("looked-at");
+        admin["adminAccess"] = true.into();
+        let (mut claims, key) = (Listed::<ResourceClaim, Held>::default(), ObjectKey::new("default", "c"));
+        let whole = |claims: &Listed<ResourceClaim, Held>, device: &str| {
+            claims.index().of(("d", "p", device)).is_some_and(Use::is_whole)
+        };
+        claims.set(key.clone(), Some(claim(1, json!([]))));
+        let assumed = claim(1, json!([result("a"), admin]));
+        claims.assume(key.clone(), assumed.clone(), false);
+        assert!(whole(&claims, "a") && !whole(&claims, "looked-at") && !whole(&claims, "b"));
+        claims.forget(&key, &assumed);
+        assert!(claims.index().of(("d", "p", "a")).is_none());
+        claims.set(key.clone(), Some(claim(2, json!([result("b"), share("1Gi"), share("2Gi")]))));
+        assert!(whole(&claims, "b"));
+        let shared = claims.index().of(("d", "p", "shared")).unwrap();
+        assert!(shared.is_shared() && !shared.is_whole());
+        assert_eq!(shared.amounts()["memory"], "3Gi".parse().unwrap());
+        claims.set(key.clone(), Some(claim(3, json!([share("2Gi")]))));
+        assert!(!whole(&claims, "b"));
+        assert_eq!(claims.index().of(("d", "p", "shared")).unwrap().amounts()["memory"], "2Gi".parse().unwrap());
+        claims.set(key, None);
+        assert!(claims.index().of(("d", "p", "shared")).is_none());
+    }
 }

@@ -13,7 +13,7 @@ use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 
 use crate::alike::{Alike, Alikes};
-use crate::devices::{Held, Published};
+use crate::devices::{Devices, Held, Published};
 use crate::node::{NodeInfo, REGION, ZONE};
 use crate::pod::PodInfo;
 use crate::topology::{Counts, Topology};
@@ -112,6 +112,11 @@ impl Snapshot {
             known.insert(key.to_owned(), Arc::new(Topology::new(key, &self.nodes)));
         }
         Counts::new(known[key].clone())
+    }
+
+    /// The devices that drivers publish.
+    pub fn devices(&self) -> &Devices {
+        self.resource_slices.index().devices(self.resource_slices.iter().map(|(_, slice)| slice))
     }
 
     /// How many nodes hold an image, by its [name](crate::node::image_name).

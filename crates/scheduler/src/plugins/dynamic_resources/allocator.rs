@@ -70,7 +70,7 @@ impl<'a> Allocator<'a> {
         extended: Option<Arc<Extended>>,
         snapshot: &'a Snapshot,
     ) -> Result<Self, String> {
-        let (devices, held) = (snapshot.resource_slices.index().devices(), snapshot.resource_claims.index());
+        let (devices, held) = (snapshot.devices(), snapshot.resource_claims.index());
         let mut requests = Vec::new();
         for (claim, object) in claims.iter().enumerate() {
             for request in object.spec.devices.iter().flat_map(|devices| devices.requests.iter().flatten()) {
@@ -327,7 +327,7 @@ impl<'a> Ask<'a> {
             let (request, class) = (&request.name, &wanted.device_class_name);
             format!("request {request}{separator}{}: device class {class} does not exist", wanted.name)
         })?;
-        let devices = snapshot.resource_slices.index().devices();
+        let devices = snapshot.devices();
         let all = class.spec.selectors.iter().flatten().chain(wanted.selectors.iter().flatten());
         let expressions = all.filter_map(|selector| selector.cel.as_ref()).map(|selector| &selector.expression[..]);
         let selectors = expressions.map(|expression| devices.selector(expression)).collect::<Result<_, _>>()?;
