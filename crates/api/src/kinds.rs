@@ -8,7 +8,7 @@ mod prepare;
 
 pub(crate) use prepare::qos_class;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::field::FieldErrors;
 use crate::resource::Strategy;
@@ -161,9 +161,16 @@ pub(crate) fn carry_over(new: &mut Value, old: &Value, fields: &[&str]) {
     let Some(new) = new.as_object_mut() else { return };
     for &field in fields {
         match old.get(field) {
-            Some(value) => new.insert(field.to_owned(), value.clone()),
-            None => new.remove(field),
-        };
+            Some(value) => put(new, field, value),
+            None => drop(new.remove(field)),
+        }
+    }
+}
+
+/// Sets a field, unless it has the value already: to find that out costs less than a copy.
+fn put(object: &mut Map<String, Value>, field: &str, value: &Value) {
+    if object.get(field) != Some(value) {
+        object.insert(field.to_owned(), value.clone());
     }
 }
 
@@ -171,10 +178,12 @@ pub(crate) fn carry_over(new: &mut Value, old: &Value, fields: &[&str]) {
 /// finalizers and owners are taken from the new object by upstream too, so metadata is left alone.
 fn keep_all_but_status(new: &mut Value, old: &Value) {
     let Some(map) = new.as_object_mut() else { return };
-    map.retain(|key, _| matches!(key.as_str(), "status" | "metadata" | "apiVersion" | "kind"));
+    map.retain(|key, _| {
+        matches!(key.as_str(), "status" | "metadata" | "apiVersion" | "kind") || !old[key.as_str()].is_null()
+    });
     for (key, value) in old.as_object().into_iter().flatten() {
         if !matches!(key.as_str(), "status" | "metadata") {
-            map.insert(key.clone(), value.clone());
+            put(map, key, value);
         }
     }
 }

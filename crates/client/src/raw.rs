@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DynamicResourceScope;
 use kube::{Api, Resource};
-use serde::de::{DeserializeOwned, Error};
+use serde::de::{DeserializeOwned, Error, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -24,10 +24,26 @@ pub(crate) struct Raw {
     text: String,
 }
 
-#[derive(Deserialize)]
-struct Head<'a> {
-    #[serde(borrow)]
-    metadata: HeadMeta<'a>,
+/// An object's metadata. It comes early, and what follows it is not looked at.
+struct Head<'de, 'a>(&'a mut Option<HeadMeta<'de>>);
+
+impl<'de> Visitor<'de> for Head<'de, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
+        while let Some(field) = fields.next_key::<Cow<'de, str>>()? {
+            if field == "metadata" {
+                *self.0 = Some(fields.next_value()?);
+                return Ok(());
+            }
+            fields.next_value::<IgnoredAny>()?;
+        }
+        Err(A::Error::missing_field("metadata"))
+    }
 }
 
 #[derive(Deserialize)]
@@ -113,7 +129,12 @@ impl<'de> Deserialize<'de> for Raw {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Box::<RawValue>::deserialize(deserializer)?;
         let text = text.get();
-        let Head { metadata } = serde_json::from_str(text).map_err(D::Error::custom)?;
+        let mut metadata = None;
+        let read = serde_json::Deserializer::from_str(text).deserialize_map(Head(&mut metadata));
+        // Once the metadata is there, it is no error that there is more.
+        let Some(metadata) = metadata else {
+            return Err(read.err().map_or_else(|| D::Error::missing_field("metadata"), D::Error::custom));
+        };
         let HeadMeta { name, namespace, uid, resource_version, managed_fields } = metadata;
         let meta = ObjectMeta { name, namespace, uid, resource_version, ..ObjectMeta::default() };
         let text = match managed_fields.map(RawValue::get) {

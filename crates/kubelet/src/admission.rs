@@ -65,6 +65,9 @@ pub(crate) fn admit(
         Some(failure) if !is_critical(pod) => return Err(failure),
         _ => suits(pod, spec, node, others)?,
     }
+    if missing.is_empty() {
+        return Ok(vec![]);
+    }
     preemption::victims(pod, others, &missing).map_err(|why| {
         let why = format!("preemption: error finding a set of pods to preempt: {why}");
         let message = format!("Unexpected error while attempting to recover from admission failure: {why}");

@@ -66,8 +66,10 @@ impl PodFailure {
 /// Everything that a status follows from.
 #[derive(Clone, Copy, Debug)]
 pub struct StatusInput<'a> {
-    /// The pod with its last known status.
+    /// The pod's metadata and spec.
     pub pod: &'a Pod,
+    /// Its last known status.
+    pub old: &'a PodStatus,
     /// The pod as the runtime has it.
     pub observed: &'a ObservedPod,
     /// What probes found.
@@ -88,7 +90,7 @@ pub struct StatusInput<'a> {
 
 /// The status of a pod. See the [module](self).
 pub fn pod_status(input: StatusInput<'_>) -> PodStatus {
-    let old = input.pod.status.clone().unwrap_or_default();
+    let old = input.old;
     let mut status = PodStatus {
         observed_generation: input.pod.metadata.generation,
         qos_class: Some(old.qos_class.clone().unwrap_or_else(|| qos_class(input.pod).to_owned())),
@@ -102,11 +104,11 @@ pub fn pod_status(input: StatusInput<'_>) -> PodStatus {
         status.phase = Some("Failed".into());
         status.reason = Some(rejection.reason.clone());
         status.message = Some(format!("Pod was rejected: {}", rejection.message));
-        status.conditions = Some(conditions::foreign(&old)).filter(|conditions| !conditions.is_empty());
+        status.conditions = Some(conditions::foreign(old)).filter(|conditions| !conditions.is_empty());
         return status;
     }
-    addresses(&input, &old, &mut status);
-    containers::container_statuses(&input, &old, &mut status);
+    addresses(&input, old, &mut status);
+    containers::container_statuses(&input, old, &mut status);
     let old_phase = old.phase.as_deref().filter(|phase| matches!(*phase, "Succeeded" | "Failed"));
     let computed = phase::phase(&input, &status);
     if let Some(failure) = input.failure {
@@ -123,7 +125,7 @@ pub fn pod_status(input: StatusInput<'_>) -> PodStatus {
         (None, None) => computed,
     };
     status.phase = Some(phase.to_owned());
-    status.conditions = Some(conditions::conditions(&input, &status, &old));
+    status.conditions = Some(conditions::conditions(&input, &status, old));
     status
 }
 

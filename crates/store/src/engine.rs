@@ -108,8 +108,10 @@ struct Committer<J> {
     /// Locked only while the core is, so that records lie in the order of their execution.
     batch: Mutex<Batch>,
     journal: Mutex<J>,
-    /// The leader waits for the disk, and does not want the core.
-    at_disk: AtomicBool,
+    /// The leader waits, for the disk or for its turn, and does not want the core.
+    waits: AtomicBool,
+    /// The runtime has so much to do that answers had to wait for their turn.
+    is_busy: AtomicBool,
     /// The journal's [`Room`] was plenty when it was last asked.
     has_room: AtomicBool,
 }
@@ -125,8 +127,8 @@ impl<J: Journal> Engine<J> {
     pub(crate) fn start(core: Core, journal: J) -> Self {
         let shared = Arc::new(Shared { core: RwLock::new(core), leases_changed: Notify::new() });
         let (queue, batch, journal) = (Mutex::default(), Mutex::default(), Mutex::new(journal));
-        let (at_disk, has_room) = (AtomicBool::default(), AtomicBool::default());
-        let committer = Arc::new(Committer { shared, queue, batch, journal, at_disk, has_room });
+        let [waits, is_busy, has_room] = std::array::from_fn(|_| AtomicBool::default());
+        let committer = Arc::new(Committer { shared, queue, batch, journal, waits, is_busy, has_room });
         Engine { committer, lease_task: AtomicBool::new(false) }
     }
 
@@ -179,7 +181,7 @@ impl<J: Journal> Committer<J> {
 
     /// Executes what is in the queue if nobody else wants the core.
     fn execute_meanwhile(&self) {
-        if self.at_disk.load(Ordering::Relaxed)
+        if self.waits.load(Ordering::Relaxed)
             && let Ok(mut core) = self.shared.core.try_write()
         {
             self.execute(&mut core);
@@ -236,9 +238,9 @@ impl<J: Journal> Committer<J> {
             drop(core);
             // The lock is free meanwhile: readers go on at the last acknowledged revision, writers beyond.
             if failed.is_none() && !records.is_empty() {
-                self.at_disk.store(true, Ordering::Relaxed);
+                self.waits.store(true, Ordering::Relaxed);
                 failed = journal.commit(records).err();
-                self.at_disk.store(false, Ordering::Relaxed);
+                self.waits.store(false, Ordering::Relaxed);
                 // While the answer is not plenty, everybody asks for themselves.
                 _ = self.ask_for_room(journal);
             }
@@ -246,9 +248,14 @@ impl<J: Journal> Committer<J> {
                 None => self.shared.write().publish(head),
                 Some(why) => self.shared.write().fail(why),
             }
-            self.answer(answers, failed.as_ref());
+            let turn = self.answer(answers, failed.as_ref());
             if failed.is_none() {
                 failed = self.go_on_with_checkpoint(journal, Some(head)).err();
+            }
+            if self.is_busy.load(Ordering::Relaxed) {
+                self.waits.store(true, Ordering::Relaxed);
+                turn.wait();
+                self.waits.store(false, Ordering::Relaxed);
             }
         }
     }
@@ -272,9 +279,14 @@ impl<J: Journal> Committer<J> {
     }
 
     /// Tells everybody what came of their command; the disk need not wait for that.
-    fn answer(self: &Arc<Self>, answers: Vec<(Sender, Result<Answer>)>, failed: Option<&StoreError>) {
+    fn answer(self: &Arc<Self>, answers: Vec<(Sender, Result<Answer>)>, failed: Option<&StoreError>) -> Turn {
         let (committer, failed) = (self.clone(), failed.map(ToString::to_string));
+        let turn = Turn { leader: std::thread::current(), came: Arc::default() };
+        let (since, own) = (coracle_clock::instant(), turn.clone());
         let send = move || {
+            committer.is_busy.store(since.elapsed() > BUSY, Ordering::Relaxed);
+            own.came.store(true, Ordering::Release);
+            own.leader.unpark();
             for (sender, answer) in answers {
                 // Whoever asked may have gone away; what it asked for happened all the same.
                 _ = sender.send(failed.as_ref().map_or(answer, |why| Err(StoreError::Engine(why.clone()))));
@@ -285,6 +297,7 @@ impl<J: Journal> Committer<J> {
             Ok(runtime) => drop(runtime.spawn(async move { send() })),
             Err(_) => send(),
         }
+        turn
     }
 
     /// Commits what is executed, and gives the journal up.
@@ -292,6 +305,29 @@ impl<J: Journal> Committer<J> {
         let mut journal = lock(&self.journal);
         self.lead(&mut journal);
         journal.close();
+    }
+}
+
+/// The turn of a batch's answers in the runtime. While that has more to do than it can, every task that is ready now has
+/// its turn before: who of them writes goes along with the next commit, and there are fewer of those. Where nobody else
+/// has to wait, the leader does not either.
+#[derive(Clone, Debug)]
+struct Turn {
+    leader: std::thread::Thread,
+    came: Arc<AtomicBool>,
+}
+
+/// Answers that wait longer than this are not alone.
+const BUSY: Duration = Duration::from_micros(200);
+/// The leader waits no longer than this.
+const PATIENCE: Duration = Duration::from_millis(5);
+
+impl Turn {
+    fn wait(&self) {
+        let since = coracle_clock::instant();
+        while !self.came.load(Ordering::Acquire) && since.elapsed() < PATIENCE {
+            std::thread::park_timeout(PATIENCE);
+        }
     }
 }
 

@@ -183,7 +183,8 @@ impl Call {
         meta::validate_update(&resource, new, old, &mut errors);
         resource.strategy.validate_update(new, old, subresource, &mut errors);
         self.warnings.extend(self.check_rules(new, Some(old), &mut errors));
-        if subresource != "status" {
+        let of_status = subresource == "status";
+        if !of_status {
             admission::check_expressions(&resource, new, &mut errors);
             flow_control::bootstrap::check(&resource, new, &mut errors);
         }
@@ -191,7 +192,9 @@ impl Call {
             let name = old["metadata"]["name"].as_str().unwrap_or_default();
             return Err(ApiError::invalid(&resource.group, &resource.kind, name, &errors.0));
         }
-        self.warnings.extend(resource.strategy.warnings(new));
+        if !of_status {
+            self.warnings.extend(resource.strategy.warnings(new));
+        }
         Ok(())
     }
 }

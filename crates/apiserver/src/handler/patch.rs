@@ -10,7 +10,7 @@ use coracle_api::{ApiError, ApiResult, FieldErrors, decode};
 use http::Response;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Call;
 use super::body;
@@ -51,6 +51,20 @@ impl Patch {
             _ => patch::apply(self.kind, object, &self.bytes, ty),
         }
     }
+
+    /// Takes those fields out of a patched object of a built-in kind that the patch did not touch: they are as they were
+    /// stored, and need not be decoded.
+    fn take_untouched(&self, patched: &mut Value) -> Map<String, Value> {
+        match (&self.document, patched) {
+            (Some(document), Value::Object(fields)) if self.kind != PatchType::Json => {
+                let untouched = |key: &str| document.get(key).is_none() && key != "kind" && key != "apiVersion";
+                let (untouched, touched) = std::mem::take(fields).into_iter().partition(|(key, _)| untouched(key));
+                *fields = touched;
+                untouched
+            }
+            _ => Map::new(),
+        }
+    }
 }
 
 /// 422: the patch makes of the object what is none.
@@ -77,11 +91,15 @@ impl Call {
         }
         let name = self.info.name.clone();
         let mut edit = |call: &mut Call, old: &Value| {
-            let patched = patch.apply(old, ty)?;
+            let mut patched = patch.apply(old, ty)?;
+            let untouched = ty.map(|_| patch.take_untouched(&mut patched)).unwrap_or_default();
             let resource = call.row.resource.clone();
             let accepted = call.accept_object(&resource, patched, patch.duplicates.clone());
             let text = || patch.apply(old, ty).unwrap_or_default().to_string();
             let mut patched = accepted.map_err(|error| unfit(error, text))?;
+            if let Value::Object(fields) = &mut patched {
+                fields.extend(untouched);
+            }
             call.check_identity(&mut patched)?;
             call.track(&mut patched, Some(old));
             Ok(patched)

@@ -72,23 +72,29 @@ impl Resources {
 
     /// Adds all of `other`.
     pub fn add(&mut self, other: &Resources) {
-        for (name, amount) in other.iter() {
-            *self.entry(name) += amount;
-        }
+        self.combine(other, |own, other| own + other);
     }
 
     /// Subtracts all of `other`.
     pub fn subtract(&mut self, other: &Resources) {
-        for (name, amount) in other.iter() {
-            *self.entry(name) -= amount;
-        }
+        self.combine(other, |own, other| own - other);
     }
 
     /// Raises each amount to that of `other`, where that is higher.
     pub fn raise_to(&mut self, other: &Resources) {
-        for (name, amount) in other.iter() {
-            let entry = self.entry(name);
-            *entry = (*entry).max(amount);
+        self.combine(other, i64::max);
+    }
+
+    /// What `other` names becomes what `how` makes of both amounts.
+    fn combine(&mut self, other: &Resources, how: impl Fn(i64, i64) -> i64) {
+        for (own, other) in self.core.iter_mut().zip(other.core) {
+            if let Some(amount) = other {
+                *own = Some(how(own.unwrap_or_default(), amount));
+            }
+        }
+        for (name, amount) in &other.others {
+            let own = self.entry(name);
+            *own = how(*own, *amount);
         }
     }
 

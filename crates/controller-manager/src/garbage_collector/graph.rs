@@ -166,6 +166,9 @@ impl Graph {
     pub(super) fn apply(&mut self, uid: &str, node: Node) -> Work {
         let mut work = Work::default();
         let old = self.nodes.get(uid).cloned();
+        if old.as_ref() == Some(&node) {
+            return work; // what changed is none of ours: a status, a lease that was renewed
+        }
         let (before, after) = (owner_uids(old.as_ref()), owner_uids(Some(&node)));
         for owner in before.difference(&after) {
             self.unlink(owner, uid);

@@ -1,9 +1,11 @@
 //! Telling: the pod's status to the API server.
 
+use std::sync::Arc;
+
 use coracle_client::written::patch_status;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use kube::Api;
 use kube::api::{DeleteParams, Patch, Preconditions};
+use kube::{Api, Client};
 use serde_json::{Map, Value, json};
 
 use super::PodWorker;
@@ -21,10 +23,19 @@ impl PodWorker {
 
     /// Sends the pod's status if it differs from the one last sent. `terminal` says that nothing runs nor will run.
     pub(super) async fn report(&mut self, terminal: bool) -> Result<(), String> {
-        let mut pod = (*self.pod).clone();
-        pod.status = Some(self.with_foreign_conditions());
-        let status = pod_status(StatusInput {
-            pod: &pod,
+        if let Some(news) = self.news(terminal) {
+            let sent = news.send().await?;
+            self.told(sent);
+        }
+        Ok(())
+    }
+
+    /// The pod's status now, if it differs from the one last sent and there is somebody to tell.
+    pub(super) fn news(&mut self, terminal: bool) -> Option<News> {
+        let old = self.with_foreign_conditions();
+        let new = pod_status(StatusInput {
+            pod: &self.pod,
+            old: &old,
             observed: &self.observed,
             verdicts: &self.signals.verdicts(),
             waiting: &self.waiting,
@@ -35,23 +46,16 @@ impl PodWorker {
             now: coracle_clock::now(),
         });
         if self.gone {
-            self.status = status;
-            return Ok(());
+            self.status = new;
+            return None;
         }
-        if pod.status.as_ref() == Some(&status) {
-            return Ok(());
-        }
-        let Some(changes) = difference(pod.status.as_ref(), &status) else { return Ok(()) };
-        let patch = json!({ "metadata": { "uid": self.uid }, "status": changes });
-        let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
-        let patch = Patch::Strategic(&patch);
-        match patch_status::<Pod>(&self.shared.client, namespace, self.pod_name(), &patch).await {
-            Ok(written) => (self.status, self.sent) = (status, written.version()),
-            // It was deleted, perhaps replaced by another of the same name; the watch is about to say so.
-            Err(kube::Error::Api(refusal)) if matches!(refusal.code, 404 | 409) => self.status = status,
-            Err(error) => return Err(format!("status not written: {error}")),
-        }
-        Ok(())
+        (old != new).then(|| News { client: self.shared.client.clone(), pod: self.pod.clone(), old, new })
+    }
+
+    /// Takes note of what was sent.
+    pub(super) fn told(&mut self, sent: Sent) {
+        self.status = sent.status;
+        self.sent = sent.version.unwrap_or(self.sent);
     }
 
     /// The status last sent, with the conditions that others have set meanwhile.
@@ -82,8 +86,44 @@ impl PodWorker {
     }
 }
 
-/// The strategic merge patch from one status to another; `None` when they are equal.
-fn difference(old: Option<&PodStatus>, new: &PodStatus) -> Option<Value> {
+/// A status that is to be sent.
+pub(super) struct News {
+    client: Client,
+    pod: Arc<Pod>,
+    old: PodStatus,
+    new: PodStatus,
+}
+
+/// A status that was sent.
+pub(super) struct Sent {
+    status: PodStatus,
+    /// The version of the pod that has it; none if the pod is gone.
+    version: Option<u64>,
+}
+
+impl News {
+    pub(super) async fn send(self) -> Result<Sent, String> {
+        let meta = &self.pod.metadata;
+        let changes = difference(&self.old, &self.new);
+        if changes.is_empty() {
+            // An empty list is none at all.
+            return Ok(Sent { status: self.new, version: None });
+        }
+        let patch = Patch::Strategic(json!({ "metadata": { "uid": meta.uid }, "status": changes }));
+        let namespace = meta.namespace.as_deref().unwrap_or_default();
+        let name = meta.name.as_deref().unwrap_or_default();
+        let version = match patch_status::<Pod>(&self.client, namespace, name, &patch).await {
+            Ok(written) => Some(written.version()),
+            // It was deleted, perhaps replaced by another of the same name; the watch is about to say so.
+            Err(kube::Error::Api(refusal)) if matches!(refusal.code, 404 | 409) => None,
+            Err(error) => return Err(format!("status not written: {error}")),
+        };
+        Ok(Sent { status: self.new, version })
+    }
+}
+
+/// The strategic merge patch from one status to another.
+fn difference(old: &PodStatus, new: &PodStatus) -> Map<String, Value> {
     let object = |status: Value| match status {
         Value::Object(map) => map,
         _ => Map::new(),
@@ -112,7 +152,7 @@ fn difference(old: Option<&PodStatus>, new: &PodStatus) -> Option<Value> {
     for field in old.keys().filter(|field| !new.contains_key(*field)) {
         patch.insert(field.clone(), Value::Null);
     }
-    (!patch.is_empty()).then_some(Value::Object(patch))
+    patch
 }
 
 fn replaced(list: &Value) -> Value {
@@ -173,7 +213,7 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(
-            difference(Some(&old), &new).unwrap(),
+            Value::Object(difference(&old, &new)),
             json!({
                 "phase": "Running",
                 "message": null,
@@ -182,6 +222,6 @@ mod tests {
                 "conditions": [{ "type": "Ready", "status": "True", "reason": null, "message": null }],
             })
         );
-        assert_eq!(difference(Some(&new), &new), None);
+        assert!(difference(&new, &new).is_empty());
     }
 }

@@ -18,6 +18,8 @@ use crate::text::{go_duration, pod_in_messages};
 
 /// So many plans may follow one another before others get their turn; a pod of twenty init containers needs as many.
 const ROUNDS_MAX: usize = 64;
+/// What takes longer to start is said to be starting: as long as upstream's kubelet takes to look again.
+const MOMENT: Duration = Duration::from_secs(1);
 /// After a sandbox could not be made.
 const SANDBOX_RETRY: Duration = Duration::from_secs(5);
 
@@ -37,16 +39,24 @@ impl PodWorker {
             // Refreshes files, and finds an adopted pod's volumes again.
             self.ensure_volumes().await?;
         }
+        let mut has_begun = false;
         for _ in 0..ROUNDS_MAX {
             let actions = self.plan();
             self.note_backoff(&actions);
             if actions.is_empty() {
                 break;
             }
-            self.report(false).await?;
-            if !self.act(&actions).await? {
+            let acted = match has_begun {
+                true => self.act_and_report(&actions).await?,
+                false => {
+                    self.report(false).await?;
+                    self.act(&actions).await?
+                }
+            };
+            if !acted {
                 break;
             }
+            has_begun = actions.create_sandbox.is_some();
             self.keep_probes();
         }
         if self.stage != Stage::Syncing {
@@ -56,6 +66,21 @@ impl PodWorker {
         self.keep_probes();
         self.report(false).await?;
         self.collect_garbage().await
+    }
+
+    /// Carries out a plan; if that takes its time, the status until then is sent meanwhile. That the sandbox of a pod is
+    /// there need not be told if in the next moment its containers are.
+    async fn act_and_report(&mut self, actions: &Actions) -> Result<bool, String> {
+        let Some(news) = self.news(false) else { return self.act(actions).await };
+        let (acted, sent) = {
+            let mut act = std::pin::pin!(self.act(actions));
+            match coracle_clock::timeout(MOMENT, &mut act).await {
+                Ok(acted) => return acted,
+                Err(_) => tokio::join!(act, news.send()),
+            }
+        };
+        self.told(sent?);
+        acted
     }
 
     /// Fails a pod that runs longer than `activeDeadlineSeconds`, or sees to it that it is looked at in time.

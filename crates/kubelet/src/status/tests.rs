@@ -35,6 +35,7 @@ impl<'a> Case<'a> {
     fn status(&self) -> PodStatus {
         pod_status(StatusInput {
             pod: self.pod,
+            old: self.pod.status.as_ref().unwrap_or(&PodStatus::default()),
             observed: &self.seen.observed,
             verdicts: &self.verdicts,
             waiting: &self.waiting,

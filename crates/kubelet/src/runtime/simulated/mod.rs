@@ -14,6 +14,7 @@ pub mod policy;
 mod world;
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,8 +33,8 @@ pub use policy::SimulationPolicy;
 use self::world::{Container, World};
 use super::{
     ByteStream, ContainerConfig, ContainerEvent, ContainerFilter, ContainerState, ContainerStats, ContainerStatus,
-    ExecOptions, ExecOutput, ImageInfo, ImageUser, LogChunk, LogOptions, OutputChunk, OutputStream, RegistryAuth,
-    Resources, Result, Runtime, RuntimeError, RuntimeVersion, SandboxConfig, SandboxFilter, SandboxState,
+    ExecOptions, ExecOutput, ImageInfo, ImageUser, LogChunk, LogOptions, OutputChunk, OutputStream, PodRef,
+    RegistryAuth, Resources, Result, Runtime, RuntimeError, RuntimeVersion, SandboxConfig, SandboxFilter, SandboxState,
     SandboxStatus, Session,
 };
 use crate::probes::{Check, Outcome, Prober};
@@ -124,9 +125,23 @@ impl SimulatedRuntime {
     }
 }
 
+/// What the ids of a pod's things begin with, so that they lie together.
+fn id_prefix(pod_uid: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    pod_uid.hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
 /// An id as long as Docker's.
-fn new_id() -> String {
-    (0..4).map(|_| format!("{:016x}", coracle_clock::random_u64())).collect()
+fn new_id(pod: &PodRef) -> String {
+    let random = (0..3).map(|_| format!("{:016x}", coracle_clock::random_u64()));
+    std::iter::once(id_prefix(&pod.uid)).chain(random).collect()
+}
+
+/// What there is of one pod, or of all.
+fn of_pod<'a, T>(all: &'a BTreeMap<String, T>, pod_uid: Option<&String>) -> impl Iterator<Item = &'a T> {
+    let prefix = pod_uid.map(|uid| id_prefix(uid)).unwrap_or_default();
+    all.range(prefix.clone()..).take_while(move |(id, _)| id.starts_with(&prefix)).map(|(_, thing)| thing)
 }
 
 /// A session of a command that has ended.
@@ -172,7 +187,7 @@ impl Runtime for SimulatedRuntime {
         drop(self.world.up()?);
         coracle_clock::sleep(self.world.config.sandbox_delay).await;
         let sandbox = SandboxStatus {
-            id: new_id(),
+            id: new_id(&config.pod),
             pod: config.pod.clone(),
             attempt: config.attempt,
             state: SandboxState::Ready,
@@ -209,7 +224,7 @@ impl Runtime for SimulatedRuntime {
             filter.pod_uid.as_ref().is_none_or(|uid| *uid == s.pod.uid)
                 && filter.state.is_none_or(|state| state == s.state)
         };
-        let mut found: Vec<_> = state.sandboxes.values().filter(wanted).cloned().collect();
+        let mut found: Vec<_> = of_pod(&state.sandboxes, filter.pod_uid.as_ref()).filter(wanted).cloned().collect();
         found.sort_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
         Ok(found)
     }
@@ -224,7 +239,7 @@ impl Runtime for SimulatedRuntime {
         }
         let behaviour = self.world.behaviour(&state.sandboxes[sandbox_id].labels, config);
         let status = ContainerStatus {
-            id: new_id(),
+            id: new_id(&config.pod),
             sandbox_id: sandbox_id.to_owned(),
             pod: config.pod.clone(),
             name: config.name.clone(),
@@ -289,7 +304,8 @@ impl Runtime for SimulatedRuntime {
                 && filter.sandbox_id.as_ref().is_none_or(|id| *id == s.sandbox_id)
                 && filter.state.is_none_or(|state| state == s.state)
         };
-        let mut found: Vec<_> = state.containers.values().map(|c| &c.status).filter(wanted).cloned().collect();
+        let statuses = of_pod(&state.containers, filter.pod_uid.as_ref()).map(|c| &c.status);
+        let mut found: Vec<_> = statuses.filter(wanted).cloned().collect();
         found.sort_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
         Ok(found)
     }
