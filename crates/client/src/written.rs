@@ -55,6 +55,20 @@ where
     client.request(request.map_err(Error::BuildRequest)?).await
 }
 
+/// Replaces the `status` of an object.
+///
+/// # Errors
+/// As `kube::Api::replace_status`.
+pub async fn replace_status<K>(client: &Client, namespace: &str, name: &str, object: &K) -> Result<Written>
+where
+    K: Resource<DynamicType = ()> + Serialize,
+{
+    let body = serde_json::to_vec(object).map_err(Error::SerdeError)?;
+    let url = Request::new(K::url_path(&(), Some(namespace)));
+    let request = url.replace_subresource("status", name, &PostParams::default(), body);
+    client.request(request.map_err(Error::BuildRequest)?).await
+}
+
 /// Deletes all objects of a namespace of the kind that `resource` says.
 ///
 /// # Errors

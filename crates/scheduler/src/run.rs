@@ -247,7 +247,9 @@ impl Scheduler {
         let message = refused.map_or_else(|| format!("{error:#}"), |status| format!("{error}: {}", status.message));
         tracing::debug!(pod = %pod.key, message, "binding failed");
         self.tell_failure(&pod, &message);
-        self.patch_status(&pod, scheduled_condition(&pod.pod, "SchedulerError", message));
+        let mut status = scheduled_condition(&pod.pod, "SchedulerError", message);
+        status["nominatedNodeName"] = Value::Null;
+        self.patch_status(&pod, status);
         self.queue.failed(&pod.key, RefusedBy::new(), &self.profiles, coracle_clock::instant());
         // What it held is free again.
         let events = vec![ClusterEvent::AssignedPodDelete];

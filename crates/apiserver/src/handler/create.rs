@@ -11,7 +11,6 @@ use crate::admission;
 use crate::body::{Body, RequestBody};
 use crate::flow_control;
 use crate::hooks::Operation;
-use crate::storage::Stored;
 
 /// How often a generated name that is taken is thrown away for another one.
 const GENERATE_ATTEMPTS: usize = 8;
@@ -72,15 +71,16 @@ impl Call {
             self.validate_new(&object)?;
             admission.object = object;
             self.admit_final(&admission).await?;
-            let object = &admission.object;
-            let name = object["metadata"]["name"].as_str().unwrap_or_default();
-            match self.insert(name, object).await? {
+            let object = std::mem::take(&mut admission.object);
+            let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            let warnings = resource.strategy.warnings(&object);
+            match self.insert(&name, object).await? {
                 Ok(outcome) => {
-                    self.warnings.extend(resource.strategy.warnings(&admission.object));
+                    self.warnings.extend(warnings);
                     return Ok(outcome);
                 }
                 Err(_) if template.is_some() && attempt < GENERATE_ATTEMPTS => {}
-                Err(existing) => return Err(self.already_exists(name, &existing)),
+                Err(existing) => return Err(self.already_exists(&name, &existing)),
             }
         }
         Err(ApiError::internal("no name could be generated"))
@@ -138,22 +138,26 @@ impl Call {
     }
 
     /// Stores a new object; the error is the object of that name that is there already.
-    async fn insert(&self, name: &str, object: &Value) -> ApiResult<Result<Outcome, Value>> {
+    async fn insert(&self, name: &str, object: Value) -> ApiResult<Result<Outcome, Value>> {
         let storage = &self.server.config.storage;
         if self.options.dry_run {
             return Ok(match self.current(name).await? {
                 Some(existing) => Err(existing.parse()),
-                None => Ok(Outcome::Unwritten(object.clone())),
+                None => Ok(Outcome::Unwritten(object)),
             });
         }
-        let stored = self.as_stored(object).await?;
+        let form = self.as_stored(&object).await?;
         let key = self.row.key(&self.info.namespace, name);
         let lease = storage.lease_for(&self.row).await?;
-        let written: Result<Stored, _> =
-            storage.put_with(&key, 0, &stored, lease, self.beside(&Value::Null, object)).await?;
-        Ok(written
-            .map(Outcome::Stored)
-            .map_err(|error| error.current.and_then(|kv| serde_json::from_slice(&kv.value).ok()).unwrap_or_default()))
+        let written = storage.put_with(&key, 0, &form, lease, self.beside(&Value::Null, &object)).await?;
+        drop(form);
+        Ok(match written {
+            Ok(stored) => {
+                self.keep(key, &stored, object);
+                Ok(Outcome::Stored(stored))
+            }
+            Err(error) => Err(error.current.and_then(|kv| serde_json::from_slice(&kv.value).ok()).unwrap_or_default()),
+        })
     }
 
     fn already_exists(&self, name: &str, existing: &Value) -> ApiError {

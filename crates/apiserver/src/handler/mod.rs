@@ -298,6 +298,30 @@ impl Call {
         Ok(self.present_one(entry.clone()).await?.parse())
     }
 
+    /// As [`Call::read`], for who is about to write it.
+    async fn read_to_write(&self, entry: &Arc<Entry>, name: &str) -> ApiResult<Value> {
+        if self.is_rewritten() {
+            let key = self.row.key(&self.info.namespace, name);
+            if let Some(object) = self.server.config.storage.recent().take(&key, entry.revision) {
+                return Ok(object);
+            }
+        }
+        self.read(entry).await
+    }
+
+    /// Keeps an object that was written, if somebody will write it again soon.
+    fn keep(&self, key: String, stored: &Stored, object: Value) {
+        if self.is_rewritten() {
+            self.server.config.storage.recent().keep(key, stored.revision, object);
+        }
+    }
+
+    /// Whether objects of this resource are written again and again, as those are that have a status; and lie in the
+    /// store in the version that requests see.
+    fn is_rewritten(&self) -> bool {
+        self.row.resource.builtin() && self.row.stored_as.is_none() && self.row.resource.subresource("status").is_some()
+    }
+
     /// What a write left behind, parsed, in this request's version.
     async fn read_stored(&self, stored: &Stored) -> ApiResult<Value> {
         let object = serde_json::from_slice(&stored.json).map_err(ApiError::internal)?;

@@ -86,7 +86,7 @@ impl Call {
         let subresource = self.info.subresource.clone();
         let mut entry = self.current(name).await?.ok_or_else(|| self.not_found())?;
         loop {
-            let old = self.read(&entry).await?;
+            let old = self.read_to_write(&entry, name).await?;
             let warned = self.warnings.len();
             let mut new = loop {
                 let edited = edit(self, &old);
@@ -107,7 +107,7 @@ impl Call {
             if self.options.dry_run || new == old && !entry.stale {
                 return Ok(Outcome::Unwritten(new));
             }
-            match self.write(name, &entry, &old, &new).await? {
+            match self.write(name, &entry, &old, new).await? {
                 Ok(stored) => return Ok(Outcome::Stored(stored)),
                 Err(None) => return Err(self.not_found()),
                 Err(Some(newer)) => entry = newer,
@@ -133,17 +133,22 @@ impl Call {
         name: &str,
         entry: &Entry,
         old: &Value,
-        new: &Value,
+        new: Value,
     ) -> ApiResult<Result<Stored, Option<Arc<Entry>>>> {
         let storage = &self.server.config.storage;
         let key = self.row.key(&self.info.namespace, name);
-        let written = if may_vanish(new) {
+        let written = if may_vanish(&new) {
             let removed = storage.remove_with(&key, entry.revision, self.beside(old, &Value::Null)).await?;
-            removed.map(|revision| Stored::new(new, revision))
+            removed.map(|revision| Stored::new(&new, revision))
         } else {
-            let stored = self.as_stored(new).await?;
             let lease = storage.lease_for(&self.row).await?;
-            storage.put_with(&key, entry.revision, &stored, lease, self.beside(old, new)).await?
+            let form = self.as_stored(&new).await?;
+            let written = storage.put_with(&key, entry.revision, &form, lease, self.beside(old, &new)).await?;
+            drop(form);
+            if let Ok(stored) = &written {
+                self.keep(key, stored, new);
+            }
+            written
         };
         Ok(written.map_err(|error| error.current.map(|kv| Arc::new(self.row.entry(&kv)))))
     }

@@ -10,6 +10,7 @@ pub mod codec;
 pub mod convert;
 mod definitions;
 mod pump;
+mod recent;
 pub mod table;
 mod write;
 
@@ -40,6 +41,8 @@ pub struct Storage {
     applied: watch::Sender<Revision>,
     /// The lease that the events of this minute share, and when it was made.
     event_lease: tokio::sync::Mutex<Option<(LeaseId, coracle_clock::Instant)>>,
+    /// What was just written.
+    recent: recent::Recent,
     /// How long the store takes.
     operations: Operations,
     stop: CancellationToken,
@@ -61,6 +64,7 @@ impl Storage {
             table: RwLock::new(Arc::new(ResourceTable::new(resources))),
             applied: watch::Sender::new(0),
             event_lease: tokio::sync::Mutex::new(None),
+            recent: recent::Recent::default(),
             operations: Operations::default(),
             stop: stop.clone(),
             _stop_on_drop: stop.clone().drop_guard(),
@@ -72,6 +76,11 @@ impl Storage {
     /// The store below.
     pub fn store(&self) -> &SharedStore {
         &self.store
+    }
+
+    /// What was just written.
+    pub(crate) fn recent(&self) -> &recent::Recent {
+        &self.recent
     }
 
     /// How long the store takes for what.

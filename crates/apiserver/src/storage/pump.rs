@@ -166,6 +166,7 @@ async fn run(storage: Weak<Storage>, mut stream: WatchStream, stop: Cancellation
         let done = match item {
             Some(Ok(batch)) if batch.events.is_empty() => {
                 storage.table().caches().for_each(|cache| cache.forget());
+                storage.recent.clear();
                 apply(&storage, &[], batch.revision).await
             }
             Some(Ok(batch)) => apply(&storage, &batch.events, batch.revision).await,

@@ -10,13 +10,13 @@ mod plan;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use coracle_client::written::replace_status;
 use coracle_client::{
     EventType, Informer, ObjectKey, Requeue, WorkQueue, controller_of, controller_reference, object_reference,
 };
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
-use kube::api::PostParams;
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 
 use crate::claim;
 use crate::context::{Context, enqueue_changes};
@@ -134,8 +134,8 @@ impl<K: Replicator> ReplicaSetController<K> {
         if pods::same_status(&changed.status(), &old) {
             return Ok(());
         }
-        let api: Api<K> = Api::namespaced(self.control.client.clone(), &owner.namespace().unwrap_or_default());
-        api.replace_status(&owner.name_any(), &PostParams::default(), &changed).await?;
+        replace_status(&self.control.client, &owner.namespace().unwrap_or_default(), &owner.name_any(), &changed)
+            .await?;
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use coracle_client::written::patch_status;
 use coracle_client::{EventType, ObjectKey, object_reference};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::ResourceClaim;
@@ -116,9 +117,13 @@ pub(super) fn bind(profile: &Profile, placement: Placement) -> Work<Done> {
     let permits: Vec<_> = profile.at(Point::Permit).filter_map(|plugin| plugin.permit(&placement)).collect();
     let writes: Vec<_> =
         profile.at(Point::PreBind).filter_map(|plugin| Some((plugin.name(), plugin.pre_bind(&placement)?))).collect();
+    let expects = (!permits.is_empty() || !writes.is_empty()).then(|| placement.clone());
     let binding = profile.at(Point::Bind).find_map(|plugin| Some((plugin.name(), plugin.bind(&placement)?)));
     Box::pin(async move {
         let result = async {
+            if let Some(placement) = expects {
+                expect(&placement).await;
+            }
             for permit in permits {
                 permit.await.map_err(|refusal| anyhow::anyhow!(refusal.message()))?;
             }
@@ -134,6 +139,20 @@ pub(super) fn bind(profile: &Profile, placement: Placement) -> Work<Done> {
         let result = result.await;
         Done::Bound(Box::new(Bound { placement, result }))
     })
+}
+
+/// Says on which node a pod is expected to run: what is between it and its binding may take long, and who makes nodes
+/// or volumes ready wants to know. The binding takes it away again.
+async fn expect(Placement { client, pod, node, .. }: &Placement) {
+    if pod.nominated_node() == Some(node) {
+        return;
+    }
+    let patch = json!({ "metadata": { "uid": pod.uid() }, "status": { "nominatedNodeName": node } });
+    let namespace = &pod.key.namespace;
+    // A hint that is not there hinders nobody.
+    if let Err(error) = patch_status::<Pod>(client, namespace, &pod.key.name, &Patch::Strategic(patch)).await {
+        tracing::debug!(pod = %pod.key, %error, "the expected node was not written");
+    }
 }
 
 /// The status part that says why a pod is not scheduled. The time of transition stays if only the words change.
