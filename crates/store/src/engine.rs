@@ -3,8 +3,9 @@
 //! **Group commit.** Writers put their commands into a queue; whoever finds the core free executes what is there. The
 //! first to find nobody at work becomes the leader (on a thread that may block), which takes all that was executed: one
 //! [`Journal::commit`], publish, answer all. Whoever comes while the disk is busy is in the next batch, executed by
-//! the time the disk is free; so sixty-four writers wait for the disk about as often as one. An engine without a disk
-//! skips all this.
+//! the time the disk is free; so sixty-four writers wait for the disk about as often as one. While the processors are
+//! what is scarce, the leader lets everybody who is ready have a [turn](Turn) first. An engine without a disk skips all
+//! this.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};

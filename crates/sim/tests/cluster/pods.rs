@@ -45,6 +45,28 @@ fn a_crashing_container_waits_ever_longer_up_to_five_minutes() {
 }
 
 #[test]
+fn a_pod_whose_containers_take_their_time_says_that_it_is_ready_for_them() {
+    for (pull, told) in [(0, 0), (10, 1)] {
+        let machine = SimulatedConfig { pull_delay: seconds(pull), ..SimulatedConfig::default() };
+        play(Cluster::builder().machine(machine), async |cluster| {
+            cluster.create(pod("web", one_container("nginx:1", &[]))).await?;
+            cluster.settle().await;
+            let states = cluster.history().into_iter().filter(|change| change.object().1 == "default/web");
+            let of_kubelet = states.map(|change| change.json()).filter(|pod| !pod["status"]["startTime"].is_null());
+            let ready = |pod: &Value| {
+                let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+                conditions.filter(|c| c["type"] == "PodReadyToStartContainers").any(|c| c["status"] == "True")
+            };
+            let (waiting, running): (Vec<_>, Vec<_>) =
+                of_kubelet.partition(|pod| container(pod)["state"]["running"].is_null());
+            assert_eq!((waiting.iter().filter(|pod| ready(pod)).count(), waiting.len()), (told, told + 1));
+            assert_eq!((running.iter().all(ready), running.len()), (true, 1));
+            Ok(())
+        });
+    }
+}
+
+#[test]
 fn ten_good_minutes_let_a_container_begin_anew() {
     simulate(async |cluster| {
         cluster.create(pod("web", one_container("nginx:1", &[]))).await?;
