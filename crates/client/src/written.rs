@@ -14,10 +14,16 @@ pub struct Written {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Metadata {
+    name: String,
     resource_version: String,
 }
 
 impl Written {
+    /// The object's name, which the server may have made up.
+    pub fn name(&self) -> &str {
+        &self.metadata.name
+    }
+
     /// The object's version as a number: later ones are greater.
     pub fn version(&self) -> u64 {
         self.metadata.resource_version.parse().unwrap_or_default()

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use coracle_client::{EventRecorder, EventType, Informer, ObjectKey, WorkQueue};
+use coracle_client::{EventRecorder, EventType, Informer, ObjectKey, WorkQueue, written};
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 
 use crate::claim::{self, Owned};
@@ -26,16 +26,23 @@ impl PodControl {
         PodControl { client, recorder, expectations: Arc::default() }
     }
 
-    /// For each change of a pod: notes what was expected of it, and adds the keys of the owners it concerns.
+    /// For each change of a pod: notes what was expected of it, and adds the keys of the owners it concerns, unless the pod
+    /// is to them the `same` as before.
     pub(crate) fn follow<O: Owned>(
         &self,
         pods: &Informer<Pod>,
         owners: &Informer<O>,
         queue: &WorkQueue<ObjectKey>,
+        same: fn(&Pod, &Pod) -> bool,
         adopts: impl Fn(&O, &Pod) -> bool + Send + 'static,
     ) {
         let (owners, queue, expectations) = (owners.clone(), queue.clone(), self.expectations.clone());
         pods.on_change(move |change| {
+            if let (Some(old), Some(new)) = (change.old, change.new)
+                && same(old, new)
+            {
+                return;
+            }
             for key in claim::owners_of(&change, &owners, &adopts) {
                 if change.old.is_none() {
                     expectations.created(&key);
@@ -66,10 +73,9 @@ impl PodControl {
     }
 
     async fn create_one(&self, key: &ObjectKey, owner: &ObjectReference, pod: &Pod) -> Result<()> {
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
-        match api.create(&PostParams::default(), pod).await.map_err(Error::from) {
+        match written::create(&self.client, &key.namespace, pod).await.map_err(Error::from) {
             Ok(pod) => {
-                let message = format!("Created pod: {}", pod.name_any());
+                let message = format!("Created pod: {}", pod.name());
                 self.recorder.event(owner, EventType::Normal, "SuccessfulCreate", message);
                 Ok(())
             }

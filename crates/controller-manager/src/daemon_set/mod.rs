@@ -50,10 +50,16 @@ pub(crate) async fn run(context: Context) {
     claim::index_by_controller(&controller.pods);
     claim::index_by_controller(&controller.revisions);
     enqueue_changes(&controller.sets, &queue);
-    controller.control.follow(&controller.pods, &controller.sets, &queue, |set, pod| {
-        let selector = set.spec.as_ref().and_then(|spec| claim::selector(&spec.selector).ok());
-        selector.is_some_and(|selector| claim::matches(&selector, pod))
-    });
+    controller.control.follow(
+        &controller.pods,
+        &controller.sets,
+        &queue,
+        |_, _| false,
+        |set, pod| {
+            let selector = set.spec.as_ref().and_then(|spec| claim::selector(&spec.selector).ok());
+            selector.is_some_and(|selector| claim::matches(&selector, pod))
+        },
+    );
     let (sets, to) = (controller.sets.clone(), queue.clone());
     controller.nodes.on_change(move |change| {
         for set in sets.list() {

@@ -111,7 +111,11 @@ impl DeploymentController {
         let replica_sets = claim::claim(&self.client, &deployment, &selector, &self.replica_sets).await?;
         let now = coracle_clock::now_seconds();
         let state = State {
-            unfinished_pods: self.unfinished_pods(&replica_sets),
+            // Only Recreate waits for pods.
+            unfinished_pods: match sizes::is_rolling(&deployment) {
+                true => BTreeMap::new(),
+                false => self.unfinished_pods(&replica_sets),
+            },
             replica_sets: replica_sets.iter().map(|rs| rs.as_ref().clone()).collect(),
             deployment: deployment.clone(),
             now,

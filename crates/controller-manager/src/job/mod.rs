@@ -40,10 +40,16 @@ pub(crate) async fn run(context: Context) {
     };
     claim::index_by_controller(&controller.pods);
     enqueue_changes(&controller.jobs, &queue);
-    controller.control.follow(&controller.pods, &controller.jobs, &queue, |job, pod| {
-        let selector = job.spec.as_ref().and_then(|spec| claim::selector(spec.selector.as_ref()?).ok());
-        selector.is_some_and(|selector| claim::matches(&selector, pod))
-    });
+    controller.control.follow(
+        &controller.pods,
+        &controller.jobs,
+        &queue,
+        |_, _| false,
+        |job, pod| {
+            let selector = job.spec.as_ref().and_then(|spec| claim::selector(spec.selector.as_ref()?).ok());
+            selector.is_some_and(|selector| claim::matches(&selector, pod))
+        },
+    );
     controller.jobs.wait_for_sync().await;
     controller.pods.wait_for_sync().await;
     context.work(NAME, &queue, |key| controller.sync(key)).await;

@@ -46,7 +46,7 @@ async fn run<K: Replicator>(context: Context) {
     claim::index_by_controller(&controller.owners);
     claim::index_by_controller(&controller.pods);
     enqueue_changes(&controller.owners, &queue);
-    controller.control.follow(&controller.pods, &controller.owners, &queue, |owner, pod| {
+    controller.control.follow(&controller.pods, &controller.owners, &queue, plan::is_the_same, |owner, pod| {
         owner.selector().is_ok_and(|selector| claim::matches(&selector, pod))
     });
     controller.owners.wait_for_sync().await;

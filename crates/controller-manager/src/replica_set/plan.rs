@@ -43,6 +43,16 @@ pub(super) fn plan(
     Plan::Delete(active)
 }
 
+/// Whether a pod's change gives nothing to do: whose it is, whether it counts, and since when it is ready are as before.
+/// That it was bound or started is told by two changes, and would have every pod of its ReplicaSet looked at twice.
+pub(super) fn is_the_same(old: &Pod, new: &Pod) -> bool {
+    old.metadata.owner_references == new.metadata.owner_references
+        && old.metadata.labels == new.metadata.labels
+        && pods::is_terminating(old) == pods::is_terminating(new)
+        && pods::is_finished(old) == pods::is_finished(new)
+        && pods::ready_since(old) == pods::ready_since(new)
+}
+
 /// What the status is made from.
 pub(super) struct Observed<'a> {
     pub(super) active: &'a [Arc<Pod>],
@@ -101,6 +111,30 @@ mod tests {
 
     use super::*;
     use crate::fixed_point::rest;
+
+    #[test]
+    fn what_a_change_of_a_pod_gives_to_do() {
+        let ready =
+            |at: &str| json!({ "conditions": [{ "type": "Ready", "status": "True", "lastTransitionTime": at }] });
+        for (field, value, same) in [
+            ("/spec/nodeName", json!("n2"), true),
+            ("/status/phase", json!("Running"), true),
+            ("/status/phase", json!("Succeeded"), false),
+            ("/metadata/resourceVersion", json!("7"), true),
+            ("/metadata/labels/app", json!("y"), false),
+            ("/metadata/ownerReferences", json!([]), false),
+            ("/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z"), false),
+            ("/status", ready("2026-01-01T00:00:00Z"), false),
+        ] {
+            let old = pod("a", false);
+            let mut new = serde_json::to_value(old.as_ref()).unwrap();
+            let (parent, name) = field.rsplit_once('/').unwrap();
+            new.pointer_mut(parent).unwrap()[name] = value;
+            assert_eq!(is_the_same(&old, &serde_json::from_value(new).unwrap()), same, "{field}");
+        }
+        let at = |time| serde_json::from_value::<Pod>(json!({ "metadata": {}, "status": ready(time) })).unwrap();
+        assert!(!is_the_same(&at("2026-01-01T00:00:00Z"), &at("2026-01-01T00:00:01Z")), "ready anew");
+    }
 
     fn pod(name: &str, ready: bool) -> Arc<Pod> {
         let status = if ready { "True" } else { "False" };

@@ -41,7 +41,7 @@ pub(crate) async fn run(context: Context) {
     claim::index_by_controller(&controller.pods);
     claim::index_by_controller(&controller.revisions);
     enqueue_changes(&controller.sets, &queue);
-    controller.control.follow(&controller.pods, &controller.sets, &queue, is_member);
+    controller.control.follow(&controller.pods, &controller.sets, &queue, |_, _| false, is_member);
     let (sets, to) = (controller.sets.clone(), queue.clone());
     controller.claims.on_change(move |change| {
         // A pod may wait for its former claim to be gone.

@@ -287,19 +287,39 @@ impl PodWorker {
         let until_wake = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or_default();
         let resync = self.shared.config.again(RESYNC);
         let pause = self.wake_at.map_or(resync, |at| until_wake(at).min(resync));
+        let end = coracle_clock::instant() + pause;
         let signals = self.signals.clone();
-        tokio::select! {
-            biased;
-            changed = self.updates.changed() => {
-                if changed.is_err() {
-                    // The kubelet is going away; so does this task, which it owns.
-                    std::future::pending::<()>().await;
+        loop {
+            tokio::select! {
+                biased;
+                changed = self.updates.changed() => {
+                    if changed.is_err() {
+                        // The kubelet is going away; so does this task, which it owns.
+                        std::future::pending::<()>().await;
+                    }
+                    if self.only_hears_itself() {
+                        self.take_update();
+                        continue;
+                    }
                 }
+                () = signals.wake.notified() => {}
+                () = signals.objects_changed.notified() => self.volumes_stale = true,
+                () = coracle_clock::sleep_until(end) => {}
             }
-            () = signals.wake.notified() => {}
-            () = signals.objects_changed.notified() => self.volumes_stale = true,
-            () = coracle_clock::sleep(pause) => {}
+            return;
         }
+    }
+
+    /// Whether the newest update tells nothing but the status last sent.
+    fn only_hears_itself(&self) -> bool {
+        let update = self.updates.borrow();
+        let PodUpdate { pod, gone: false, preempted: None } = &*update else { return false };
+        let (new, old) = (&pod.metadata, &self.pod.metadata);
+        new.deletion_timestamp == old.deletion_timestamp
+            && new.labels == old.labels
+            && new.annotations == old.annotations
+            && pod.spec == self.pod.spec
+            && pod.status.as_ref() == Some(&self.status)
     }
 
     fn wake_after(&mut self, delay: Duration) {

@@ -1,8 +1,8 @@
 //! `coracle bench simulate`: hours of a large cluster's life, as fast as they pass.
 //!
-//! The cluster is spread over three zones and full of Deployments of a hundred pods. Every hour a tenth of these is
-//! rolled out anew, and once a zone loses its power for twenty minutes. Every request takes the whole way through the API
-//! server; nodes' heartbeats are written when somebody looks, and nobody does.
+//! The cluster is spread over three zones and full of Deployments of a hundred pods. Every hour one of these is rolled out
+//! anew, and once a zone loses its power for twenty minutes. Every request takes the whole way through the API server;
+//! nodes' heartbeats are written when somebody looks, and nobody does.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -68,11 +68,8 @@ fn scenario(nodes: usize, pods: usize, hours: u64) -> String {
     let mut events: Vec<(Duration, String)> = Vec::new();
     for hour in 0..hours {
         let at = Duration::from_secs(hour * 3600 + 600);
-        let rolled = (0..deployments).filter(|number| *number as u64 % 10 == hour % 10);
-        events
-            .extend(rolled.map(|number| {
-                (at, format!("rollout: {{target: deployment/web-{number}, image: 'web:{}'}}", hour + 1))
-            }));
+        let rolled = hour as usize % deployments;
+        events.push((at, format!("rollout: {{target: deployment/web-{rolled}, image: 'web:{}'}}", hour + 1)));
     }
     let outage = Duration::from_secs(hours * 3600 / 2);
     events.push((outage, "zoneOutage: {zone: b, for: 20m}".to_owned()));
