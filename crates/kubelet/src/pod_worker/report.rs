@@ -97,7 +97,7 @@ pub(super) struct News {
 /// A status that was sent.
 pub(super) struct Sent {
     status: PodStatus,
-    /// The version of the pod that has it; none if the pod is gone.
+    /// The version of the pod that has it; none if the pod is gone, or had it already.
     version: Option<u64>,
 }
 
